@@ -1,0 +1,108 @@
+//! What makes the journal's contents findable: ordered trees of bytes, written at checkpoints.
+//!
+//! An index is a cache. It may be deleted, lost or damaged at any time; [`Index::applied`] says up to which
+//! lsn it knows the journal, and everything after that is replayed at start. The only promise it must keep:
+//! when it claims `applied = x`, every change up to `x` is in it, also after a power cut.
+
+use std::fmt::Debug;
+
+use crate::error::SpoolError;
+use crate::ids::Lsn;
+
+pub mod memory;
+pub mod sled;
+
+/// The trees of the index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Tree {
+    /// Lane number to the lane's state.
+    Lane,
+    /// Lane number and block number to a block of item entries.
+    Block,
+    /// Time bucket to the ids accepted in it.
+    Item,
+    /// Mailbox or alias name to lane number.
+    Name,
+    /// Body id to the items that share it, when they are more than one.
+    Shared,
+    /// Twin fingerprint to item id and expiry.
+    Twin,
+    /// Segment number to live bytes.
+    Segment,
+}
+
+impl Tree {
+    /// Every tree, in the order of their names on disk.
+    pub const ALL: [Self; 7] =
+        [Self::Lane, Self::Block, Self::Item, Self::Name, Self::Shared, Self::Twin, Self::Segment];
+
+    /// Name of the tree on disk.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Lane => "lane",
+            Self::Block => "block",
+            Self::Item => "item",
+            Self::Name => "name",
+            Self::Shared => "shared",
+            Self::Twin => "twin",
+            Self::Segment => "segment",
+        }
+    }
+}
+
+/// One change of one key; `value` of `None` removes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// Where.
+    pub tree: Tree,
+    /// Which key.
+    pub key: Vec<u8>,
+    /// The new value, or `None` to remove the key.
+    pub value: Option<Vec<u8>>,
+}
+
+/// Ordered trees that survive a stop. All methods may be called from several threads.
+pub trait Index: Debug + Send + Sync + 'static {
+    /// Up to which lsn (exclusive) the journal has been applied; `None` for a new or emptied index.
+    ///
+    /// # Errors
+    /// [`SpoolError::Index`] when the engine fails.
+    fn applied(&self) -> Result<Option<Lsn>, SpoolError>;
+
+    /// The value of one key.
+    ///
+    /// # Errors
+    /// [`SpoolError::Index`] when the engine fails.
+    fn get(&self, tree: Tree, key: &[u8]) -> Result<Option<Vec<u8>>, SpoolError>;
+
+    /// At most `limit` pairs with `from <= key < to` (`to` of `None`: to the end), ascending.
+    ///
+    /// # Errors
+    /// [`SpoolError::Index`] when the engine fails.
+    fn scan(
+        &self,
+        tree: Tree,
+        from: &[u8],
+        to: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, SpoolError>;
+
+    /// Applies `changes`, makes them stable, and only then moves [`Index::applied`] to `applied`.
+    ///
+    /// # Errors
+    /// [`SpoolError::Index`] when the engine fails; the caller then poisons the spool.
+    fn apply(&self, changes: &[Change], applied: Lsn) -> Result<(), SpoolError>;
+
+    /// Bytes on the medium, for `spool stats` and the decision to rebuild.
+    ///
+    /// # Errors
+    /// [`SpoolError::Index`] when the engine fails.
+    fn size_bytes(&self) -> Result<u64, SpoolError>;
+
+    /// Forgets everything; [`Index::applied`] is `None` afterwards.
+    ///
+    /// # Errors
+    /// [`SpoolError::Index`] when the engine fails.
+    fn clear(&self) -> Result<(), SpoolError>;
+}

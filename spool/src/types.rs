@@ -1,0 +1,291 @@
+//! What goes into the spool and what comes out of it, as plain values.
+
+use crate::ids::{ItemId, LaneId, Lsn, Seq, WallMs};
+
+/// Largest piece of a body in one record, bytes.
+pub const CHUNK_BYTES_MAX: usize = 64 * 1024;
+/// Most lanes one message may go to.
+pub const TARGETS_MAX: usize = 1000;
+/// Largest head (trace fields put before the body), bytes.
+pub const HEAD_BYTES_MAX: usize = 64 * 1024;
+/// Largest service metadata of one message, and largest tag of one target, bytes.
+pub const META_BYTES_MAX: usize = 64 * 1024;
+
+/// Name of a body while it is being streamed; equal to the id of the first item made of it.
+pub type BodyId = ItemId;
+
+/// One place a message goes to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// The lane.
+    pub lane: LaneId,
+    /// The id the item will have there. The first target's id is the body's id.
+    pub id: ItemId,
+    /// What the service needs to know of this target alone (for mail: the forward-path as given).
+    pub tag: Vec<u8>,
+}
+
+/// A message whose body was streamed before, ready to become visible.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewMessage {
+    /// The streamed body.
+    pub body: BodyId,
+    /// Bytes of the body; checked against what was streamed.
+    pub body_bytes: u64,
+    /// SHA-256 of the body, without `head`.
+    pub sha256: [u8; 32],
+    /// Bytes to hand out before the body (trace fields), at most [`HEAD_BYTES_MAX`].
+    pub head: Vec<u8>,
+    /// What the service wants to remember, opaque here (for mail: envelope and session facts).
+    pub meta: Vec<u8>,
+    /// 1..=[`TARGETS_MAX`] targets, all or none.
+    pub targets: Vec<Target>,
+}
+
+/// Where one piece of a body lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode)]
+pub struct ChunkRef {
+    /// Lsn of the chunk's record.
+    pub lsn: u64,
+    /// Bytes in it.
+    pub len: u32,
+}
+
+/// State of an item (design: life of an item).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum State {
+    /// Waits to be handed out. (`leased` is a ready item lent to a session; it is not on disk.)
+    Ready,
+    /// The gateway has it; kept for replay until the retention is over.
+    Acked,
+    /// Nobody fetched it in time; kept until the retention is over.
+    Expired,
+    /// Kept back by an operator, or parked because the gateway refused it too often.
+    Held,
+    /// Its bytes are damaged; listed, never handed out.
+    Quarantined,
+    /// Removed by an operator; the tombstone stays until the retention is over.
+    Purged,
+}
+
+impl State {
+    /// The word used in CLI, logs, metrics and docs.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Acked => "acked",
+            Self::Expired => "expired",
+            Self::Held => "held",
+            Self::Quarantined => "quarantined",
+            Self::Purged => "purged",
+        }
+    }
+}
+
+/// One durable transition in the life of an item.
+#[derive(Clone, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode)]
+pub struct Transition {
+    /// Word of the state entered ([`State::word`]; the first one is `ready`).
+    pub state: String,
+    /// When, milliseconds since 1970 UTC.
+    pub at_ms: u64,
+    /// Why, in one line; empty when the state says it all.
+    pub reason: String,
+}
+
+/// Everything known about one item, without its body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ItemInfo {
+    /// Its name.
+    pub id: ItemId,
+    /// Its lane.
+    pub lane: LaneId,
+    /// The lane's name.
+    pub lane_name: String,
+    /// Its position.
+    pub seq: Seq,
+    /// Its state on disk.
+    pub state: State,
+    /// Lent to a session right now.
+    pub leased: bool,
+    /// Bytes handed to a gateway: head and body.
+    pub size_bytes: u64,
+    /// When it was accepted.
+    pub accepted_at: WallMs,
+    /// When it entered `state`.
+    pub changed_at: WallMs,
+    /// SHA-256 of the body without the head.
+    pub sha256: [u8; 32],
+    /// Value of the lane's chain after this item.
+    pub chain: [u8; 32],
+    /// The message's service metadata.
+    pub meta: Vec<u8>,
+    /// The target's tag.
+    pub tag: Vec<u8>,
+    /// Bytes to hand out before the body.
+    pub head: Vec<u8>,
+    /// The body's pieces, in order.
+    pub chunks: Vec<ChunkRef>,
+}
+
+/// An item lent to one session.
+pub type Lease = ItemInfo;
+
+/// How much a session can take now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// Items.
+    pub items: u32,
+    /// Bytes of head and body; the first item may exceed them when nothing else is in flight.
+    pub bytes: u64,
+}
+
+/// What a request for leases gave.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Leased {
+    /// Strictly growing `seq`; possibly empty.
+    pub items: Vec<Lease>,
+    /// Nothing more now, but an item that was nacked becomes due then.
+    pub retry_at: Option<WallMs>,
+}
+
+/// What an ack did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AckOutcome {
+    /// The item moved from ready to acked.
+    Acked,
+    /// It had been acked before.
+    Already,
+    /// It is not in this session's lane, or never was handed out by it: nothing happened.
+    Ignored,
+}
+
+/// A lane's counters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LaneStats {
+    /// Items by state, in the order of [`State`].
+    pub items: [u64; 6],
+    /// Bytes by state, in the order of [`State`].
+    pub bytes: [u64; 6],
+    /// The seq the next item gets.
+    pub next_seq: Seq,
+    /// Highest seq below which nothing is ready or held.
+    pub cursor: Seq,
+    /// When the oldest ready item was accepted.
+    pub oldest_ready: Option<WallMs>,
+}
+
+/// Who a lane belongs to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mailbox {
+    /// Its lane.
+    pub lane: LaneId,
+    /// Its name (for mail: the key text).
+    pub name: String,
+    /// Other names that lead to it, sorted.
+    pub aliases: Vec<String>,
+    /// When it was registered.
+    pub created_at: WallMs,
+    /// Set when it may no longer receive or connect.
+    pub revoked: bool,
+    /// Most ready and held items; `None`: the default of the configuration.
+    pub quota_items: Option<u64>,
+    /// Most ready and held bytes; `None`: the default of the configuration.
+    pub quota_bytes: Option<u64>,
+    /// Its counters.
+    pub stats: LaneStats,
+}
+
+/// One change of a mailbox.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MailboxChange {
+    /// It may no longer receive or connect; what it holds stays.
+    Revoke,
+    /// It may again.
+    Allow,
+    /// Another name leads to it.
+    AddAlias(String),
+    /// That name no longer does.
+    RemoveAlias(String),
+    /// Own limits; `None` goes back to the default.
+    Quota {
+        /// Most ready and held items.
+        items: Option<u64>,
+        /// Most ready and held bytes.
+        bytes: Option<u64>,
+    },
+}
+
+/// What an operator may do to an item.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verb {
+    /// ready -> held
+    Hold,
+    /// held -> ready
+    Release,
+    /// acked | expired -> ready
+    Replay,
+    /// any but purged -> purged
+    Purge,
+}
+
+/// Which items a listing wants; empty fields match everything.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Only this lane.
+    pub lane: Option<LaneId>,
+    /// Only these states; empty: all.
+    pub states: Vec<State>,
+    /// Accepted at or after.
+    pub since: Option<WallMs>,
+    /// Accepted before.
+    pub until: Option<WallMs>,
+}
+
+/// Where a listing goes on: after this item.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Page {
+    /// Lane of the last item seen.
+    pub lane: LaneId,
+    /// Its seq.
+    pub seq: Seq,
+}
+
+/// One journal segment, for `spool stats`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SegmentInfo {
+    /// Its number.
+    pub number: u32,
+    /// Bytes of records in it.
+    pub used_bytes: u64,
+    /// Bytes that live messages still need, by the place of their item record.
+    pub live_bytes: u64,
+    /// New records go here.
+    pub active: bool,
+}
+
+/// The whole spool in numbers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SpoolStats {
+    /// Items by state, in the order of [`State`], over all lanes.
+    pub items: [u64; 6],
+    /// Bytes by state, in the order of [`State`], over all lanes.
+    pub bytes: [u64; 6],
+    /// Items lent to sessions now.
+    pub leased: u64,
+    /// When the oldest ready item was accepted, among lanes whose counters are known.
+    pub oldest_ready: Option<WallMs>,
+    /// Lanes registered.
+    pub lanes: u64,
+    /// Segments, oldest first.
+    pub segments: Vec<SegmentInfo>,
+    /// Bytes of the index on the medium.
+    pub index_bytes: u64,
+    /// Bytes free on the medium when last looked.
+    pub free_bytes: u64,
+    /// Entries in the in-memory tail.
+    pub tail_entries: u64,
+    /// Damaged stretches found so far.
+    pub quarantined_records: u64,
+}

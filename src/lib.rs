@@ -1,0 +1,13 @@
+//! Waystation: a durable relay for machines that are not always reachable.
+pub mod admin;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod daemon;
+pub mod gateway;
+pub mod http;
+pub mod identity;
+pub mod mail;
+pub mod observe;
+pub mod spooler;
+pub mod tunnel;
