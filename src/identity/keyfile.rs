@@ -1,0 +1,136 @@
+//! The secret key's file.
+//!
+//! Promises: a key file is created with mode 0600, whole and synced or not at all, and never overwritten.
+//!
+//! Failure policy: every failure names the file; nothing is retried.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use zeroize::Zeroizing;
+
+use super::key::{SecretKey, SecretKeyError};
+
+/// Most bytes read from a key file; a PKCS#8 PEM of an Ed25519 key has 119 or 168.
+const KEY_FILE_BYTES_MAX: u64 = 8 * 1024;
+
+/// A key file could not be read or made.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyFileError {
+    /// There is a file already; it stays as it is.
+    #[error("{} exists and is not overwritten", path.display())]
+    Exists {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file system said no.
+    #[error("cannot {operation} {}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        operation: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// The contents are no secret key.
+    #[error("{}: {source}", path.display())]
+    Content {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: SecretKeyError,
+    },
+}
+
+/// Draws a new key from the system's random source.
+#[must_use]
+pub fn generate() -> SecretKey {
+    let seed = Zeroizing::new(rand::random::<[u8; 32]>());
+    SecretKey::from_seed(&seed)
+}
+
+/// Reads a key file.
+///
+/// # Errors
+/// [`KeyFileError::Io`] or [`KeyFileError::Content`].
+pub fn load(path: &Path) -> Result<SecretKey, KeyFileError> {
+    let failed = |operation| move |source| KeyFileError::Io { operation, path: path.to_owned(), source };
+    let file = File::open(path).map_err(failed("open"))?;
+    let mut pem = Zeroizing::new(String::new());
+    file.take(KEY_FILE_BYTES_MAX).read_to_string(&mut pem).map_err(failed("read"))?;
+    SecretKey::from_pem(&pem).map_err(|source| KeyFileError::Content { path: path.to_owned(), source })
+}
+
+/// Whether others than the owner may read or write the file; worth a warning.
+///
+/// # Errors
+/// [`KeyFileError::Io`].
+pub fn is_exposed(path: &Path) -> Result<bool, KeyFileError> {
+    let meta = fs::metadata(path).map_err(|source| KeyFileError::Io {
+        operation: "look at",
+        path: path.to_owned(),
+        source,
+    })?;
+    Ok(meta.permissions().mode() & 0o077 != 0)
+}
+
+/// Writes a new key file, mode 0600, and syncs it and its directory.
+///
+/// # Errors
+/// [`KeyFileError::Exists`] when there is a file of that name, whatever is in it; else
+/// [`KeyFileError::Io`], and no file stays behind.
+pub fn save_new(path: &Path, key: &SecretKey) -> Result<(), KeyFileError> {
+    let failed = |operation| move |source| KeyFileError::Io { operation, path: path.to_owned(), source };
+    let pem = key.to_pem().map_err(|source| KeyFileError::Content { path: path.to_owned(), source })?;
+    let mut file = match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            return Err(KeyFileError::Exists { path: path.to_owned() });
+        }
+        Err(source) => return Err(failed("create")(source)),
+    };
+    if let Err(source) = file.write_all(pem.as_bytes()).and_then(|()| file.sync_all()) {
+        // Ours, made above, and of no use.
+        let _ = fs::remove_file(path);
+        return Err(failed("write")(source));
+    }
+    let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(directory).and_then(|d| d.sync_all()).map_err(failed("sync the directory of"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_saved_key_loads_again_and_is_private() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("passport.key");
+        let key = generate();
+        save_new(&path, &key).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(!is_exposed(&path).unwrap());
+        assert_eq!(load(&path).unwrap().key_text(), key.key_text());
+    }
+
+    #[test]
+    fn an_existing_file_is_never_overwritten() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("passport.key");
+        fs::write(&path, "precious").unwrap();
+        assert!(matches!(save_new(&path, &generate()), Err(KeyFileError::Exists { .. })));
+        assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
+    }
+
+    #[test]
+    fn garbage_names_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("passport.key");
+        fs::write(&path, "not a key").unwrap();
+        assert!(load(&path).unwrap_err().to_string().contains("passport.key"));
+        assert!(matches!(load(&dir.path().join("none")), Err(KeyFileError::Io { .. })));
+    }
+}
