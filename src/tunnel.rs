@@ -1,1 +1,19 @@
-//! Being written.
+//! The authenticated WebSocket link between a relay and its gateways.
+//!
+//! [`frame`] and [`control`] are what is said: binary frames and JSON control messages, as values. Both ends
+//! use them. The module carries streams and knows no mail: what a stream means is its service's business.
+
+pub mod control;
+pub mod frame;
+
+/// Which of the two tunnel protocols a session speaks.
+///
+/// Tunnel 1 is what unmodified gateways speak. Tunnel 2 is agreed on during authentication, when the
+/// gateway offers [`control::Feature::Ack`] and the relay accepts it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    /// Frames of type 1 to 3, no text after authentication.
+    One,
+    /// Also `smtp_abort`, identities in `smtp_start`, and control messages both ways.
+    Two,
+}
