@@ -1,1 +1,442 @@
-//! Being written.
+//! The index on disk; the only file that names the engine, sled 0.34.
+//!
+//! Promises: when [`Index::applied`] says `x`, exactly the changes up to `x` are in it, also after a power cut
+//! or a kill in the middle of an apply; memory is bounded by [`CACHE_BYTES`]. It does not promise to be there:
+//! an index that is missing, does not open, panics, or does not add up is set aside and begins empty, and
+//! the journal fills it again ([`SledIndex::set_aside`] tells).
+//!
+//! Why so careful: sled's flush ends in `sync_file_range`, values above 128 KiB go to files it never syncs, and
+//! a damaged page may cost a panic, an error or silently the page. So we add the missing syncs, count every
+//! pair, log old values before changing them, and call the engine with unwinding caught.
+//!
+//! On failure: after a failed apply nothing more is applied, and a damage found while running is remembered,
+//! so that the next start does not trust what this one could not read.
+
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use super::{Change, Index, Tree};
+use crate::error::SpoolError;
+use crate::ids::Lsn;
+
+mod ledger;
+mod place;
+#[cfg(test)]
+mod tests;
+
+use ledger::{Digest, StateRecord, Undo};
+use place::{Barrier, Place};
+
+/// Page cache of the engine, bytes.
+const CACHE_BYTES: u64 = 32 * 1024 * 1024;
+/// Files may take this much more than what they hold before [`SledIndex::compact`] runs by itself, bytes.
+const BLOAT_BYTES: u64 = 64 * 1024 * 1024;
+/// ... and this many times what they hold.
+const BLOAT_FACTOR: u64 = 3;
+/// Where the state record lies.
+const STATE_TREE: &str = "state";
+const STATE_KEY: &[u8] = b"state";
+/// Old values of the apply that is under way.
+const UNDO_TREE: &str = "undo";
+
+/// One opened generation.
+struct Engine {
+    generation: u64,
+    dir: PathBuf,
+    db: sled::Db,
+    trees: Vec<sled::Tree>,
+    state: sled::Tree,
+    undo: sled::Tree,
+}
+
+/// What only the one who applies may touch.
+struct Writer {
+    record: StateRecord,
+    barrier: Barrier,
+    failed: Option<SpoolError>,
+}
+
+/// The index on disk.
+pub struct SledIndex {
+    place: Place,
+    engine: RwLock<Arc<Engine>>,
+    writer: Mutex<Writer>,
+    set_aside: Option<String>,
+}
+
+impl fmt::Debug for SledIndex {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SledIndex").field("place", &self.place).finish_non_exhaustive()
+    }
+}
+
+/// Why an engine could not be used.
+enum Trouble {
+    /// Not the index's fault: held by another process, no space, no permission.
+    Outside(String),
+    /// The files are not what they should be.
+    Damaged(String),
+}
+
+impl Trouble {
+    fn text(&self) -> &str {
+        match self {
+            Self::Outside(text) | Self::Damaged(text) => text,
+        }
+    }
+
+    fn of_io(error: &std::io::Error) -> Self {
+        use std::io::ErrorKind;
+        let outside = [
+            ErrorKind::WouldBlock,
+            ErrorKind::StorageFull,
+            ErrorKind::PermissionDenied,
+            ErrorKind::ReadOnlyFilesystem,
+            ErrorKind::QuotaExceeded,
+        ];
+        let text = error.to_string();
+        // The engine wraps a lock that is held into an error of no particular kind.
+        if outside.contains(&error.kind()) || text.contains("could not acquire lock") {
+            Self::Outside(text)
+        } else {
+            Self::Damaged(text)
+        }
+    }
+}
+
+impl From<std::io::Error> for Trouble {
+    fn from(error: std::io::Error) -> Self {
+        Self::of_io(&error)
+    }
+}
+
+impl From<sled::Error> for Trouble {
+    fn from(error: sled::Error) -> Self {
+        match &error {
+            sled::Error::Io(io) => Self::of_io(io),
+            sled::Error::CollectionNotFound(_)
+            | sled::Error::Unsupported(_)
+            | sled::Error::ReportableBug(_)
+            | sled::Error::Corruption { .. } => Self::Damaged(error.to_string()),
+        }
+    }
+}
+
+impl From<Trouble> for SpoolError {
+    fn from(trouble: Trouble) -> Self {
+        Self::Index(trouble.text().to_owned())
+    }
+}
+
+/// Runs engine code; a panic in it is a damage like any other.
+fn guarded<T>(what: impl FnOnce() -> Result<T, Trouble>) -> Result<T, Trouble> {
+    catch_unwind(AssertUnwindSafe(what)).unwrap_or_else(|panic| {
+        let text = panic
+            .downcast_ref::<String>()
+            .map(String::as_str)
+            .or_else(|| panic.downcast_ref::<&str>().copied())
+            .unwrap_or("no message");
+        Err(Trouble::Damaged(format!("engine panicked: {text}")))
+    })
+}
+
+impl Engine {
+    fn open(place: &Place, generation: u64) -> Result<Self, Trouble> {
+        let dir = place.dir(generation);
+        let db = sled::Config::new()
+            .path(&dir)
+            .cache_capacity(CACHE_BYTES)
+            // Nobody but apply decides when something reaches the disk.
+            .flush_every_ms(None)
+            .open()?;
+        let trees = Tree::ALL.iter().map(|tree| db.open_tree(tree.name())).collect::<Result<_, _>>()?;
+        let (state, undo) = (db.open_tree(STATE_TREE)?, db.open_tree(UNDO_TREE)?);
+        Ok(Self { generation, dir, db, trees, state, undo })
+    }
+
+    fn tree(&self, tree: Tree) -> Result<&sled::Tree, Trouble> {
+        let at = Tree::ALL.iter().position(|other| *other == tree);
+        at.and_then(|at| self.trees.get(at)).ok_or_else(|| Trouble::Damaged("tree is missing".to_owned()))
+    }
+
+    fn put(&self, tree: Tree, key: &[u8], value: Option<&[u8]>) -> Result<(), Trouble> {
+        match value {
+            Some(value) => self.tree(tree)?.insert(key, value)?,
+            None => self.tree(tree)?.remove(key)?,
+        };
+        Ok(())
+    }
+
+    /// Takes back an apply that was cut off, then adds everything up.
+    fn recover(&self) -> Result<StateRecord, Trouble> {
+        let record = match self.state.get(STATE_KEY)? {
+            None => StateRecord::default(),
+            Some(bytes) => StateRecord::decode(&bytes)
+                .ok_or_else(|| Trouble::Damaged("state record is damaged".to_owned()))?,
+        };
+        // Newest first: when a key was changed twice, the older value is the right one.
+        for entry in self.undo.iter().rev() {
+            let (key, value) = entry?;
+            if Undo::round_of(&key) == Some(record.round.wrapping_add(1)) {
+                let undo = Undo::decode(&value)
+                    .ok_or_else(|| Trouble::Damaged("undo entry is damaged".to_owned()))?;
+                self.put(undo.tree, &undo.key, undo.value.as_deref())?;
+            }
+        }
+        let mut digest = Digest::default();
+        for tree in Tree::ALL {
+            for entry in self.tree(tree)?.iter() {
+                let (key, value) = entry?;
+                digest.add(tree, &key, &value);
+            }
+        }
+        if digest != record.digest {
+            return Err(Trouble::Damaged(format!(
+                "contents do not add up: {} pairs found, {} expected",
+                digest.count, record.digest.count
+            )));
+        }
+        self.undo.clear()?;
+        Ok(record)
+    }
+
+    fn stabilize(&self, barrier: &mut Barrier) -> Result<(), Trouble> {
+        self.db.flush()?;
+        Ok(barrier.sync()?)
+    }
+}
+
+impl SledIndex {
+    /// Opens the index in directory `path`, which is made if it is missing.
+    ///
+    /// One that is damaged is moved to `path` + `.damaged-N` and replaced by an empty one.
+    ///
+    /// # Errors
+    /// [`SpoolError::Index`] when another process holds it, or not even an empty one can be made.
+    pub fn open(path: &Path) -> Result<Self, SpoolError> {
+        let place = Place::open(path).map_err(|error| Trouble::of_io(&error))?;
+        let mut set_aside = None;
+        if let Some(generation) = place.current() {
+            let opened = if place.is_suspect() {
+                Err(Trouble::Damaged("damage was found by the process before".to_owned()))
+            } else {
+                guarded(|| {
+                    let engine = Engine::open(&place, generation)?;
+                    let record = engine.recover()?;
+                    let barrier = Barrier::new(&engine.dir)?;
+                    Ok((engine, record, barrier))
+                })
+            };
+            match opened {
+                Ok((engine, record, barrier)) => {
+                    place.sweep(generation);
+                    return Ok(Self::with(place, engine, record, barrier, None));
+                }
+                Err(Trouble::Outside(text)) => return Err(SpoolError::Index(text)),
+                Err(Trouble::Damaged(text)) => {
+                    let aside =
+                        place.set_aside(generation).map_err(|error| SpoolError::Index(error.to_string()))?;
+                    set_aside = Some(format!("{text}; kept as {}", aside.display()));
+                }
+            }
+        }
+        let (engine, barrier) = Self::fresh(&place, |_| Ok(()))?;
+        place.sweep(engine.generation);
+        Ok(Self::with(place, engine, StateRecord::default(), barrier, set_aside))
+    }
+
+    fn with(
+        place: Place,
+        engine: Engine,
+        record: StateRecord,
+        barrier: Barrier,
+        set_aside: Option<String>,
+    ) -> Self {
+        Self {
+            place,
+            engine: RwLock::new(Arc::new(engine)),
+            writer: Mutex::new(Writer { record, barrier, failed: None }),
+            set_aside,
+        }
+    }
+
+    /// Makes a new generation, lets `fill` write to it, makes it stable, and lets it count.
+    fn fresh(
+        place: &Place,
+        fill: impl FnOnce(&Engine) -> Result<(), Trouble>,
+    ) -> Result<(Engine, Barrier), Trouble> {
+        guarded(|| {
+            let engine = Engine::open(place, place.next()?)?;
+            fill(&engine)?;
+            engine.db.flush()?;
+            let barrier = Barrier::new(&engine.dir)?;
+            place.set_current(engine.generation)?;
+            Ok((engine, barrier))
+        })
+    }
+
+    /// Why the index that was found at start was not used; `None` when it was, or when there was none.
+    #[must_use]
+    pub fn set_aside(&self) -> Option<&str> {
+        self.set_aside.as_deref()
+    }
+
+    /// Copies what is alive into fresh files and lets go of the old ones, since the engine never shrinks.
+    /// Readers go on meanwhile; [`Index::apply`] waits. Runs by itself when the files are out of proportion.
+    ///
+    /// # Errors
+    /// [`SpoolError::Index`] when copying fails; the old files then still count.
+    pub fn compact(&self) -> Result<(), SpoolError> {
+        self.compact_with(&mut self.writer())
+    }
+
+    fn compact_with(&self, writer: &mut Writer) -> Result<(), SpoolError> {
+        if let Some(error) = &writer.failed {
+            return Err(error.clone());
+        }
+        let old = self.engine();
+        let record = writer.record;
+        let copied = Self::fresh(&self.place, |new| {
+            let mut digest = Digest::default();
+            for tree in Tree::ALL {
+                for entry in old.tree(tree)?.iter() {
+                    let (key, value) = entry?;
+                    digest.add(tree, &key, &value);
+                    new.tree(tree)?.insert(key, value)?;
+                }
+            }
+            if digest != record.digest {
+                return Err(Trouble::Damaged("contents do not add up".to_owned()));
+            }
+            new.state.insert(STATE_KEY, record.encode().to_vec())?;
+            Ok(())
+        });
+        self.swap(writer, self.judged(copied)?, record);
+        Ok(())
+    }
+
+    fn swap(&self, writer: &mut Writer, (engine, barrier): (Engine, Barrier), record: StateRecord) {
+        let generation = engine.generation;
+        writer.barrier = barrier;
+        writer.record = record;
+        *self.engine.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(engine);
+        self.place.sweep(generation);
+    }
+
+    fn engine(&self) -> Arc<Engine> {
+        Arc::clone(&self.engine.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn writer(&self) -> MutexGuard<'_, Writer> {
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Remembers damage for the next start.
+    fn judged<T>(&self, result: Result<T, Trouble>) -> Result<T, SpoolError> {
+        if let Err(Trouble::Damaged(_)) = &result {
+            self.place.mark_suspect();
+        }
+        Ok(result?)
+    }
+
+    fn apply_with(&self, writer: &mut Writer, changes: &[Change], applied: Lsn) -> Result<(), Trouble> {
+        let engine = self.engine();
+        let round = writer.record.round.wrapping_add(1);
+        let mut digest = writer.record.digest;
+        for (n, change) in changes.iter().enumerate() {
+            let old = engine.tree(change.tree)?.get(&change.key)?;
+            if old.as_deref() == change.value.as_deref() {
+                continue;
+            }
+            let undo = Undo::encode(change.tree, &change.key, old.as_deref());
+            engine.undo.insert(Undo::key(round, n as u64), undo)?;
+            if let Some(old) = &old {
+                digest.take(change.tree, &change.key, old);
+            }
+            if let Some(value) = &change.value {
+                digest.add(change.tree, &change.key, value);
+            }
+            engine.put(change.tree, &change.key, change.value.as_deref())?;
+        }
+        engine.stabilize(&mut writer.barrier)?;
+        let record = StateRecord { round, applied: Some(applied.0), digest };
+        engine.state.insert(STATE_KEY, record.encode().to_vec())?;
+        engine.stabilize(&mut writer.barrier)?;
+        writer.record = record;
+        engine.undo.clear()?;
+        Ok(())
+    }
+
+    /// Compacts when the files are out of proportion to what they hold.
+    fn keep_in_proportion(&self, writer: &mut Writer) -> Result<(), SpoolError> {
+        let live = writer.record.digest.bytes;
+        if self.size_bytes()? > BLOAT_BYTES.saturating_add(live.saturating_mul(BLOAT_FACTOR)) {
+            return self.compact_with(writer);
+        }
+        Ok(())
+    }
+}
+
+impl Index for SledIndex {
+    fn applied(&self) -> Result<Option<Lsn>, SpoolError> {
+        Ok(self.writer().record.applied.map(Lsn))
+    }
+
+    fn get(&self, tree: Tree, key: &[u8]) -> Result<Option<Vec<u8>>, SpoolError> {
+        let engine = self.engine();
+        self.judged(guarded(|| Ok(engine.tree(tree)?.get(key)?.map(|value| value.to_vec()))))
+    }
+
+    fn scan(
+        &self,
+        tree: Tree,
+        from: &[u8],
+        to: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, SpoolError> {
+        if to.is_some_and(|to| to <= from) {
+            return Ok(Vec::new());
+        }
+        let engine = self.engine();
+        self.judged(guarded(|| {
+            let tree = engine.tree(tree)?;
+            let range = match to {
+                Some(to) => tree.range(from..to),
+                None => tree.range(from..),
+            };
+            let mut pairs = Vec::new();
+            for entry in range.take(limit) {
+                let (key, value) = entry?;
+                pairs.push((key.to_vec(), value.to_vec()));
+            }
+            Ok(pairs)
+        }))
+    }
+
+    fn apply(&self, changes: &[Change], applied: Lsn) -> Result<(), SpoolError> {
+        let mut writer = self.writer();
+        if let Some(error) = &writer.failed {
+            return Err(error.clone());
+        }
+        let result = self.judged(guarded(|| self.apply_with(&mut writer, changes, applied)));
+        if let Err(error) = result {
+            writer.failed = Some(error.clone());
+            return Err(error);
+        }
+        self.keep_in_proportion(&mut writer)
+    }
+
+    fn size_bytes(&self) -> Result<u64, SpoolError> {
+        place::size_of(&self.engine().dir).map_err(|error| SpoolError::Index(error.to_string()))
+    }
+
+    fn clear(&self) -> Result<(), SpoolError> {
+        let mut writer = self.writer();
+        let fresh = Self::fresh(&self.place, |_| Ok(()))?;
+        self.swap(&mut writer, fresh, StateRecord::default());
+        writer.failed = None;
+        Ok(())
+    }
+}

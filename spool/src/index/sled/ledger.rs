@@ -1,0 +1,190 @@
+//! PURE: what the index knows about itself, so that a damaged or half-written one is noticed.
+//!
+//! The engine checks single pages but may lose whole ones without a word. So the state record counts all
+//! pairs and carries the sum of a hash of each; opening adds them up again. Changes of one apply are
+//! preceded by undo entries, so that an apply cut off half-way is rolled back to the last state record.
+
+use crate::index::Tree;
+
+/// Bytes of an encoded [`StateRecord`].
+const STATE_BYTES: usize = 46;
+/// First byte of an encoded [`StateRecord`] and of an undo entry.
+const VERSION: u8 = 1;
+
+/// Sum over pairs, whatever their order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Digest {
+    /// Number of pairs.
+    pub(super) count: u64,
+    /// Bytes of keys and values.
+    pub(super) bytes: u64,
+    sum: u64,
+}
+
+impl Digest {
+    pub(super) fn add(&mut self, tree: Tree, key: &[u8], value: &[u8]) {
+        self.count = self.count.wrapping_add(1);
+        self.bytes = self.bytes.wrapping_add((key.len() + value.len()) as u64);
+        self.sum = self.sum.wrapping_add(hash(tree, key, value));
+    }
+
+    pub(super) fn take(&mut self, tree: Tree, key: &[u8], value: &[u8]) {
+        self.count = self.count.wrapping_sub(1);
+        self.bytes = self.bytes.wrapping_sub((key.len() + value.len()) as u64);
+        self.sum = self.sum.wrapping_sub(hash(tree, key, value));
+    }
+}
+
+/// A checksum of one pair, spread over 64 bits: it has to notice accidents, not attackers.
+fn hash(tree: Tree, key: &[u8], value: &[u8]) -> u64 {
+    let crc = crc32c::crc32c_append(crc32c::crc32c(key), value);
+    let mut z = (u64::from(crc) << 32) ^ (value.len() as u64) ^ ((key.len() as u64) << 20) ^ number(tree);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+fn number(tree: Tree) -> u64 {
+    Tree::ALL.iter().position(|other| *other == tree).map_or(0, |at| at as u64)
+}
+
+/// What is true after the last apply.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct StateRecord {
+    /// Number of applies so far; undo entries of `round + 1` belong to one that was cut off.
+    pub(super) round: u64,
+    /// Up to which lsn the journal was applied.
+    pub(super) applied: Option<u64>,
+    /// Sum over all pairs.
+    pub(super) digest: Digest,
+}
+
+impl StateRecord {
+    pub(super) fn encode(&self) -> [u8; STATE_BYTES] {
+        let mut out = [0; STATE_BYTES];
+        out[0] = VERSION;
+        out[1] = u8::from(self.applied.is_some());
+        let words =
+            [self.round, self.applied.unwrap_or(0), self.digest.count, self.digest.bytes, self.digest.sum];
+        for (at, word) in words.iter().enumerate() {
+            out[2 + 8 * at..10 + 8 * at].copy_from_slice(&word.to_be_bytes());
+        }
+        let crc = crc32c::crc32c(&out[..STATE_BYTES - 4]);
+        out[STATE_BYTES - 4..].copy_from_slice(&crc.to_be_bytes());
+        out
+    }
+
+    /// `None` when the bytes are no state record of this version.
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+        let bytes: &[u8; STATE_BYTES] = bytes.try_into().ok()?;
+        let (body, crc) = bytes.split_at(STATE_BYTES - 4);
+        if crc != crc32c::crc32c(body).to_be_bytes() || body[0] != VERSION || body[1] > 1 {
+            return None;
+        }
+        let word = |at: usize| {
+            let mut word = [0; 8];
+            word.copy_from_slice(&body[2 + 8 * at..10 + 8 * at]);
+            u64::from_be_bytes(word)
+        };
+        Some(Self {
+            round: word(0),
+            applied: (body[1] == 1).then(|| word(1)),
+            digest: Digest { count: word(2), bytes: word(3), sum: word(4) },
+        })
+    }
+}
+
+/// What one key led to before a change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Undo {
+    pub(super) tree: Tree,
+    pub(super) key: Vec<u8>,
+    pub(super) value: Option<Vec<u8>>,
+}
+
+impl Undo {
+    /// Orders undo entries by apply, then by change.
+    pub(super) fn key(round: u64, n: u64) -> [u8; 16] {
+        let mut key = [0; 16];
+        key[..8].copy_from_slice(&round.to_be_bytes());
+        key[8..].copy_from_slice(&n.to_be_bytes());
+        key
+    }
+
+    /// The apply an undo entry belongs to.
+    pub(super) fn round_of(key: &[u8]) -> Option<u64> {
+        key.first_chunk::<8>().map(|round| u64::from_be_bytes(*round))
+    }
+
+    pub(super) fn encode(tree: Tree, key: &[u8], value: Option<&[u8]>) -> Vec<u8> {
+        let mut out = Vec::with_capacity(7 + key.len() + value.map_or(0, <[u8]>::len));
+        out.extend([VERSION, number(tree) as u8, u8::from(value.is_some())]);
+        out.extend((key.len() as u32).to_be_bytes());
+        out.extend(key);
+        out.extend(value.unwrap_or_default());
+        out
+    }
+
+    /// `None` when the bytes are no undo entry.
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+        let (head, rest) = bytes.split_at_checked(7)?;
+        let tree = *Tree::ALL.get(usize::from(head[1]))?;
+        let len = u32::from_be_bytes([head[3], head[4], head[5], head[6]]) as usize;
+        let (key, value) = rest.split_at_checked(len)?;
+        let value = match (head[0], head[2]) {
+            (VERSION, 0) if value.is_empty() => None,
+            (VERSION, 1) => Some(value.to_vec()),
+            _ => return None,
+        };
+        Some(Self { tree, key: key.to_vec(), value })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn state_record_decodes_what_was_encoded_and_refuses_every_flipped_bit() {
+        let mut digest = Digest::default();
+        digest.add(Tree::Block, b"key", b"value");
+        for applied in [None, Some(77)] {
+            let state = StateRecord { round: 9, applied, digest };
+            let bytes = state.encode();
+            assert_eq!(StateRecord::decode(&bytes), Some(state));
+            for bit in 0..bytes.len() * 8 {
+                let mut bytes = bytes;
+                bytes[bit / 8] ^= 1 << (bit % 8);
+                assert_eq!(StateRecord::decode(&bytes), None);
+            }
+        }
+        assert_eq!(StateRecord::decode(&[]), None);
+    }
+
+    #[test]
+    fn undo_decodes_what_was_encoded() {
+        for value in [None, Some(Vec::new()), Some(vec![1, 2, 3])] {
+            let undo = Undo { tree: Tree::Segment, key: vec![5; 9], value };
+            let bytes = Undo::encode(undo.tree, &undo.key, undo.value.as_deref());
+            assert_eq!(Undo::decode(&bytes), Some(undo));
+            assert_eq!(Undo::decode(&bytes[..6]), None);
+        }
+        assert_eq!(Undo::round_of(&Undo::key(3, 4)), Some(3));
+    }
+
+    #[test]
+    fn digest_forgets_order_but_not_place_or_value() {
+        let sum = |pairs: &[(Tree, &[u8], &[u8])]| {
+            let mut digest = Digest::default();
+            pairs.iter().for_each(|(tree, key, value)| digest.add(*tree, key, value));
+            digest
+        };
+        let (a, b) = ((Tree::Lane, &b"a"[..], &b"1"[..]), (Tree::Name, &b"b"[..], &b"2"[..]));
+        assert_eq!(sum(&[a, b]), sum(&[b, a]));
+        assert_ne!(sum(&[a]), sum(&[(Tree::Name, b"a", b"1")]));
+        assert_ne!(sum(&[a]), sum(&[(Tree::Lane, b"a1", b"")]));
+        let mut less = sum(&[a, b]);
+        less.take(b.0, b.1, b.2);
+        assert_eq!(less, sum(&[a]));
+    }
+}

@@ -1,0 +1,275 @@
+//! The index keeps its promise, or is replaced; it never lies and never panics.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::sync::Arc;
+
+use super::*;
+use crate::disk::sim::SplitMix64;
+use crate::index::memory::MemoryIndex;
+
+type Contents = BTreeMap<(Tree, Vec<u8>), Vec<u8>>;
+
+fn change(tree: Tree, key: u64, value: Option<Vec<u8>>) -> Change {
+    Change { tree, key: key.to_be_bytes().to_vec(), value }
+}
+
+fn batch(random: &mut SplitMix64) -> Vec<Change> {
+    (0..1 + random.below(40))
+        .map(|_| {
+            let tree = Tree::ALL[random.below(7) as usize];
+            let value = (random.below(4) > 0).then(|| vec![random.next() as u8; random.below(2000) as usize]);
+            change(tree, random.below(60), value)
+        })
+        .collect()
+}
+
+fn contents(index: &dyn Index) -> Contents {
+    let mut all = Contents::new();
+    for tree in Tree::ALL {
+        for (key, value) in index.scan(tree, &[], None, usize::MAX).unwrap() {
+            all.insert((tree, key), value);
+        }
+    }
+    all
+}
+
+/// An index with a history, closed; and what it held after each apply.
+fn filled(path: &Path, seed: u64, applies: u64) -> BTreeMap<Option<Lsn>, Contents> {
+    let index = SledIndex::open(path).unwrap();
+    let model = MemoryIndex::new();
+    let mut random = SplitMix64::new(seed);
+    let mut states = BTreeMap::from([(None, Contents::new())]);
+    for n in 1..=applies {
+        let changes = batch(&mut random);
+        index.apply(&changes, Lsn(n)).unwrap();
+        model.apply(&changes, Lsn(n)).unwrap();
+        states.insert(Some(Lsn(n)), contents(&model));
+    }
+    states
+}
+
+fn files(dir: &Path) -> Vec<PathBuf> {
+    let mut all = Vec::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() { all.extend(files(&path)) } else { all.push(path) }
+    }
+    all.sort();
+    all
+}
+
+fn copy_dir(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let target = to.join(path.file_name().unwrap());
+        if path.is_dir() {
+            copy_dir(&path, &target);
+        } else {
+            fs::copy(&path, &target).unwrap();
+        }
+    }
+}
+
+/// Opens what is at `path`; whatever it claims to hold must be what was held at that moment.
+fn holds_what_it_claims(path: &Path, states: &BTreeMap<Option<Lsn>, Contents>) -> Option<Lsn> {
+    let index = SledIndex::open(path).unwrap();
+    let applied = index.applied().unwrap();
+    assert_eq!(Some(&contents(&index)), states.get(&applied), "at {applied:?}");
+    index.apply(&[change(Tree::Lane, 1, Some(vec![1]))], Lsn(1000)).unwrap();
+    assert_eq!(index.applied().unwrap(), Some(Lsn(1000)));
+    applied
+}
+
+#[test]
+fn reopened_index_holds_what_was_applied() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("index");
+    let states = filled(&path, 1, 12);
+    assert_eq!(holds_what_it_claims(&path, &states), Some(Lsn(12)));
+    assert!(SledIndex::open(&path).unwrap().set_aside().is_none());
+}
+
+#[test]
+fn scans_are_ordered_and_bounded() {
+    let dir = tempfile::tempdir().unwrap();
+    let index = SledIndex::open(&dir.path().join("index")).unwrap();
+    let changes: Vec<_> = (0..10).map(|n| change(Tree::Block, n, Some(vec![n as u8]))).collect();
+    index.apply(&changes, Lsn(5)).unwrap();
+    let key = |n: u64| n.to_be_bytes().to_vec();
+    let found = index.scan(Tree::Block, &key(3), Some(&key(8)), 3).unwrap();
+    assert_eq!(found, [3, 4, 5].map(|n| (key(n), vec![n as u8])));
+    assert_eq!(index.scan(Tree::Block, &key(8), Some(&key(3)), 3).unwrap(), []);
+    assert_eq!(index.scan(Tree::Block, &key(8), None, 9).unwrap().len(), 2);
+    assert_eq!(index.get(Tree::Block, &key(3)).unwrap(), Some(vec![3]));
+    assert_eq!(index.get(Tree::Lane, &key(3)).unwrap(), None);
+    assert!(index.size_bytes().unwrap() > 0);
+}
+
+#[test]
+fn clear_and_compact_leave_one_generation_that_reopens() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("index");
+    let states = filled(&path, 2, 8);
+    let index = SledIndex::open(&path).unwrap();
+    index.compact().unwrap();
+    assert_eq!(Some(&contents(&index)), states.get(&Some(Lsn(8))));
+    index.apply(&[change(Tree::Twin, 7, Some(vec![7]))], Lsn(9)).unwrap();
+    drop(index);
+    let index = SledIndex::open(&path).unwrap();
+    assert_eq!(index.applied().unwrap(), Some(Lsn(9)));
+    index.clear().unwrap();
+    assert_eq!((index.applied().unwrap(), contents(&index).len()), (None, 0));
+    drop(index);
+    let index = SledIndex::open(&path).unwrap();
+    assert_eq!((index.applied().unwrap(), index.set_aside()), (None, None));
+    assert_eq!(fs::read_dir(&path).unwrap().count(), 2, "CURRENT and one generation");
+}
+
+#[test]
+fn an_apply_cut_off_half_way_is_taken_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("index");
+    let states = filled(&path, 3, 5);
+    {
+        let index = SledIndex::open(&path).unwrap();
+        let engine = index.engine();
+        // What apply does up to its first barrier.
+        for (n, (tree, key)) in [(Tree::Lane, 1u64), (Tree::Lane, 1), (Tree::Name, 900)].iter().enumerate() {
+            let key = key.to_be_bytes();
+            let old = engine.tree(*tree).ok().and_then(|tree| tree.get(key).unwrap());
+            let undo = Undo::encode(*tree, &key, old.as_deref());
+            engine.undo.insert(Undo::key(6, n as u64), undo).unwrap();
+            assert!(engine.put(*tree, &key, Some(&[n as u8; 9])).is_ok());
+        }
+        engine.db.flush().unwrap();
+    }
+    let index = SledIndex::open(&path).unwrap();
+    assert_eq!(index.set_aside(), None);
+    assert_eq!(Some(&contents(&index)), states.get(&Some(Lsn(5))));
+}
+
+#[test]
+fn contents_that_do_not_add_up_are_not_used() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("index");
+    filled(&path, 4, 5);
+    {
+        let index = SledIndex::open(&path).unwrap();
+        assert!(index.engine().put(Tree::Lane, b"smuggled", Some(b"in")).is_ok());
+        index.engine().db.flush().unwrap();
+    }
+    let index = SledIndex::open(&path).unwrap();
+    assert!(index.set_aside().unwrap().contains("do not add up"));
+    assert_eq!((index.applied().unwrap(), contents(&index).len()), (None, 0));
+}
+
+#[test]
+fn a_suspect_index_is_set_aside_and_only_the_last_one_is_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("index");
+    for round in 1..=3 {
+        filled(&path, round, 2);
+        SledIndex::open(&path).unwrap().place.mark_suspect();
+        let index = SledIndex::open(&path).unwrap();
+        assert!(index.set_aside().is_some());
+        assert_eq!(index.applied().unwrap(), None);
+        drop(index);
+        assert!(SledIndex::open(&path).unwrap().set_aside().is_none());
+        let aside: Vec<_> = fs::read_dir(dir.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .filter(|name| name.starts_with("index.damaged-"))
+            .collect();
+        assert_eq!(aside, [format!("index.damaged-{round}")]);
+    }
+}
+
+#[test]
+fn a_second_opener_is_refused_and_harms_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("index");
+    let states = filled(&path, 5, 3);
+    let first = SledIndex::open(&path).unwrap();
+    assert!(matches!(SledIndex::open(&path), Err(SpoolError::Index(_))));
+    assert_eq!(Some(&contents(&first)), states.get(&Some(Lsn(3))));
+}
+
+#[test]
+fn large_values_are_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("index");
+    let big = vec![9; 700_000];
+    let index = SledIndex::open(&path).unwrap();
+    index.apply(&[change(Tree::Shared, 1, Some(big.clone()))], Lsn(1)).unwrap();
+    drop(index);
+    let index = SledIndex::open(&path).unwrap();
+    assert_eq!(index.get(Tree::Shared, &1u64.to_be_bytes()).unwrap(), Some(big));
+}
+
+/// Goal: no damage to the index's files makes it panic, hang, or claim what it does not hold.
+/// Method: for each file remove it, cut it, and garble it at random places; open and compare with the model.
+#[test]
+fn damaged_files_are_noticed_or_harmless() {
+    let dir = tempfile::tempdir().unwrap();
+    let origin = dir.path().join("origin");
+    let states = filled(&origin, 6, 20);
+    let mut random = SplitMix64::new(99);
+    let count = files(&origin).len();
+    assert!(count >= 3);
+    let mut survived = 0;
+    for file in 0..count {
+        for damage in 0..14u64 {
+            let root = dir.path().join(format!("{file}-{damage}"));
+            let path = root.join("index");
+            copy_dir(&origin, &path);
+            let victim = &files(&path)[file];
+            let mut bytes = fs::read(victim).unwrap();
+            match damage {
+                0 => fs::remove_file(victim).unwrap(),
+                1 => fs::write(victim, b"").unwrap(),
+                2..=5 => {
+                    bytes.truncate(random.below(bytes.len() as u64) as usize);
+                    fs::write(victim, bytes).unwrap();
+                }
+                _ => {
+                    for _ in 0..=random.below(30) {
+                        let at = random.below(bytes.len() as u64) as usize;
+                        bytes[at] ^= 1 << random.below(8);
+                    }
+                    fs::write(victim, bytes).unwrap();
+                }
+            }
+            survived += u64::from(holds_what_it_claims(&path, &states) == Some(Lsn(20)));
+            fs::remove_dir_all(&root).unwrap();
+        }
+    }
+    assert!(survived < count as u64 * 14, "some damage is noticed");
+}
+
+#[test]
+fn a_removed_directory_begins_empty() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("index");
+    let states = filled(&path, 7, 3);
+    fs::remove_dir_all(&path).unwrap();
+    assert_eq!(holds_what_it_claims(&path, &states), None);
+}
+
+#[test]
+fn readers_go_on_while_the_index_is_compacted() {
+    let dir = tempfile::tempdir().unwrap();
+    let index = Arc::new(SledIndex::open(&dir.path().join("index")).unwrap());
+    index.apply(&[change(Tree::Lane, 1, Some(vec![1]))], Lsn(1)).unwrap();
+    let reader = {
+        let index = Arc::clone(&index);
+        std::thread::spawn(move || {
+            (0..500).all(|_| index.get(Tree::Lane, &1u64.to_be_bytes()).unwrap() == Some(vec![1]))
+        })
+    };
+    for _ in 0..3 {
+        index.compact().unwrap();
+    }
+    assert!(reader.join().unwrap());
+}
