@@ -1,1 +1,11 @@
-//! Being written.
+//! Mail, the first service: SMTP in front, the spool behind.
+//!
+//! * [`address`], [`envelope`], [`trace`]: pure values and their text forms.
+//! * [`smtp`]: codecs and the session machine of our SMTP server, without sockets or clock.
+//!
+//! Promise: a message that was answered `250` is on stable storage; one that was not leaves no trace in
+//! any lane. Whatever strangers send is bounded in memory and answered with a complete reply.
+
+pub mod address;
+pub mod envelope;
+pub mod smtp;

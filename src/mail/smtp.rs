@@ -1,0 +1,11 @@
+//! SMTP, our side of the conversation: lines, replies, bodies, and the machine that ties them together.
+//!
+//! * [`command`]: framing of command lines and their grammar.
+//! * [`reply`]: what we say, code and enhanced code and text in one value.
+//! * [`data`], [`bdat`]: the two ways a body arrives; [`content`]: what both demand of it.
+
+pub mod bdat;
+pub mod command;
+pub mod content;
+pub mod data;
+pub mod reply;
