@@ -18,7 +18,7 @@ pub const LABEL_BYTES_MAX: usize = 63;
 /// Longest path with its angle brackets, octets (RFC 5321 §4.5.3.1.3).
 pub const PATH_BYTES_MAX: usize = 256;
 /// Characters of the text form of a gateway key; such a local part may name a mailbox by itself.
-const KEY_TEXT_CHARS: usize = 52;
+const KEY_TEXT_CHARS: usize = crate::identity::key::KEY_TEXT_LEN;
 
 /// A text is no path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
