@@ -4,5 +4,7 @@
 //! on disk, [`challenge`] asks for a proof of possession, [`registry`] knows which session holds a key now.
 //! Nothing here knows sockets, mail or the spool.
 
+pub mod challenge;
 pub mod key;
 pub mod keyfile;
+pub mod registry;

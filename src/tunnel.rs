@@ -5,6 +5,8 @@
 
 pub mod control;
 pub mod frame;
+pub mod handshake;
+pub mod rates;
 
 /// Which of the two tunnel protocols a session speaks.
 ///

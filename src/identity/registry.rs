@@ -1,0 +1,218 @@
+//! Which session holds a key now.
+//!
+//! Promises: at most one inbound session per key, the newest; the one it pushes out is handed back, to be
+//! told. Sessions that only send are counted and bounded per key. Two gateways that keep pushing each other
+//! out are slowed down: from the third quick replacement on, the newcomer has to wait, longer each time.
+//!
+//! Does not close anything and knows no sockets: `H` is whatever reaches a session.
+//!
+//! Failure policy: none of its own; what does not fit is [`Entry::Full`].
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use uuid::Uuid;
+
+use super::key::KeyText;
+
+/// Most sessions that only send, per key.
+pub const SENDERS_PER_KEY_MAX: u32 = 8;
+/// Most sessions of all kinds.
+pub const SESSIONS_MAX: usize = 250_000;
+/// A session replaced sooner than this after it came was replaced quickly.
+const QUICK: Duration = Duration::from_secs(30);
+/// Quick replacements in a row that are nobody's fault: a flapping line does that.
+const QUICK_FREE: u32 = 2;
+/// First wait of a newcomer in a fight; doubles each time.
+const WAIT_FIRST: Duration = Duration::from_secs(1);
+/// Longest wait; well below [`QUICK`], so that a slowed fight is still seen as one, and below the
+/// 30 seconds after which a reference gateway gives up its handshake.
+const WAIT_MAX: Duration = Duration::from_secs(15);
+
+/// The sessions by key.
+#[derive(Debug)]
+pub struct Registry<H> {
+    inbound: HashMap<KeyText, Seat<H>>,
+    senders: HashMap<KeyText, u32>,
+    sessions: usize,
+}
+
+#[derive(Debug)]
+struct Seat<H> {
+    session: Uuid,
+    handle: H,
+    since: Instant,
+    /// Quick replacements in a row up to this session's coming.
+    quick: u32,
+}
+
+/// What became of a session that wants in.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Entry<H> {
+    /// It is in.
+    Entered {
+        /// The session it pushed out, and how to reach it.
+        replaced: Option<(Uuid, H)>,
+    },
+    /// This key is being fought over: ask again after this long, then as one that has waited.
+    Wait {
+        /// How long.
+        wait: Duration,
+        /// Quick replacements in a row so far.
+        quick: u32,
+    },
+    /// Too many sessions, of this key or altogether.
+    Full,
+}
+
+impl<H> Default for Registry<H> {
+    fn default() -> Self {
+        Self { inbound: HashMap::new(), senders: HashMap::new(), sessions: 0 }
+    }
+}
+
+impl<H> Registry<H> {
+    /// An inbound session of `key` wants in; `waited` when it has served the wait it was told.
+    pub fn enter(&mut self, key: KeyText, session: Uuid, handle: H, waited: bool, now: Instant) -> Entry<H> {
+        let quick = match self.inbound.get(&key) {
+            Some(seat) if now.duration_since(seat.since) < QUICK => seat.quick + 1,
+            Some(_) => 0,
+            None if self.sessions >= SESSIONS_MAX => return Entry::Full,
+            None => 0,
+        };
+        if quick > QUICK_FREE && !waited {
+            let doublings = (quick - QUICK_FREE - 1).min(16);
+            return Entry::Wait { wait: (WAIT_FIRST * (1 << doublings)).min(WAIT_MAX), quick };
+        }
+        let replaced = self.inbound.insert(key, Seat { session, handle, since: now, quick });
+        if replaced.is_none() {
+            self.sessions += 1;
+        }
+        Entry::Entered { replaced: replaced.map(|seat| (seat.session, seat.handle)) }
+    }
+
+    /// A session of `key` that only sends wants in.
+    pub fn enter_sender(&mut self, key: KeyText) -> Entry<H> {
+        let count = self.senders.get(&key).copied().unwrap_or(0);
+        if count >= SENDERS_PER_KEY_MAX || self.sessions >= SESSIONS_MAX {
+            return Entry::Full;
+        }
+        self.senders.insert(key, count + 1);
+        self.sessions += 1;
+        Entry::Entered { replaced: None }
+    }
+
+    /// An inbound session has ended; nothing happens when it had been replaced before.
+    pub fn leave(&mut self, key: &KeyText, session: Uuid) {
+        if self.inbound.get(key).is_some_and(|seat| seat.session == session) {
+            self.inbound.remove(key);
+            self.sessions -= 1;
+        }
+    }
+
+    /// A session that only sends has ended.
+    pub fn leave_sender(&mut self, key: &KeyText) {
+        let Some(count) = self.senders.get_mut(key) else { return };
+        *count -= 1;
+        self.sessions -= 1;
+        if *count == 0 {
+            self.senders.remove(key);
+        }
+    }
+
+    /// The inbound session of `key`, if there is one.
+    pub fn inbound(&self, key: &KeyText) -> Option<(Uuid, &H)> {
+        self.inbound.get(key).map(|seat| (seat.session, &seat.handle))
+    }
+
+    /// Every inbound session's handle, in no order.
+    pub fn handles(&self) -> impl Iterator<Item = &H> {
+        self.inbound.values().map(|seat| &seat.handle)
+    }
+
+    /// How many sessions there are, of both kinds.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.sessions
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.sessions == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::key::SecretKey;
+
+    fn key(n: u8) -> KeyText {
+        SecretKey::from_seed(&[n; 32]).key_text()
+    }
+
+    fn session(n: u128) -> Uuid {
+        Uuid::from_u128(n)
+    }
+
+    fn start() -> Instant {
+        crate::clock::monotonic()
+    }
+
+    #[test]
+    fn the_newest_inbound_session_wins() {
+        // X5
+        let (mut registry, now) = (Registry::default(), start());
+        assert_eq!(registry.enter(key(1), session(1), 'a', false, now), Entry::Entered { replaced: None });
+        let second = registry.enter(key(1), session(2), 'b', false, now);
+        assert_eq!(second, Entry::Entered { replaced: Some((session(1), 'a')) });
+        registry.leave(&key(1), session(1));
+        assert_eq!(registry.inbound(&key(1)), Some((session(2), &'b')), "the old one's end changes nothing");
+        registry.leave(&key(1), session(2));
+        assert!(registry.is_empty());
+    }
+
+    #[test]
+    fn senders_neither_replace_nor_are_replaced_and_are_bounded() {
+        let (mut registry, now) = (Registry::default(), start());
+        registry.enter(key(1), session(1), 'a', false, now);
+        for _ in 0..SENDERS_PER_KEY_MAX {
+            assert_eq!(registry.enter_sender(key(1)), Entry::Entered { replaced: None });
+        }
+        assert_eq!(registry.enter_sender(key(1)), Entry::Full);
+        assert_eq!(registry.enter_sender(key(2)), Entry::Entered { replaced: None });
+        registry.leave_sender(&key(1));
+        assert_eq!(registry.enter_sender(key(1)), Entry::Entered { replaced: None });
+        assert_eq!(registry.inbound(&key(1)), Some((session(1), &'a')));
+    }
+
+    #[test]
+    fn a_fight_is_slowed_down_and_stays_slow() {
+        let (mut registry, mut now) = (Registry::default(), start());
+        let mut waits = Vec::new();
+        for n in 0..12 {
+            now += Duration::from_millis(250);
+            match registry.enter(key(1), session(n), n, false, now) {
+                Entry::Entered { .. } => waits.push(0),
+                Entry::Wait { wait, .. } => {
+                    waits.push(wait.as_secs());
+                    now += wait;
+                    let entry = registry.enter(key(1), session(n), n, true, now);
+                    assert!(matches!(entry, Entry::Entered { replaced: Some(_) }));
+                }
+                Entry::Full => panic!(),
+            }
+        }
+        assert_eq!(waits, [0, 0, 0, 1, 2, 4, 8, 15, 15, 15, 15, 15]);
+    }
+
+    #[test]
+    fn a_gateway_that_comes_back_now_and_then_never_waits() {
+        let (mut registry, mut now) = (Registry::default(), start());
+        for n in 0..50 {
+            now += QUICK;
+            assert!(matches!(registry.enter(key(1), session(n), n, false, now), Entry::Entered { .. }));
+        }
+    }
+}

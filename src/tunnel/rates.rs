@@ -1,0 +1,216 @@
+//! How often a client address may try to log in.
+//!
+//! One token bucket per address: full at first, refilled evenly, also while blocked. An empty bucket blocks
+//! the address for a while; attempts during the block are refused and do not prolong it.
+//!
+//! Promises: exact integer arithmetic, bounded memory ([`ADDRESSES_MAX`]). IPv6 clients count by their /64,
+//! which is what one subscriber has.
+//!
+//! Failure policy: when too many addresses are known, unknown ones share one bucket.
+
+use core::net::{IpAddr, Ipv6Addr, SocketAddr}; // addresses only, no sockets
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use ipnet::IpNet;
+
+/// Most addresses remembered.
+pub const ADDRESSES_MAX: usize = 50_000;
+/// Most entries of `X-Forwarded-For` looked at, from the nearest one outwards.
+const FORWARDED_MAX: usize = 16;
+/// Cost of one attempt; an address earns `per_minute` of these units per millisecond.
+const ATTEMPT: u64 = 60_000;
+/// Not more often than this all buckets are looked through.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The buckets.
+#[derive(Debug)]
+pub struct Rates {
+    per_minute: u64,
+    deny_window: Duration,
+    buckets: HashMap<IpAddr, Bucket>,
+    crowd: Option<Bucket>,
+    swept_at: Option<Instant>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Bucket {
+    units: u64,
+    updated_at: Instant,
+    blocked_until: Option<Instant>,
+}
+
+impl Rates {
+    /// `per_minute` attempts at once and per minute; then nothing for `deny_window`.
+    #[must_use]
+    pub fn new(per_minute: u32, deny_window: Duration) -> Self {
+        Self {
+            per_minute: u64::from(per_minute.max(1)),
+            deny_window,
+            buckets: HashMap::new(),
+            crowd: None,
+            swept_at: None,
+        }
+    }
+
+    /// Takes one token for `client`.
+    ///
+    /// # Errors
+    /// How long the address is still blocked.
+    pub fn take(&mut self, client: IpAddr, now: Instant) -> Result<(), Duration> {
+        let address = prefix(client);
+        let (per_minute, deny_window) = (self.per_minute, self.deny_window);
+        let new = Bucket { units: per_minute * ATTEMPT, updated_at: now, blocked_until: None };
+        let bucket = if self.buckets.contains_key(&address) || self.has_room(now) {
+            self.buckets.entry(address).or_insert(new)
+        } else {
+            self.crowd.get_or_insert(new)
+        };
+        bucket.refill(per_minute, now);
+        if let Some(until) = bucket.blocked_until.filter(|until| *until > now) {
+            return Err(until - now);
+        }
+        if bucket.units < ATTEMPT {
+            bucket.blocked_until = Some(now + deny_window);
+            return Err(deny_window);
+        }
+        bucket.units -= ATTEMPT;
+        bucket.blocked_until = None;
+        Ok(())
+    }
+
+    fn has_room(&mut self, now: Instant) -> bool {
+        let due = self.swept_at.is_none_or(|at| now.duration_since(at) >= SWEEP_INTERVAL);
+        if self.buckets.len() >= ADDRESSES_MAX && due {
+            self.swept_at = Some(now);
+            let per_minute = self.per_minute;
+            // A bucket that is full and not blocked is what a new address gets anyway.
+            self.buckets.retain(|_, bucket| {
+                bucket.refill(per_minute, now);
+                bucket.units < per_minute * ATTEMPT || bucket.blocked_until.is_some_and(|until| until > now)
+            });
+        }
+        self.buckets.len() < ADDRESSES_MAX
+    }
+}
+
+impl Bucket {
+    fn refill(&mut self, per_minute: u64, now: Instant) {
+        let passed = u64::try_from(now.duration_since(self.updated_at).as_millis()).unwrap_or(u64::MAX);
+        self.units = self.units.saturating_add(passed.saturating_mul(per_minute)).min(per_minute * ATTEMPT);
+        self.updated_at += Duration::from_millis(passed);
+    }
+}
+
+fn prefix(client: IpAddr) -> IpAddr {
+    match client.to_canonical() {
+        IpAddr::V4(v4) => IpAddr::V4(v4),
+        IpAddr::V6(v6) => {
+            let [a, b, c, d, ..] = v6.segments();
+            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
+        }
+    }
+}
+
+/// The address of the real client.
+///
+/// `forwarded` holds the values of all `X-Forwarded-For` fields in order. Each trusted hop vouches for the
+/// entry on its left and for nothing further: the first address from the right that is not trusted is the
+/// client, whatever it wrote before itself.
+#[must_use]
+pub fn client_address<'a>(
+    peer: IpAddr,
+    forwarded: impl DoubleEndedIterator<Item = &'a str>,
+    trusted: &[IpNet],
+) -> IpAddr {
+    let mut nearest = peer.to_canonical();
+    let entries = forwarded.rev().flat_map(|value| value.rsplit(','));
+    for entry in entries.take(FORWARDED_MAX) {
+        if !trusted.iter().any(|net| net.contains(&nearest)) {
+            break;
+        }
+        let Some(address) = read_address(entry.trim()) else { break };
+        nearest = address;
+    }
+    nearest
+}
+
+/// An address, with or without a port, IPv6 with or without brackets.
+fn read_address(entry: &str) -> Option<IpAddr> {
+    let bare =
+        entry.strip_prefix('[').and_then(|rest| rest.split_once(']')).map_or(entry, |(inner, _)| inner);
+    let address = bare.parse().ok().or_else(|| entry.parse::<SocketAddr>().ok().map(|a| a.ip()));
+    address.map(|a: IpAddr| a.to_canonical())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn start() -> Instant {
+        crate::clock::monotonic()
+    }
+
+    #[test]
+    fn the_bucket_agrees_with_the_reference() {
+        let vectors: serde_json::Value =
+            serde_json::from_str(include_str!("../../tests/vectors/mail-tunnel.json")).unwrap();
+        let vector = &vectors["rate_limit"];
+        let number = |value: &serde_json::Value| value.as_u64().unwrap();
+        let mut rates = Rates::new(
+            number(&vector["per_minute"]) as u32,
+            Duration::from_millis(number(&vector["deny_window_ms"])),
+        );
+        let (client, start) = ("192.0.2.1".parse().unwrap(), start());
+        for step in vector["sequence"].as_array().unwrap() {
+            let got = rates.take(client, start + Duration::from_millis(number(&step["at_ms"])));
+            assert_eq!(got.is_ok(), step["allowed"].as_bool().unwrap(), "{step}");
+            let wait = got.err().unwrap_or_default();
+            assert_eq!(wait.as_millis() as u64, number(&step["retryAfterMs"]), "{step}");
+        }
+    }
+
+    #[test]
+    fn addresses_do_not_share_a_bucket_but_a_subscriber_does() {
+        let (mut rates, now) = (Rates::new(1, Duration::from_secs(1)), start());
+        let mut takes = |address: &str| rates.take(address.parse().unwrap(), now).is_ok();
+        assert!(takes("192.0.2.1"));
+        assert!(takes("192.0.2.2"));
+        assert!(!takes("::ffff:192.0.2.1"));
+        assert!(takes("2001:db8::1"));
+        assert!(!takes("2001:db8::2"));
+        assert!(takes("2001:db8:0:1::2"));
+    }
+
+    #[test]
+    fn memory_is_bounded_and_strangers_then_share() {
+        let (mut rates, now) = (Rates::new(2, Duration::from_secs(1)), start());
+        for n in 0..ADDRESSES_MAX as u32 {
+            assert!(rates.take(IpAddr::V4((0x0a00_0000 + n).into()), now).is_ok());
+        }
+        let stranger = |n: u32| IpAddr::V4((0x0b00_0000 + n).into());
+        assert!(rates.take(stranger(1), now).is_ok());
+        assert!(rates.take(stranger(2), now).is_ok());
+        assert!(rates.take(stranger(3), now).is_err());
+        assert_eq!(rates.buckets.len(), ADDRESSES_MAX);
+        let later = now + Duration::from_secs(120);
+        assert!(rates.take(stranger(3), later).is_ok());
+        assert_eq!(rates.buckets.len(), 1, "full buckets are forgotten");
+    }
+
+    #[test]
+    fn only_trusted_hops_are_believed() {
+        let trusted: Vec<IpNet> = vec!["127.0.0.1/32".parse().unwrap(), "10.0.0.0/8".parse().unwrap()];
+        let client = |peer: &str, forwarded: &[&str]| {
+            client_address(peer.parse().unwrap(), forwarded.iter().copied(), &trusted).to_string()
+        };
+        assert_eq!(client("192.0.2.9", &["203.0.113.1"]), "192.0.2.9");
+        assert_eq!(client("127.0.0.1", &["203.0.113.1"]), "203.0.113.1");
+        assert_eq!(client("::ffff:127.0.0.1", &["203.0.113.1"]), "203.0.113.1");
+        assert_eq!(client("127.0.0.1", &["198.51.100.7, 203.0.113.1, 10.1.1.1"]), "203.0.113.1");
+        assert_eq!(client("127.0.0.1", &["198.51.100.7", "203.0.113.1:4711"]), "203.0.113.1");
+        assert_eq!(client("127.0.0.1", &["[2001:db8::1]:443"]), "2001:db8::1");
+        assert_eq!(client("127.0.0.1", &["unknown"]), "127.0.0.1");
+        assert_eq!(client("127.0.0.1", &[]), "127.0.0.1");
+    }
+}
