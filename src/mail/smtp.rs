@@ -2,10 +2,12 @@
 //!
 //! * [`command`]: framing of command lines and their grammar.
 //! * [`reply`]: what we say, code and enhanced code and text in one value.
+//! * [`receiver`]: the session machine.
 //! * [`data`], [`bdat`]: the two ways a body arrives; [`content`]: what both demand of it.
 
 pub mod bdat;
 pub mod command;
 pub mod content;
 pub mod data;
+pub mod receiver;
 pub mod reply;

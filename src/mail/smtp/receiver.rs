@@ -1,0 +1,459 @@
+//! The server side of one SMTP session (RFC 5321), without socket, clock or spool.
+//!
+//! Feed it octets ([`Receiver::receive`]), answers ([`Receiver::answer`], [`Receiver::persisted`]) and time
+//! ([`Receiver::tick`]); after each call drain [`Receiver::poll`] and perform the outputs in order.
+//!
+//! Promises:
+//! * The only road to `250` after a message passes through [`Receiver::persisted`].
+//! * Replies come in the order of the commands, each complete; how octets are split changes nothing, except
+//!   that octets which overtake a reply they had to wait for end the session (RFC 2920 §3.1).
+//! * A message is all or nothing for all its recipients. After any refusal of a body the stream is still in
+//!   step: a body is always read to its true end.
+//! * Memory: one command line, the recipients of one transaction, and what one call handed in.
+//!
+//! Does not: know which mailboxes exist (it asks), hold bodies (they pass through), or log.
+//!
+//! Policy on misbehaviour: mistakes are answered and counted; past a cap, or where the stream can no longer
+//! be trusted, the session ends with 421 or 554.
+
+mod body;
+mod commands;
+mod settings;
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Instant;
+
+use spool::ids::{ItemId, LaneId};
+
+use crate::mail::address::{ForwardPath, ReversePath};
+use crate::mail::envelope::BodyType;
+use crate::mail::smtp::bdat::BdatReceiver;
+use crate::mail::smtp::command::{LineReader, Mail};
+use crate::mail::smtp::content::Content;
+use crate::mail::smtp::data::DataReceiver;
+use crate::mail::smtp::reply::Reply;
+
+pub use settings::Settings;
+
+/// First octet of a TLS handshake record; no command begins with it.
+const TLS_HANDSHAKE: u8 = 0x16;
+
+/// Names one request to store a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ticket(u64);
+
+/// Where in the session something was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// The session as a whole: greeting, caps, timeouts, shutdown.
+    Session,
+    /// A command out of order, unknown or malformed.
+    Command,
+    /// `MAIL`.
+    Mail,
+    /// `RCPT`.
+    Rcpt,
+    /// `DATA`, `BDAT` and the message itself.
+    Data,
+}
+
+/// One recipient that was accepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recipient {
+    /// As given.
+    pub path: ForwardPath,
+    /// Where it goes.
+    pub lane: LaneId,
+}
+
+/// A message whose body was handed out completely and waits to be made durable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Acceptance {
+    /// To be given back with the outcome.
+    pub ticket: Ticket,
+    /// Reverse-path.
+    pub from: ReversePath,
+    /// At least one; no two the same.
+    pub recipients: Vec<Recipient>,
+    /// Argument of EHLO or HELO.
+    pub helo: String,
+    /// Word of the `with` clause (RFC 3848, RFC 6531 §4.3).
+    pub protocol: &'static str,
+    /// `SMTPUTF8` was asked for.
+    pub utf8: bool,
+    /// `BODY=`.
+    pub body: BodyType,
+    /// Octets of the body.
+    pub bytes: u64,
+}
+
+/// What only the outside knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Question {
+    /// May a transaction begin (rate, space)?
+    Transaction,
+    /// Where does this recipient go? Its domain is ours, or it is the bare postmaster.
+    Recipient(ForwardPath),
+}
+
+/// Answer to a [`Question`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// The transaction may begin.
+    Begin,
+    /// The recipient's lane.
+    Lane(LaneId),
+    /// Too many messages from there; not now.
+    Busy,
+    /// No such mailbox.
+    Unknown,
+    /// Its owner was revoked.
+    Revoked,
+    /// It holds as much as it may.
+    OverQuota,
+    /// Storage is below its floor.
+    NoSpace,
+    /// The spool cannot say.
+    Failed,
+}
+
+/// What the driver has to do, in this order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Send this.
+    Write {
+        /// The reply.
+        reply: Reply,
+        /// What it answers.
+        stage: Stage,
+        /// Whom it is about, masked; for the log.
+        about: Option<String>,
+    },
+    /// Find out, then call [`Receiver::answer`]. No input is taken before.
+    Ask(Question),
+    /// A body begins.
+    Begin,
+    /// Octets of it. Perform before feeding more input: that is the backpressure.
+    Body(Vec<u8>),
+    /// The body begun is worthless; nothing of it may stay.
+    Abandon,
+    /// Make the body durable for all recipients or none, then call [`Receiver::persisted`] or
+    /// [`Receiver::store_failed`]. No input is taken before.
+    Persist(Box<Acceptance>),
+    /// Send what is unsent and close.
+    Close,
+}
+
+/// The session machine.
+#[derive(Debug)]
+pub struct Receiver {
+    settings: Arc<Settings>,
+    normalize: bool,
+    phase: Phase,
+    outputs: VecDeque<Output>,
+    hello: Option<Hello>,
+    transaction: Option<Transaction>,
+    refusing: bool,
+    draining: bool,
+    loaded: bool,
+    tickets: u64,
+    messages: u32,
+    errors: u32,
+    idle_commands: u32,
+    unknown_recipients: u32,
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// The banner leaves at that time; whoever speaks before is no mail server.
+    Greeting { at: Instant },
+    /// A command is awaited since then.
+    Command { line: LineReader, since: Instant },
+    /// The outside is asked.
+    Asking(Asked),
+    /// A body arrives.
+    Body { source: Source, clock: BodyClock },
+    /// Octets of a chunk that may not be; the reply follows them.
+    Skip { chunk: BdatReceiver, reply: Reply, clock: BodyClock },
+    /// The message is being made durable.
+    Storing { ticket: Ticket },
+    /// Nothing more.
+    Closed,
+}
+
+#[derive(Debug)]
+enum Asked {
+    Mail(Mail),
+    Rcpt(ForwardPath),
+}
+
+#[derive(Debug)]
+enum Source {
+    Dots(DataReceiver),
+    Chunk { chunk: BdatReceiver, bytes: u64, last: bool },
+}
+
+/// How fast a body comes in.
+#[derive(Clone, Copy, Debug)]
+struct BodyClock {
+    since: Instant,
+    last: Instant,
+    bytes: u64,
+}
+
+#[derive(Debug)]
+struct Hello {
+    name: String,
+    extended: bool,
+}
+
+#[derive(Debug)]
+struct Transaction {
+    mail: Mail,
+    recipients: Vec<Recipient>,
+    /// RCPT was tried, perhaps in vain.
+    rcpt_seen: bool,
+    /// A body has begun.
+    message: Option<Message>,
+    /// A chunk went wrong; only RSET (or EHLO, QUIT) helps.
+    broken: bool,
+}
+
+#[derive(Debug)]
+struct Message {
+    content: Content,
+    /// The spool failed to take a part.
+    failed: bool,
+}
+
+impl Receiver {
+    /// A session with a client that has just connected.
+    ///
+    /// `normalize`: the client is in a network whose stray line ends are repaired instead of refused.
+    #[must_use]
+    pub fn new(settings: Arc<Settings>, normalize: bool, now: Instant) -> Self {
+        let mut receiver = Self::before_greeting(settings, normalize, now);
+        receiver.tick(now);
+        receiver
+    }
+
+    /// A session that offers no service: 554 in place of the banner, then only QUIT (RFC 5321 §3.1).
+    #[must_use]
+    pub fn refusing(settings: Arc<Settings>, now: Instant) -> Self {
+        let mut receiver = Self::before_greeting(settings, false, now);
+        receiver.refusing = true;
+        let reply = Reply::no_service_here(&receiver.settings.hostname);
+        receiver.say(reply, Stage::Session);
+        receiver.phase = Phase::Command { line: LineReader::default(), since: now };
+        receiver
+    }
+
+    fn before_greeting(settings: Arc<Settings>, normalize: bool, now: Instant) -> Self {
+        let at = now + settings.greet_delay;
+        Self {
+            settings,
+            normalize,
+            phase: Phase::Greeting { at },
+            outputs: VecDeque::new(),
+            hello: None,
+            transaction: None,
+            refusing: false,
+            draining: false,
+            loaded: false,
+            tickets: 0,
+            messages: 0,
+            errors: 0,
+            idle_commands: 0,
+            unknown_recipients: 0,
+        }
+    }
+
+    /// The next thing to do.
+    pub fn poll(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// True while input is of use: nothing is asked or stored.
+    #[must_use]
+    pub fn wants_input(&self) -> bool {
+        !matches!(self.phase, Phase::Asking(_) | Phase::Storing { .. } | Phase::Closed)
+    }
+
+    /// True after [`Output::Close`].
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        matches!(self.phase, Phase::Closed)
+    }
+
+    /// True while a message is on its way in, from the first octet until it is stored or refused.
+    #[must_use]
+    pub fn is_inside_message(&self) -> bool {
+        matches!(self.phase, Phase::Body { .. } | Phase::Skip { .. } | Phase::Storing { .. })
+    }
+
+    /// When [`Receiver::tick`] has something to do, if nothing happens before.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        match &self.phase {
+            Phase::Greeting { at } => Some(*at),
+            Phase::Command { since, .. } => Some(*since + self.settings.command_patience(self.loaded)),
+            Phase::Body { clock, .. } | Phase::Skip { clock, .. } => {
+                Some(self.settings.body_deadline(clock.since, clock.last, clock.bytes, self.loaded))
+            }
+            Phase::Asking(_) | Phase::Storing { .. } | Phase::Closed => None,
+        }
+    }
+
+    /// Takes octets of the client, as many as can be used now; the rest must be offered again after the
+    /// outputs were performed. Returns how many were taken.
+    pub fn receive(&mut self, input: &[u8], now: Instant) -> usize {
+        let mut taken = 0;
+        while taken < input.len() {
+            let rest = &input[taken..];
+            match &mut self.phase {
+                Phase::Greeting { .. } => {
+                    self.end(Reply::talks_too_soon());
+                }
+                Phase::Command { line, .. } => {
+                    if !line.is_inside_line() && rest[0] == TLS_HANDSHAKE {
+                        self.end(Reply::not_smtp());
+                        continue;
+                    }
+                    let (used, framed) = line.push(rest);
+                    taken += used;
+                    if let Some(framed) = framed {
+                        self.command(framed, taken < input.len(), now);
+                    }
+                }
+                Phase::Body { .. } | Phase::Skip { .. } => taken += self.body(rest, now),
+                Phase::Asking(_) | Phase::Storing { .. } => return taken,
+                Phase::Closed => return input.len(),
+            }
+        }
+        taken
+    }
+
+    /// The outside answers the last [`Output::Ask`]; any other answer is ignored.
+    pub fn answer(&mut self, answer: Answer, now: Instant) {
+        if !matches!(self.phase, Phase::Asking(_)) {
+            return;
+        }
+        let next = Phase::Command { line: LineReader::default(), since: now };
+        if let Phase::Asking(asked) = std::mem::replace(&mut self.phase, next) {
+            match asked {
+                Asked::Mail(mail) => self.mail_answered(mail, answer),
+                Asked::Rcpt(path) => self.rcpt_answered(path, answer),
+            }
+        }
+        self.ready(now);
+    }
+
+    /// The message of this ticket is on stable storage under `id`.
+    pub fn persisted(&mut self, ticket: Ticket, id: ItemId, now: Instant) {
+        self.stored(ticket, Reply::accepted(id), now);
+    }
+
+    /// The message of this ticket was not stored, and nothing of it is or becomes visible.
+    pub fn store_failed(&mut self, ticket: Ticket, answer: Answer, now: Instant) {
+        let reply = match answer {
+            Answer::NoSpace => Reply::storage_full(),
+            Answer::OverQuota => Reply::mailbox_full(),
+            Answer::Begin
+            | Answer::Lane(_)
+            | Answer::Busy
+            | Answer::Unknown
+            | Answer::Revoked
+            | Answer::Failed => Reply::try_later(),
+        };
+        self.stored(ticket, reply, now);
+    }
+
+    /// The spool refused a part of the body under way: read on to its end, then say so.
+    pub fn body_failed(&mut self) {
+        if let Some(message) = self.transaction.as_mut().and_then(|t| t.message.as_mut()) {
+            message.failed = true;
+        }
+    }
+
+    /// Time has passed.
+    pub fn tick(&mut self, now: Instant) {
+        if self.deadline().is_none_or(|at| now < at) {
+            return;
+        }
+        if let Phase::Greeting { .. } = self.phase {
+            let banner = Reply::banner(&self.settings.hostname);
+            self.say(banner, Stage::Session);
+            self.phase = Phase::Command { line: LineReader::default(), since: now };
+        } else {
+            let reply = Reply::timeout(&self.settings.hostname);
+            self.end(reply);
+        }
+    }
+
+    /// Many sessions are open (or no longer): patience gets shorter.
+    pub fn set_loaded(&mut self, loaded: bool) {
+        self.loaded = loaded;
+    }
+
+    /// The process is going down. Between commands the session ends at once; a message under way is
+    /// finished and answered first.
+    pub fn drain(&mut self) {
+        self.draining = true;
+        if matches!(self.phase, Phase::Greeting { .. } | Phase::Command { .. }) {
+            let reply = Reply::shutting_down(&self.settings.hostname);
+            self.end(reply);
+        }
+    }
+
+    /// The client is gone, or the driver gives up: what was begun is dropped without a word.
+    pub fn hang_up(&mut self) {
+        self.close();
+    }
+
+    fn stored(&mut self, ticket: Ticket, reply: Reply, now: Instant) {
+        if matches!(&self.phase, Phase::Storing { ticket: waiting } if *waiting == ticket) {
+            self.transaction = None;
+            self.say(reply, Stage::Data);
+            self.ready(now);
+        }
+    }
+
+    fn say(&mut self, reply: Reply, stage: Stage) {
+        self.outputs.push_back(Output::Write { reply, stage, about: None });
+    }
+
+    /// The next command may come, unless the session has ended.
+    fn ready(&mut self, now: Instant) {
+        if self.is_closed() {
+            return;
+        }
+        self.phase = Phase::Command { line: LineReader::default(), since: now };
+        if self.draining {
+            self.drain();
+        }
+    }
+
+    /// Says why, and ends the session.
+    fn end(&mut self, reply: Reply) {
+        self.say(reply, Stage::Session);
+        self.close();
+    }
+
+    fn close(&mut self) {
+        if !self.is_closed() {
+            self.drop_transaction();
+            self.phase = Phase::Closed;
+            self.outputs.push_back(Output::Close);
+        }
+    }
+
+    /// Forgets the transaction. A message being stored is no part of it any more: it is answered.
+    fn drop_transaction(&mut self) {
+        if self.transaction.take().is_some_and(|transaction| transaction.message.is_some()) {
+            self.outputs.push_back(Output::Abandon);
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! What each command does to the session (RFC 5321 §4.1.1, §4.1.4).
+
+use std::time::Instant;
+
+use super::{Answer, Asked, Hello, Output, Phase, Question, Receiver, Recipient, Stage, Transaction};
+use crate::mail::address::ForwardPath;
+use crate::mail::smtp::command::{self, Command, Context, Framed, Mail};
+use crate::mail::smtp::reply::Reply;
+
+impl Receiver {
+    /// Answers one framed line. `more`: octets of the client lie behind it already.
+    pub(super) fn command(&mut self, framed: Framed, more: bool, now: Instant) {
+        self.phase = Phase::Command { line: Default::default(), since: now };
+        let line = match framed {
+            Framed::Line(line) => line,
+            Framed::TooLong => return self.mistake(Reply::line_too_long(), Stage::Command),
+            Framed::Stray => return self.mistake(Reply::stray_octet_in_command(), Stage::Command),
+            Framed::Flood => return self.end(Reply::line_too_long()),
+        };
+        // Before EHLO parameters are read too: "bad sequence" then says more than "unknown parameter".
+        let context = Context {
+            extended: self.hello.as_ref().is_none_or(|hello| hello.extended),
+            utf8: self.transaction.as_ref().is_some_and(|transaction| transaction.mail.utf8),
+        };
+        let command = match command::parse(&line, context) {
+            Ok(command) => command,
+            Err(error) if error.is_fatal() => return self.end(error.reply()),
+            Err(error) => return self.mistake(error.reply(), Stage::Command),
+        };
+        if self.refusing && command != Command::Quit {
+            return self.mistake(Reply::bad_sequence("No service here, only QUIT"), Stage::Session);
+        }
+        match command {
+            Command::Helo(name) => self.hello(name, false, more),
+            Command::Ehlo(name) => self.hello(name, true, more),
+            Command::Mail(mail) => self.mail(mail),
+            Command::Rcpt(path) => self.rcpt(path),
+            Command::Data => self.data(more, now),
+            Command::Bdat { bytes, last } => self.bdat(bytes, last, now),
+            Command::Rset => {
+                self.drop_transaction();
+                self.idle(Reply::ok());
+            }
+            Command::Noop => self.idle(Reply::ok()),
+            Command::Vrfy => self.idle(Reply::cannot_verify()),
+            Command::Help => self.idle(Reply::help()),
+            Command::Quit => self.end(Reply::bye()),
+            // STARTTLS goes here: answer 220, drop what lies behind, forget all state, shake hands.
+            Command::StartTls => self.mistake(Reply::tls_not_available(), Stage::Command),
+            Command::Auth => self.mistake(Reply::bad_sequence("AUTH is not offered"), Stage::Command),
+        }
+    }
+
+    /// Answers a mistake of the client; one too many ends the session.
+    pub(super) fn mistake(&mut self, reply: Reply, stage: Stage) {
+        self.errors += 1;
+        if self.errors > self.settings.errors_max {
+            self.end(Reply::session_over(&self.settings.hostname));
+        } else {
+            self.say(reply, stage);
+        }
+    }
+
+    /// Answers a command that brings nobody further; one too many ends the session.
+    fn idle(&mut self, reply: Reply) {
+        self.idle_commands += 1;
+        if self.idle_commands > self.settings.idle_commands_max {
+            self.end(Reply::session_over(&self.settings.hostname));
+        } else {
+            self.say(reply, Stage::Command);
+        }
+    }
+
+    fn hello(&mut self, name: String, extended: bool, more: bool) {
+        if more {
+            // EHLO must be the last of a group: what follows was sent without knowing what we offer.
+            return self.end(Reply::pipelining_violation());
+        }
+        self.drop_transaction();
+        self.hello = Some(Hello { name, extended });
+        let hostname = &self.settings.hostname;
+        let reply = if extended { Reply::ehlo(hostname, self.keywords()) } else { Reply::helo(hostname) };
+        self.idle(reply);
+    }
+
+    /// EHLO keywords (RFC 5321 §4.1.1.1). STARTTLS joins them when there is a certificate and no TLS yet.
+    fn keywords(&self) -> Vec<String> {
+        let settings = &self.settings;
+        vec![
+            "PIPELINING".to_owned(),
+            format!("SIZE {}", settings.message_bytes_max),
+            "8BITMIME".to_owned(),
+            "SMTPUTF8".to_owned(),
+            "CHUNKING".to_owned(),
+            "ENHANCEDSTATUSCODES".to_owned(),
+            format!("LIMITS RCPTMAX={} MAILMAX={}", settings.recipients_max, settings.messages_max),
+        ]
+    }
+
+    fn mail(&mut self, mail: Mail) {
+        if self.hello.is_none() {
+            self.mistake(Reply::bad_sequence("EHLO first"), Stage::Command);
+        } else if self.transaction.is_some() {
+            self.mistake(Reply::bad_sequence("MAIL was given already"), Stage::Command);
+        } else if self.messages >= self.settings.messages_max {
+            self.end(Reply::session_over(&self.settings.hostname));
+        } else if mail.size.is_some_and(|size| size > self.settings.message_bytes_max) {
+            self.say(Reply::too_large(), Stage::Mail);
+        } else {
+            self.phase = Phase::Asking(Asked::Mail(mail));
+            self.outputs.push_back(Output::Ask(Question::Transaction));
+        }
+    }
+
+    pub(super) fn mail_answered(&mut self, mail: Mail, answer: Answer) {
+        let reply = match answer {
+            Answer::Begin => {
+                self.messages += 1;
+                self.idle_commands = 0;
+                self.transaction = Some(Transaction {
+                    mail,
+                    recipients: Vec::new(),
+                    rcpt_seen: false,
+                    message: None,
+                    broken: false,
+                });
+                Reply::sender_ok()
+            }
+            Answer::Busy => Reply::too_many_messages(),
+            Answer::NoSpace => Reply::storage_full(),
+            Answer::Lane(_) | Answer::Unknown | Answer::Revoked | Answer::OverQuota | Answer::Failed => {
+                Reply::try_later()
+            }
+        };
+        self.say(reply, Stage::Mail);
+    }
+
+    fn rcpt(&mut self, path: ForwardPath) {
+        let Some(transaction) = &mut self.transaction else {
+            return self.mistake(Reply::bad_sequence("MAIL first"), Stage::Command);
+        };
+        if transaction.broken || transaction.message.is_some() {
+            return self.mistake(Reply::bad_sequence("Too late for RCPT, RSET first"), Stage::Command);
+        }
+        transaction.rcpt_seen = true;
+        if transaction.recipients.iter().any(|known| known.path.key() == path.key()) {
+            return self.say(Reply::recipient_ok(), Stage::Rcpt);
+        }
+        if transaction.recipients.len() >= self.settings.recipients_max {
+            return self.say(Reply::too_many_recipients(), Stage::Rcpt);
+        }
+        if let ForwardPath::Mailbox(mailbox) = &path {
+            let ours = self.settings.domains.iter().any(|domain| domain == mailbox.domain());
+            if mailbox.is_literal() {
+                return self.recipient_refused(Reply::foreign_literal(), &path);
+            } else if !ours {
+                return self.recipient_refused(Reply::relay_denied(), &path);
+            }
+        }
+        self.phase = Phase::Asking(Asked::Rcpt(path.clone()));
+        self.outputs.push_back(Output::Ask(Question::Recipient(path)));
+    }
+
+    pub(super) fn rcpt_answered(&mut self, path: ForwardPath, answer: Answer) {
+        match answer {
+            Answer::Lane(lane) => {
+                if let Some(transaction) = &mut self.transaction {
+                    transaction.recipients.push(Recipient { path, lane });
+                }
+                self.say(Reply::recipient_ok(), Stage::Rcpt);
+            }
+            Answer::Unknown => self.recipient_refused(Reply::unknown_mailbox(), &path),
+            Answer::Revoked => self.recipient_refused(Reply::mailbox_disabled(), &path),
+            Answer::OverQuota => self.refused_about(Reply::mailbox_full(), &path),
+            Answer::NoSpace => self.refused_about(Reply::storage_full(), &path),
+            Answer::Busy => self.refused_about(Reply::too_many_messages(), &path),
+            Answer::Begin | Answer::Failed => self.refused_about(Reply::try_later(), &path),
+        }
+    }
+
+    /// A recipient that will never be taken here; many of them are a harvest of addresses.
+    fn recipient_refused(&mut self, reply: Reply, path: &ForwardPath) {
+        self.unknown_recipients += 1;
+        if self.unknown_recipients > self.settings.unknown_recipients_max {
+            self.end(Reply::too_many_unknown(&self.settings.hostname));
+        } else {
+            self.refused_about(reply, path);
+        }
+    }
+
+    fn refused_about(&mut self, reply: Reply, path: &ForwardPath) {
+        let about = Some(path.to_string());
+        self.outputs.push_back(Output::Write { reply, stage: Stage::Rcpt, about });
+    }
+}
