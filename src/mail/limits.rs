@@ -1,0 +1,386 @@
+//! How much one corner of the network may ask of us: connections at a time, connections and messages per
+//! minute, and a time-out for those who misbehave.
+//!
+//! An IPv4 client counts by its address and its /24; an IPv6 client by its /64 (one customer) and its /48
+//! (one site). Promises: state is bounded by [`PLACES_MAX`] entries per table; what has been quiet is
+//! forgotten by [`Limits::tidy`]; a refusal says which limit it was. Does not: sleep, speak SMTP, or know
+//! who is a friend.
+//!
+//! Policy when a table is full of busy places: newcomers are told to come back. Bounded memory goes first.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use governor::clock::Clock;
+use governor::middleware::NoOpMiddleware;
+use governor::state::keyed::HashMapStateStore;
+use governor::{Quota, RateLimiter};
+
+use crate::clock;
+
+/// Most places one table remembers.
+pub const PLACES_MAX: usize = 65_536;
+/// A prefix may do this many times what one address may.
+const PREFIX_FACTOR: u32 = 4;
+
+/// What may be asked.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// False: only `connections_max` holds.
+    pub enabled: bool,
+    /// Most connections at a time, all clients together.
+    pub connections_max: usize,
+    /// Most connections at a time from one address.
+    pub connections_per_address_max: u32,
+    /// Most new connections per minute from one address.
+    pub connections_per_minute: u32,
+    /// Most transactions per minute from one address.
+    pub messages_per_minute: u32,
+    /// How long an address that went too far is refused.
+    pub deny_window: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            connections_max: 1000,
+            connections_per_address_max: 100,
+            connections_per_minute: 60,
+            messages_per_minute: 30,
+            deny_window: Duration::from_secs(300),
+        }
+    }
+}
+
+/// Which limit was hit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// All connections are taken.
+    #[error("too many connections")]
+    Total,
+    /// Too many from one address or prefix at a time.
+    #[error("too many connections from one place")]
+    Place,
+    /// Too many from one address or prefix per minute.
+    #[error("connection rate")]
+    Rate,
+    /// Inside its deny window.
+    #[error("denied for a while")]
+    Denied,
+}
+
+/// Where a client sits, narrow or wide.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Place {
+    V4([u8; 4]),
+    V4Net24([u8; 3]),
+    V6Net64([u8; 8]),
+    V6Net48([u8; 6]),
+}
+
+impl Place {
+    /// Narrow place, then wide place.
+    fn of(address: IpAddr) -> [Self; 2] {
+        match address.to_canonical() {
+            IpAddr::V4(v4) => {
+                let [a, b, c, d] = v4.octets();
+                [Self::V4([a, b, c, d]), Self::V4Net24([a, b, c])]
+            }
+            IpAddr::V6(v6) => {
+                let [a, b, c, d, e, f, g, h, ..] = v6.octets();
+                [Self::V6Net64([a, b, c, d, e, f, g, h]), Self::V6Net48([a, b, c, d, e, f])]
+            }
+        }
+    }
+
+    fn factor(self) -> u32 {
+        match self {
+            Self::V4(_) | Self::V6Net64(_) => 1,
+            Self::V4Net24(_) | Self::V6Net48(_) => PREFIX_FACTOR,
+        }
+    }
+}
+
+/// The network part that stays when a client comes back from its neighbour: /24 or /64.
+#[must_use]
+pub fn neighbourhood(address: IpAddr) -> Vec<u8> {
+    match Place::of(address) {
+        [_, Place::V4Net24(net)] => net.to_vec(),
+        [Place::V6Net64(net), _] => net.to_vec(),
+        [Place::V4(_) | Place::V4Net24(_) | Place::V6Net48(_), _] => Vec::new(), // no such pair
+    }
+}
+
+/// The process's clock, as governor wants it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Monotonic;
+
+impl Clock for Monotonic {
+    type Instant = Instant;
+
+    fn now(&self) -> Instant {
+        clock::monotonic()
+    }
+}
+
+type Keyed<C> = RateLimiter<Place, HashMapStateStore<Place>, C, NoOpMiddleware<<C as Clock>::Instant>>;
+
+/// One rate for narrow places and one for wide ones.
+#[derive(Debug)]
+struct Rate<C: Clock> {
+    narrow: Keyed<C>,
+    wide: Keyed<C>,
+}
+
+impl<C: Clock + Clone> Rate<C> {
+    fn per_minute(n: u32, clock: &C) -> Self {
+        let quota = |n: u32| Quota::per_minute(NonZeroU32::new(n).unwrap_or(NonZeroU32::MIN));
+        Self {
+            narrow: RateLimiter::hashmap_with_clock(quota(n), clock.clone()),
+            wide: RateLimiter::hashmap_with_clock(quota(n.saturating_mul(PREFIX_FACTOR)), clock.clone()),
+        }
+    }
+
+    fn allows(&self, [narrow, wide]: [Place; 2]) -> bool {
+        if self.narrow.len() >= PLACES_MAX || self.wide.len() >= PLACES_MAX {
+            self.tidy();
+            if self.narrow.len() >= PLACES_MAX || self.wide.len() >= PLACES_MAX {
+                return false;
+            }
+        }
+        self.narrow.check_key(&narrow).is_ok() && self.wide.check_key(&wide).is_ok()
+    }
+
+    fn tidy(&self) {
+        self.narrow.retain_recent();
+        self.wide.retain_recent();
+    }
+}
+
+#[derive(Debug, Default)]
+struct Open {
+    total: usize,
+    by_place: HashMap<Place, u32>,
+    denied: HashMap<Place, Instant>,
+}
+
+/// The limits of all listeners together.
+#[derive(Debug)]
+pub struct Limits<C: Clock = Monotonic> {
+    settings: Settings,
+    connections: Rate<C>,
+    messages: Rate<C>,
+    open: Mutex<Open>,
+}
+
+impl Limits {
+    /// Limits by the process's clock.
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        Self::with_clock(settings, &Monotonic)
+    }
+}
+
+impl<C: Clock + Clone> Limits<C> {
+    /// Limits by a clock of the caller's.
+    #[must_use]
+    pub fn with_clock(settings: Settings, clock: &C) -> Self {
+        Self {
+            connections: Rate::per_minute(settings.connections_per_minute, clock),
+            messages: Rate::per_minute(settings.messages_per_minute, clock),
+            open: Mutex::default(),
+            settings,
+        }
+    }
+
+    /// Counts one new connection; [`Limits::leave`] must follow when it ends.
+    ///
+    /// # Errors
+    /// [`Refused`]: the connection is not counted. A rate that is exceeded opens the deny window.
+    pub fn enter(&self, address: IpAddr, now: Instant) -> Result<(), Refused> {
+        let places = Place::of(address);
+        let mut open = self.open();
+        if open.total >= self.settings.connections_max {
+            return Err(Refused::Total);
+        }
+        if self.settings.enabled {
+            if open.denied.get(&places[0]).is_some_and(|until| now < *until) {
+                return Err(Refused::Denied);
+            }
+            let cap = self.settings.connections_per_address_max;
+            let crowded = |place: &Place| {
+                open.by_place.get(place).copied().unwrap_or(0) >= cap.saturating_mul(place.factor())
+            };
+            if places.iter().any(crowded) {
+                return Err(Refused::Place);
+            }
+            if !self.connections.allows(places) {
+                open.deny(places[0], now, self.settings.deny_window);
+                return Err(Refused::Rate);
+            }
+        }
+        open.total += 1;
+        for place in places {
+            *open.by_place.entry(place).or_default() += 1;
+        }
+        Ok(())
+    }
+
+    /// A connection that was let in has ended.
+    pub fn leave(&self, address: IpAddr) {
+        let mut open = self.open();
+        open.total = open.total.saturating_sub(1);
+        for place in Place::of(address) {
+            if let Some(count) = open.by_place.get_mut(&place) {
+                *count = count.saturating_sub(1);
+                if *count == 0 {
+                    open.by_place.remove(&place);
+                }
+            }
+        }
+    }
+
+    /// True when one more transaction from there is within the rate.
+    pub fn message(&self, address: IpAddr) -> bool {
+        !self.settings.enabled || self.messages.allows(Place::of(address))
+    }
+
+    /// An address harvested recipients or spoke nonsense to the cap: refuse it for the deny window.
+    pub fn deny(&self, address: IpAddr, now: Instant) {
+        if self.settings.enabled {
+            self.open().deny(Place::of(address)[0], now, self.settings.deny_window);
+        }
+    }
+
+    /// Three quarters of all connections are taken: time to be less patient.
+    #[must_use]
+    pub fn is_loaded(&self) -> bool {
+        self.open().total >= self.settings.connections_max.div_ceil(4) * 3
+    }
+
+    /// Forgets who has been quiet. Call it now and then.
+    pub fn tidy(&self, now: Instant) {
+        self.connections.tidy();
+        self.messages.tidy();
+        self.open().denied.retain(|_, until| now < *until);
+    }
+
+    /// The counters stay true when a holder panics: each change is one statement.
+    fn open(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Open {
+    fn deny(&mut self, place: Place, now: Instant, window: Duration) {
+        if self.denied.len() >= PLACES_MAX {
+            self.denied.retain(|_, until| now < *until);
+        }
+        if self.denied.len() < PLACES_MAX {
+            self.denied.insert(place, now + window);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use governor::clock::FakeRelativeClock;
+
+    use super::*;
+
+    fn limits(settings: Settings) -> (Limits<FakeRelativeClock>, FakeRelativeClock, Instant) {
+        let clock = FakeRelativeClock::default();
+        (Limits::with_clock(settings, &clock), clock, clock::monotonic())
+    }
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn connections_at_a_time_are_capped_by_address_prefix_and_total() {
+        let settings = Settings {
+            connections_max: 6,
+            connections_per_address_max: 1,
+            connections_per_minute: 1000,
+            ..Settings::default()
+        };
+        let (limits, _, now) = limits(settings); // U1
+        assert_eq!(limits.enter(ip("192.0.2.1"), now), Ok(()));
+        assert_eq!(limits.enter(ip("192.0.2.1"), now), Err(Refused::Place));
+        assert_eq!(limits.enter(ip("::ffff:192.0.2.1"), now), Err(Refused::Place));
+        for n in 2..5 {
+            assert_eq!(limits.enter(ip(&format!("192.0.2.{n}")), now), Ok(()));
+        }
+        assert_eq!(limits.enter(ip("192.0.2.5"), now), Err(Refused::Place)); // the /24 is full
+        assert_eq!(limits.enter(ip("2001:db8::1"), now), Ok(()));
+        assert_eq!(limits.enter(ip("2001:db8::2"), now), Err(Refused::Place)); // same /64
+        assert_eq!(limits.enter(ip("2001:db8:0:1::1"), now), Ok(()));
+        assert_eq!(limits.enter(ip("198.51.100.1"), now), Err(Refused::Total));
+        assert!(limits.is_loaded());
+        limits.leave(ip("192.0.2.1"));
+        assert_eq!(limits.enter(ip("192.0.2.1"), now), Ok(()));
+    }
+
+    #[test]
+    fn an_exceeded_rate_opens_the_deny_window() {
+        let (limits, clock, now) = limits(Settings { connections_per_minute: 2, ..Settings::default() });
+        let client = ip("192.0.2.1");
+        assert_eq!((limits.enter(client, now), limits.enter(client, now)), (Ok(()), Ok(())));
+        assert_eq!(limits.enter(client, now), Err(Refused::Rate));
+        clock.advance(Duration::from_secs(60));
+        let later = now + Duration::from_secs(299);
+        assert_eq!(limits.enter(client, later), Err(Refused::Denied));
+        assert_eq!(limits.enter(client, now + Duration::from_secs(300)), Ok(()));
+    }
+
+    #[test]
+    fn messages_have_their_own_rate_and_it_recovers() {
+        let (limits, clock, now) = limits(Settings { messages_per_minute: 2, ..Settings::default() });
+        let client = ip("192.0.2.1");
+        assert_eq!([0; 3].map(|_| limits.message(client)), [true, true, false]);
+        clock.advance(Duration::from_secs(30));
+        assert!(limits.message(client));
+        limits.tidy(now);
+    }
+
+    #[test]
+    fn switched_off_only_the_total_holds() {
+        let (limits, _, now) = limits(Settings {
+            enabled: false,
+            messages_per_minute: 1,
+            connections_max: 500,
+            ..Settings::default()
+        });
+        let client = ip("127.0.0.1");
+        assert!((0..500).all(|_| limits.message(client) && limits.enter(client, now).is_ok()));
+        assert_eq!(limits.enter(client, now), Err(Refused::Total));
+    }
+
+    #[test]
+    fn quiet_places_are_forgotten() {
+        let (limits, clock, now) = limits(Settings::default());
+        for n in 0..200_u8 {
+            let client = ip(&format!("192.0.{n}.1"));
+            limits.enter(client, now).unwrap();
+            limits.leave(client);
+            limits.deny(client, now);
+        }
+        clock.advance(Duration::from_secs(3600));
+        limits.tidy(now + Duration::from_secs(3600));
+        assert_eq!(limits.connections.narrow.len() + limits.connections.wide.len(), 0);
+        let open = limits.open();
+        assert_eq!((open.total, open.by_place.len(), open.denied.len()), (0, 0, 0));
+    }
+
+    #[test]
+    fn neighbours_share_a_neighbourhood() {
+        assert_eq!(neighbourhood(ip("192.0.2.1")), neighbourhood(ip("192.0.2.200")));
+        assert_ne!(neighbourhood(ip("192.0.2.1")), neighbourhood(ip("192.0.3.1")));
+        assert_eq!(neighbourhood(ip("2001:db8::1")), neighbourhood(ip("2001:db8::ffff")));
+    }
+}
