@@ -1,1 +1,304 @@
-//! Being written.
+//! The async handle to the spool: services await what the ledger's thread answers.
+//!
+//! Promise: [`Spooler::call`] and [`BodyWriter::commit`] return after the group commit, so whatever they answer
+//! is stable. What they do not do: retry. An error is final for its request; a poisoned spool answers everybody
+//! with the same error until the process is restarted.
+//!
+//! Bounds: at most [`CALLS_MAX`] requests and [`CHUNK_BYTES_WAITING_MAX`] bytes of bodies wait for the ledger;
+//! whoever comes later waits in line here, without holding a thread.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
+use spool::accept::ChunkBuilder;
+use spool::engine::Handle;
+use spool::error::{AcceptError, SpoolError};
+use spool::ids::{ItemId, LaneId, WallMs};
+use spool::journal::JournalReader;
+use spool::types::{CHUNK_BYTES_MAX, ItemInfo, NewMessage, Target};
+use spool::{Bell, Spool};
+use tokio::sync::{Semaphore, oneshot};
+
+/// Requests that may be on their way to the ledger; below the engine's own queue, so that sending never blocks.
+pub const CALLS_MAX: usize = 4096;
+/// Bytes of bodies that may wait to be written.
+pub const CHUNK_BYTES_WAITING_MAX: usize = 32 * 1024 * 1024;
+
+/// Reaches the spool from async code. Cheap to clone.
+#[derive(Clone)]
+pub struct Spooler {
+    handle: Handle,
+    reader: JournalReader,
+    calls: Arc<Semaphore>,
+    chunk_bytes: Arc<Semaphore>,
+    clock: fn() -> WallMs,
+}
+
+impl fmt::Debug for Spooler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Spooler")
+    }
+}
+
+impl Spooler {
+    /// Wraps the engine's handle. `reader` is the spool's, taken before it went to its thread; `clock` dates ids.
+    #[must_use]
+    pub fn new(handle: Handle, reader: JournalReader, clock: fn() -> WallMs) -> Self {
+        Self {
+            handle,
+            reader,
+            calls: Arc::new(Semaphore::new(CALLS_MAX)),
+            chunk_bytes: Arc::new(Semaphore::new(CHUNK_BYTES_WAITING_MAX)),
+            clock,
+        }
+    }
+
+    /// Runs `f` on the ledger's thread and answers after the commit: what it staged is stable.
+    ///
+    /// # Errors
+    /// [`SpoolError`] of the commit; [`SpoolError::Closed`] when the spool has been stopped.
+    pub async fn call<T: Send + 'static>(
+        &self,
+        f: impl FnOnce(&mut Spool) -> T + Send + 'static,
+    ) -> Result<T, SpoolError> {
+        let permit = self.calls.clone().acquire_owned().await.map_err(|_| SpoolError::Closed)?;
+        let (answer, wait) = oneshot::channel();
+        self.handle.call(Box::new(move |spool| {
+            let value = f(spool);
+            Box::new(move |outcome| {
+                drop(permit);
+                let _ = answer.send(outcome.map(|()| value));
+            })
+        }))?;
+        wait.await.map_err(|_| SpoolError::Closed)?
+    }
+
+    /// Runs `f` on the ledger's thread and answers at once. It may see what is not stable yet: for questions
+    /// whose answer is no promise.
+    ///
+    /// # Errors
+    /// [`SpoolError::Closed`] when the spool has been stopped.
+    pub async fn query<T: Send + 'static>(
+        &self,
+        f: impl FnOnce(&Spool) -> T + Send + 'static,
+    ) -> Result<T, SpoolError> {
+        let permit = self.calls.clone().acquire_owned().await.map_err(|_| SpoolError::Closed)?;
+        let (answer, wait) = oneshot::channel();
+        self.handle.query(Box::new(move |spool| {
+            drop(permit);
+            let _ = answer.send(f(spool));
+        }))?;
+        wait.await.map_err(|_| SpoolError::Closed)
+    }
+
+    /// Asks for something that nobody waits for, if the ledger has room for it; for clean-up in destructors.
+    fn call_unanswered(&self, f: impl FnOnce(&mut Spool) + Send + 'static) {
+        let _ = self.handle.try_call(Box::new(move |spool| {
+            f(spool);
+            Box::new(|_| ())
+        }));
+    }
+
+    /// Ends a session without waiting for it; for destructors.
+    pub fn close_session(&self, session: spool::ids::SessionId) {
+        self.call_unanswered(move |spool| spool.close_session(session));
+    }
+
+    /// Begins a body under a new id.
+    #[must_use]
+    pub fn body(&self) -> BodyWriter {
+        let id = ItemId::new((self.clock)(), rand::random());
+        BodyWriter {
+            spooler: self.clone(),
+            id,
+            builder: ChunkBuilder::new(id, self.reader.seed()),
+            sha256: Sha256::new(),
+            bytes: 0,
+            staged: false,
+            done: false,
+        }
+    }
+
+    /// Piece `n` of an item's body, at most [`CHUNK_BYTES_MAX`] bytes, checked.
+    ///
+    /// A piece that compaction has moved in the meantime is found again by asking for the item once more.
+    ///
+    /// # Errors
+    /// [`SpoolError::Corrupt`] when it is damaged or the item is gone, [`SpoolError::Io`].
+    pub async fn read_chunk(&self, item: &ItemInfo, n: usize) -> Result<Bytes, SpoolError> {
+        match self.read_chunk_once(item.clone(), n).await {
+            Err(SpoolError::Corrupt { lsn, problem }) => {
+                let id = item.id;
+                match self.query(move |spool| spool.item(id)).await?? {
+                    Some(again) if again.chunks != item.chunks => self.read_chunk_once(again, n).await,
+                    Some(_) | None => Err(SpoolError::Corrupt { lsn, problem }),
+                }
+            }
+            other => other,
+        }
+    }
+
+    async fn read_chunk_once(&self, item: ItemInfo, n: usize) -> Result<Bytes, SpoolError> {
+        let reader = self.reader.clone();
+        tokio::task::spawn_blocking(move || reader.chunk(&item, n).map(Bytes::from))
+            .await
+            .map_err(|_| SpoolError::Closed)?
+    }
+
+    /// Reads bodies from threads that may block.
+    #[must_use]
+    pub fn reader(&self) -> JournalReader {
+        self.reader.clone()
+    }
+}
+
+/// A bell that wakes one waiting task; the wake-up is kept when it comes first.
+#[must_use]
+pub fn bell(notify: &Arc<tokio::sync::Notify>) -> Bell {
+    let notify = notify.clone();
+    Arc::new(move || notify.notify_one())
+}
+
+/// What a commit answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Accepted {
+    /// Ids of the items, in the order of the targets; the first is [`BodyWriter::id`].
+    pub ids: Vec<ItemId>,
+    /// SHA-256 of the body without the head.
+    pub sha256: [u8; 32],
+    /// Bytes of head and body.
+    pub size_bytes: u64,
+}
+
+/// Streams one body into the journal, holding at most one chunk of it. Dropping it abandons the body.
+pub struct BodyWriter {
+    spooler: Spooler,
+    id: ItemId,
+    builder: ChunkBuilder,
+    sha256: Sha256,
+    bytes: u64,
+    staged: bool,
+    done: bool,
+}
+
+impl fmt::Debug for BodyWriter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BodyWriter").field("id", &self.id).field("bytes", &self.bytes).finish_non_exhaustive()
+    }
+}
+
+impl BodyWriter {
+    /// Id of the body, and of the item in the first lane it will go to.
+    #[must_use]
+    pub fn id(&self) -> ItemId {
+        self.id
+    }
+
+    /// Bytes written so far.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Nothing written so far.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.bytes == 0
+    }
+
+    /// SHA-256 of what was written so far.
+    #[must_use]
+    pub fn sha256(&self) -> [u8; 32] {
+        self.sha256.clone().finalize().into()
+    }
+
+    /// Adds bytes; waits while too much waits for the disk.
+    ///
+    /// # Errors
+    /// [`AcceptError`]; the body is abandoned then.
+    pub async fn write(&mut self, bytes: &[u8]) -> Result<(), AcceptError> {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let taken = self.builder.take(rest);
+            self.sha256.update(&rest[..taken]);
+            self.bytes += taken as u64;
+            rest = &rest[taken..];
+            if self.builder.is_full() {
+                self.flush_chunk().await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn flush_chunk(&mut self) -> Result<(), AcceptError> {
+        let len = self.builder.len().min(CHUNK_BYTES_MAX) as u32;
+        let permit = self
+            .spooler
+            .chunk_bytes
+            .clone()
+            .acquire_many_owned(len)
+            .await
+            .map_err(|_| AcceptError::Spool(SpoolError::Closed))?;
+        let chunk = self.builder.finish();
+        let body = self.id;
+        self.staged = true;
+        // Wait until the ledger has taken it, not until it is stable: the commit covers it.
+        let (answer, wait) = oneshot::channel();
+        self.spooler
+            .handle
+            .call(Box::new(move |spool| {
+                let _ = answer.send(spool.stage_chunk(body, chunk));
+                Box::new(move |_| drop(permit))
+            }))
+            .map_err(AcceptError::Spool)?;
+        wait.await.map_err(|_| AcceptError::Spool(SpoolError::Closed))?
+    }
+
+    /// Makes the body visible in all of its lanes, or in none, and answers when that is stable.
+    ///
+    /// * `head`: bytes to hand out before the body; `meta`: opaque service metadata.
+    /// * `targets`: lane and tag of each, 1..=[`spool::types::TARGETS_MAX`].
+    ///
+    /// # Errors
+    /// [`AcceptError`]; nothing is visible then, except after [`AcceptError::Spool`]: then nobody knows before
+    /// the next start, and the caller must not say that it was accepted.
+    pub async fn commit(
+        mut self,
+        head: Vec<u8>,
+        meta: Vec<u8>,
+        targets: Vec<(LaneId, Vec<u8>)>,
+        now: WallMs,
+    ) -> Result<Accepted, AcceptError> {
+        let last = (!self.builder.is_empty()).then(|| self.builder.finish());
+        let mut ids = vec![self.id];
+        ids.extend((1..targets.len()).map(|_| ItemId::new(self.id.time(), rand::random())));
+        let sha256 = self.sha256();
+        let accepted = Accepted { ids: ids.clone(), sha256, size_bytes: head.len() as u64 + self.bytes };
+        let targets =
+            targets.into_iter().zip(ids).map(|((lane, tag), id)| Target { lane, id, tag }).collect();
+        let message = NewMessage { body: self.id, body_bytes: self.bytes, sha256, head, meta, targets };
+        let body = self.id;
+        self.done = true;
+        self.spooler
+            .call(move |spool| {
+                if let Some(chunk) = last {
+                    spool.stage_chunk(body, chunk)?;
+                }
+                spool.accept(message, now)
+            })
+            .await
+            .map_err(AcceptError::Spool)??;
+        Ok(accepted)
+    }
+}
+
+impl Drop for BodyWriter {
+    fn drop(&mut self) {
+        if self.staged && !self.done {
+            let body = self.id;
+            self.spooler.call_unanswered(move |spool| spool.abandon_body(body));
+        }
+    }
+}

@@ -3,6 +3,383 @@
 //! A request is a closure run on that thread. Requests that wait together share one commit: all are run,
 //! what they staged is written and synced once, then every answer is given. An answer is therefore never
 //! given before what it speaks of is stable. When the commit fails every answer of the batch is
-//! [`SpoolError::Poisoned`], and so is every later one.
+//! [`SpoolError`], and so is every later one.
 //!
 //! The queue is bounded ([`QUEUE_MAX`]): a caller that may not block bounds its own requests below that.
+//! Checkpoints and the preparing of spare segments run on a second thread, so that neither delays a commit.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crate::error::SpoolError;
+use crate::ids::WallMs;
+use crate::journal::SpareJob;
+use crate::spool::Spool;
+use crate::tail::CheckpointJob;
+
+/// Requests that may wait.
+pub const QUEUE_MAX: usize = 8192;
+/// Requests that share one commit at most.
+pub const BATCH_REQUESTS_MAX: usize = 512;
+/// Pause between two looks at what upkeep there is to do.
+const TICK: Duration = Duration::from_millis(200);
+/// Bytes of a segment that one step of compaction reads.
+const COMPACT_STEP_BYTES: u32 = 4 * 1024 * 1024;
+/// At rest (no request during a tick), segments are compacted that are live up to this share, percent.
+const COMPACT_AT_REST_PERCENT: u8 = 90;
+
+/// What to do with the outcome of the commit.
+pub type Answer = Box<dyn FnOnce(Result<(), SpoolError>) + Send>;
+/// A request that may stage something.
+pub type Call = Box<dyn FnOnce(&mut Spool) -> Answer + Send>;
+/// A request that only reads; answered at once.
+pub type Query = Box<dyn FnOnce(&Spool) + Send>;
+/// Wall clock, handed in.
+pub type Clock = Arc<dyn Fn() -> WallMs + Send + Sync>;
+
+enum Request {
+    Call(Call),
+    Query(Query),
+    CheckpointDone(Box<CheckpointJob>, Result<(), SpoolError>),
+    SpareDone(Result<u32, SpoolError>),
+    Stop,
+}
+
+enum Chore {
+    Checkpoint(Box<CheckpointJob>),
+    Spare(SpareJob),
+}
+
+/// What the engine tells its owner, on its own thread. Must not block.
+pub trait Observer: Send + 'static {
+    /// A batch was made stable (`requests` answers are about to be given), in `micros` microseconds.
+    fn committed(&mut self, requests: usize, bytes: u64, micros: u64);
+    /// A step of upkeep did something.
+    fn upkeep(&mut self, spool: &Spool, upkeep: &crate::upkeep::Upkeep);
+    /// Segments went.
+    fn segments_removed(&mut self, numbers: &[u32]);
+    /// The spool is poisoned; said once.
+    fn poisoned(&mut self, error: &SpoolError);
+    /// Microseconds of a monotonic clock, for [`Observer::committed`].
+    fn micros(&mut self) -> u64;
+}
+
+/// An observer that looks away.
+#[derive(Debug, Default)]
+pub struct Unobserved;
+
+impl Observer for Unobserved {
+    fn committed(&mut self, _: usize, _: u64, _: u64) {}
+    fn upkeep(&mut self, _: &Spool, _: &crate::upkeep::Upkeep) {}
+    fn segments_removed(&mut self, _: &[u32]) {}
+    fn poisoned(&mut self, _: &SpoolError) {}
+    fn micros(&mut self) -> u64 {
+        0
+    }
+}
+
+/// Reaches the ledger's thread. Cheap to clone.
+#[derive(Clone)]
+pub struct Handle {
+    requests: SyncSender<Request>,
+}
+
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Handle")
+    }
+}
+
+impl Handle {
+    /// Runs `call`; blocks while the queue is full.
+    ///
+    /// # Errors
+    /// [`SpoolError::Closed`] when the thread has ended.
+    pub fn call(&self, call: Call) -> Result<(), SpoolError> {
+        self.requests.send(Request::Call(call)).map_err(|_| SpoolError::Closed)
+    }
+
+    /// Runs `query`; blocks while the queue is full.
+    ///
+    /// # Errors
+    /// [`SpoolError::Closed`] when the thread has ended.
+    pub fn query(&self, query: Query) -> Result<(), SpoolError> {
+        self.requests.send(Request::Query(query)).map_err(|_| SpoolError::Closed)
+    }
+
+    /// Runs `call` if the queue has room; `Ok(false)` and `call` is dropped when it has none.
+    ///
+    /// # Errors
+    /// [`SpoolError::Closed`] when the thread has ended.
+    pub fn try_call(&self, call: Call) -> Result<bool, SpoolError> {
+        match self.requests.try_send(Request::Call(call)) {
+            Ok(()) => Ok(true),
+            Err(TrySendError::Full(_)) => Ok(false),
+            Err(TrySendError::Disconnected(_)) => Err(SpoolError::Closed),
+        }
+    }
+
+    /// Runs `f` on the ledger's thread and waits until what it staged is stable. For callers that may block.
+    ///
+    /// # Errors
+    /// [`SpoolError`] of the commit, or [`SpoolError::Closed`].
+    pub fn run<T: Send + 'static>(
+        &self,
+        f: impl FnOnce(&mut Spool) -> T + Send + 'static,
+    ) -> Result<T, SpoolError> {
+        let (answer, wait) = sync_channel(1);
+        self.call(Box::new(move |spool| {
+            let value = f(spool);
+            Box::new(move |outcome| {
+                let _ = answer.send(outcome.map(|()| value));
+            })
+        }))?;
+        wait.recv().map_err(|_| SpoolError::Closed)?
+    }
+}
+
+/// The running engine; dropping it stops the thread after what waits has been answered.
+#[derive(Debug)]
+pub struct Engine {
+    handle: Handle,
+    thread: Option<JoinHandle<Result<(), SpoolError>>>,
+}
+
+impl Engine {
+    /// Gives `spool` a thread of its own.
+    ///
+    /// # Errors
+    /// [`SpoolError::Io`] when the system has no thread to give.
+    pub fn start(spool: Spool, clock: Clock, observer: impl Observer) -> Result<Self, SpoolError> {
+        let (requests, queue) = sync_channel(QUEUE_MAX);
+        let (chores, chore_queue) = sync_channel(2);
+        let io = |error: std::io::Error| SpoolError::io("start", "thread", &error);
+        let back = requests.clone();
+        let helper = std::thread::Builder::new()
+            .name("spool-helper".to_owned())
+            .spawn(move || run_chores(&chore_queue, &back))
+            .map_err(io)?;
+        let ledger = Ledger {
+            spool,
+            clock,
+            observer,
+            chores: Some(chores),
+            helper: Some(helper),
+            spare_asked: false,
+            told_poison: false,
+        };
+        let thread = std::thread::Builder::new()
+            .name("spool".to_owned())
+            .spawn(move || ledger.run(&queue))
+            .map_err(io)?;
+        Ok(Self { handle: Handle { requests }, thread: Some(thread) })
+    }
+
+    /// Another handle.
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// Answers what waits, makes a last checkpoint and ends the thread.
+    ///
+    /// # Errors
+    /// [`SpoolError`] when the last words could not be written.
+    pub fn stop(mut self) -> Result<(), SpoolError> {
+        self.join()
+    }
+
+    fn join(&mut self) -> Result<(), SpoolError> {
+        let Some(thread) = self.thread.take() else { return Ok(()) };
+        let _ = self.handle.requests.send(Request::Stop);
+        thread.join().map_err(|_| SpoolError::Closed)?
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        let _ = self.join();
+    }
+}
+
+fn run_chores(queue: &Receiver<Chore>, back: &SyncSender<Request>) {
+    while let Ok(chore) = queue.recv() {
+        let done = match chore {
+            Chore::Checkpoint(job) => {
+                let result = job.run();
+                Request::CheckpointDone(job, result)
+            }
+            Chore::Spare(job) => Request::SpareDone(job.run()),
+        };
+        if back.send(done).is_err() {
+            return;
+        }
+    }
+}
+
+struct Ledger<O> {
+    spool: Spool,
+    clock: Clock,
+    observer: O,
+    chores: Option<SyncSender<Chore>>,
+    helper: Option<JoinHandle<()>>,
+    spare_asked: bool,
+    told_poison: bool,
+}
+
+impl<O: Observer> Ledger<O> {
+    fn run(mut self, queue: &Receiver<Request>) -> Result<(), SpoolError> {
+        let mut last_tick = WallMs(0);
+        let mut working = false;
+        loop {
+            let wait = if working { Duration::ZERO } else { TICK };
+            let first = match queue.recv_timeout(wait) {
+                Ok(request) => Some(request),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => Some(Request::Stop),
+            };
+            let at_rest = first.is_none();
+            if !self.batch(first, queue) {
+                return self.stop(queue);
+            }
+            let now = (self.clock)();
+            // `since` is 0 when the clock went back, so look at both directions.
+            let elapsed = now.since(last_tick).max(last_tick.since(now));
+            if working || elapsed >= TICK.as_millis() as u64 {
+                last_tick = now;
+                working = self.tick(now, at_rest && !working);
+            }
+        }
+    }
+
+    /// Runs one batch; false when the engine is to stop.
+    fn batch(&mut self, first: Option<Request>, queue: &Receiver<Request>) -> bool {
+        let started = self.observer.micros();
+        let bytes_before = self.spool.counters().bytes_written;
+        let mut answers: Vec<Answer> = Vec::new();
+        let mut go_on = true;
+        let mut next = first;
+        while let Some(request) = next.take() {
+            match request {
+                Request::Call(call) => answers.push(call(&mut self.spool)),
+                Request::Query(query) => query(&self.spool),
+                Request::CheckpointDone(job, result) => self.checkpoint_done(&job, result),
+                Request::SpareDone(result) => {
+                    self.spare_asked = false;
+                    if let Ok(number) = result {
+                        self.spool.adopt_spare(number);
+                    }
+                }
+                Request::Stop => {
+                    go_on = false;
+                    break;
+                }
+            }
+            if answers.len() < BATCH_REQUESTS_MAX {
+                next = queue.try_recv().ok();
+            }
+        }
+        if !answers.is_empty() || self.spool.has_staged() {
+            let outcome = self.commit();
+            let bytes = self.spool.counters().bytes_written - bytes_before;
+            let micros = self.observer.micros().saturating_sub(started);
+            self.observer.committed(answers.len(), bytes, micros);
+            for answer in answers {
+                answer(outcome.clone());
+            }
+        }
+        go_on
+    }
+
+    fn commit(&mut self) -> Result<(), SpoolError> {
+        let outcome = self.spool.commit((self.clock)());
+        self.note(&outcome);
+        outcome
+    }
+
+    fn note<T>(&mut self, outcome: &Result<T, SpoolError>) {
+        let failed = match outcome {
+            Ok(_) => self.spool.healthy().err(),
+            Err(error) => Some(error.clone()),
+        };
+        if let Some(error) = failed {
+            if self.spool.healthy().is_err() && !self.told_poison {
+                self.told_poison = true;
+                self.observer.poisoned(&error);
+            }
+        }
+    }
+
+    fn checkpoint_done(&mut self, job: &CheckpointJob, result: Result<(), SpoolError>) {
+        let before: Vec<u32> = self.spool.segment_numbers();
+        let outcome = self.spool.end_checkpoint(job, result);
+        self.note(&outcome);
+        let after = self.spool.segment_numbers();
+        let gone: Vec<u32> = before.into_iter().filter(|number| !after.contains(number)).collect();
+        if !gone.is_empty() {
+            self.observer.segments_removed(&gone);
+        }
+    }
+
+    /// Upkeep between batches; true when there is more of it.
+    fn tick(&mut self, now: WallMs, at_rest: bool) -> bool {
+        if self.spool.healthy().is_err() {
+            return false;
+        }
+        let below =
+            if at_rest { COMPACT_AT_REST_PERCENT } else { self.spool.options().compact_below_percent };
+        let upkeep = self.spool.maintain(now);
+        let mut more = false;
+        if let Ok(upkeep) = &upkeep {
+            more |= upkeep.retired > 0 || !upkeep.expired.is_empty();
+            self.observer.upkeep(&self.spool, upkeep);
+        }
+        self.note(&upkeep);
+        if self.commit().is_err() {
+            return false;
+        }
+        let compacted = self.spool.compact_step(COMPACT_STEP_BYTES, below, now);
+        more |= matches!(compacted, Ok(true));
+        self.note(&compacted);
+        if self.commit().is_err() {
+            return false;
+        }
+        if self.spool.checkpoint_due(now) {
+            if let Ok(Some(job)) = self.spool.begin_checkpoint(now) {
+                self.give(Chore::Checkpoint(Box::new(job)));
+            }
+        }
+        if !self.spare_asked && !at_rest {
+            if let Some(job) = self.spool.spare_job() {
+                self.spare_asked = true;
+                self.give(Chore::Spare(job));
+            }
+        }
+        more
+    }
+
+    fn give(&mut self, chore: Chore) {
+        // Two places, one for each kind, and at most one of each under way: never blocks.
+        if let Some(chores) = &self.chores {
+            let _ = chores.send(chore);
+        }
+    }
+
+    fn stop(mut self, queue: &Receiver<Request>) -> Result<(), SpoolError> {
+        // Ends the helper. A checkpoint that it still finishes is not taken note of: the last one, made here,
+        // covers it. Requests that come too late are dropped, which their callers see as `Closed`.
+        self.chores = None;
+        if let Some(helper) = self.helper.take() {
+            while !helper.is_finished() {
+                let _ = queue.recv_timeout(Duration::from_millis(10));
+            }
+            let _ = helper.join();
+        }
+        self.spool.abandon_checkpoint();
+        let now = (self.clock)();
+        self.spool.close(now)
+    }
+}

@@ -1,6 +1,6 @@
 //! What goes into the spool and what comes out of it, as plain values.
 
-use crate::ids::{ItemId, LaneId, Lsn, Seq, WallMs};
+use crate::ids::{ItemId, LaneId, Seq, WallMs};
 
 /// Largest piece of a body in one record, bytes.
 pub const CHUNK_BYTES_MAX: usize = 64 * 1024;

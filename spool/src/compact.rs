@@ -1,0 +1,343 @@
+//! Gives space back: walks a sealed segment, writes again what is still needed, and marks the rest for removal.
+//!
+//! A segment may go when (1) every record in it is dead or has a newer copy, (2) a checkpoint taken after that
+//! is stable, and (3) the journal says that older indexes are useless. The rules for what is needed are written
+//! so that *any* set of surviving segments, replayed in order without an index, gives the same state
+//! (`DESIGN.md`, "Reclaim"):
+//!
+//! * item record: needed while an entry points at it; its chunks go with it, wherever they lie;
+//! * state record: needed while it is the newest of its entry; and, as a tombstone, after its entry was retired,
+//!   as long as a segment survives that may hold a copy of the item, which would otherwise rise again;
+//! * mailbox record: needed while it is the newest of its lane, or the lane's position rests on this segment;
+//! * twin: needed until it ends.
+//!
+//! A segment with damage in it is never removed: it is evidence, and `verify` lists it.
+
+use std::collections::BTreeSet;
+
+use crate::entry;
+use crate::error::SpoolError;
+use crate::ids::{ItemId, LaneId, Lsn, Seq, WallMs};
+use crate::index::Tree;
+use crate::lease::state_ref;
+use crate::record::{
+    self, ItemRecord, Kind, Record, STATE_RETIRED, StateRecord, StateRef, TargetRecord, TwinRecord,
+};
+use crate::scan::{Found, Scanner};
+use crate::spool::Spool;
+use crate::types::{ChunkRef, State, Transition};
+
+/// Transitions a moved item takes along.
+const HISTORY_MAX: usize = 16;
+
+/// A walk through one segment.
+#[derive(Debug)]
+pub(crate) struct Compaction {
+    segment: u32,
+    scanner: Scanner,
+    damaged: bool,
+}
+
+impl Spool {
+    /// One step of compaction: reads about `budget_bytes` of a segment that is mostly dead, and stages what must
+    /// be written again. True while there is work. Commit afterwards.
+    ///
+    /// * `below_percent`: only segments with less than this share of live bytes are worth it.
+    ///
+    /// # Errors
+    /// [`SpoolError`].
+    pub fn compact_step(
+        &mut self,
+        budget_bytes: u32,
+        below_percent: u8,
+        now: WallMs,
+    ) -> Result<bool, SpoolError> {
+        self.healthy()?;
+        if self.has_staged() {
+            return Ok(true); // what was accepted in this very batch cannot be read back yet
+        }
+        let mut compaction = match self.compaction.take() {
+            Some(compaction) => compaction,
+            None => match self.choose_segment(below_percent) {
+                Some(compaction) => compaction,
+                None => return Ok(false),
+            },
+        };
+        if self.first_open_segment().is_some_and(|open| open <= compaction.segment) {
+            return Ok(false); // a slow body still streams; begin again when it is done
+        }
+        let start = compaction.scanner.at().offset();
+        loop {
+            // Copy what the record says before looking at anything else: the scanner owns the bytes.
+            let step = match compaction.scanner.next()? {
+                None => None,
+                Some(Found::Damaged { .. }) => {
+                    compaction.damaged = true;
+                    continue;
+                }
+                Some(Found::Record { lsn, kind, payload }) => Some((lsn, kind, read_kept(kind, payload))),
+            };
+            match step {
+                None => {
+                    self.finish_segment(&compaction);
+                    return Ok(true);
+                }
+                Some((lsn, _, Ok(Some(record)))) => {
+                    self.keep_if_needed(compaction.segment, lsn, record, now)?
+                }
+                Some((_, _, Ok(None))) => {}
+                Some((_, _, Err(()))) => compaction.damaged = true,
+            }
+            if compaction.scanner.at().offset() - start >= budget_bytes {
+                self.compaction = Some(compaction);
+                return Ok(true);
+            }
+        }
+    }
+
+    fn finish_segment(&mut self, compaction: &Compaction) {
+        if compaction.damaged {
+            self.damaged_segments.insert(compaction.segment);
+        } else {
+            self.emptied.insert(compaction.segment);
+        }
+    }
+
+    fn first_open_segment(&self) -> Option<u32> {
+        self.open_bodies.values().filter_map(|open| open.first_segment).min()
+    }
+
+    fn choose_segment(&self, below_percent: u8) -> Option<Compaction> {
+        let active = self.journal.active();
+        let open = self.first_open_segment().unwrap_or(active);
+        let (number, segment, _) = self
+            .journal
+            .segments()
+            .iter()
+            .filter(|(number, _)| {
+                **number < active
+                    && **number < open
+                    && !self.emptied.contains(number)
+                    && !self.removable.contains(number)
+                    && !self.damaged_segments.contains(number)
+            })
+            .map(|(number, segment)| {
+                let live = self.live.get(number).copied().unwrap_or(0);
+                (*number, segment, live * 100 / u64::from(segment.end.max(1)))
+            })
+            .filter(|(_, _, percent)| *percent < u64::from(below_percent))
+            .min_by_key(|(number, _, percent)| (*percent, *number))?;
+        let scanner = Scanner::new(segment.file.clone(), number, self.journal.seed(), 0, segment.end);
+        Some(Compaction { segment: number, scanner, damaged: false })
+    }
+
+    fn keep_if_needed(
+        &mut self,
+        segment: u32,
+        lsn: Lsn,
+        record: Record,
+        now: WallMs,
+    ) -> Result<(), SpoolError> {
+        match record {
+            Record::Batch(_) => Ok(()),
+            Record::BodyChunk { body, .. } => match self.item_of_body(body)? {
+                Some(item_lsn) => self.move_message(segment, item_lsn, Some(lsn)),
+                None => Ok(()),
+            },
+            Record::Item(item) => {
+                let mut needed = false;
+                for target in &item.targets {
+                    self.keep_anchor(segment, LaneId(target.lane))?;
+                    let entry = self.tail.entry(LaneId(target.lane), Seq(target.seq))?;
+                    needed |= entry.is_some_and(|entry| entry.item_lsn == lsn);
+                }
+                if needed { self.move_message(segment, lsn, None) } else { Ok(()) }
+            }
+            Record::State(state) => self.keep_states(segment, lsn, &state),
+            Record::Mailbox(mailbox) => {
+                let lane = LaneId(mailbox.lane);
+                let newest = self.tail.lane(lane)?.is_some_and(|lane| lane.defined == lsn.0);
+                if newest { self.rewrite_mailbox(lane) } else { self.keep_anchor(segment, lane) }
+            }
+            Record::Twin(twin) => self.keep_twin(lsn, twin, now),
+        }
+    }
+
+    /// Writes the lane's record again when its position rests on a record of this segment.
+    fn keep_anchor(&mut self, segment: u32, lane: LaneId) -> Result<(), SpoolError> {
+        let rests_here = self.tail.lane(lane)?.is_some_and(|lane| {
+            lane.defined != 0
+                && (Lsn(lane.anchor).segment() == segment || Lsn(lane.defined).segment() == segment)
+        });
+        if rests_here { self.rewrite_mailbox(lane) } else { Ok(()) }
+    }
+
+    fn keep_twin(&mut self, lsn: Lsn, twin: TwinRecord, now: WallMs) -> Result<(), SpoolError> {
+        let known = self.tail.get(Tree::Twin, &twin.fingerprint)?;
+        let newest = known
+            .as_deref()
+            .and_then(crate::accept::twin_fields)
+            .is_some_and(|(_, until, at)| at == lsn.0 && until > now);
+        if newest { self.append_upkeep(Kind::Twin, &Record::Twin(twin)) } else { Ok(()) }
+    }
+
+    /// The newest item record that needs this body.
+    fn item_of_body(&self, body: ItemId) -> Result<Option<Lsn>, SpoolError> {
+        let mut places = self.shared_places(body)?;
+        places.extend(self.tail.place(body)?);
+        for (lane, seq) in places {
+            match self.tail.entry(lane, seq)? {
+                Some(entry) if entry.state != State::Purged => return Ok(Some(entry.item_lsn)),
+                Some(_) | None => {}
+            }
+        }
+        Ok(None)
+    }
+
+    /// Writes a message again: its chunks that lie in `segment`, and a new item record for the targets that
+    /// still exist. `only_for`: nothing to do unless this chunk is one of its own.
+    fn move_message(&mut self, segment: u32, lsn: Lsn, only_for: Option<Lsn>) -> Result<(), SpoolError> {
+        let item = match self.read_item(lsn) {
+            Ok(item) => item,
+            // Staged a moment ago by this very step: all of its chunks have been moved with it.
+            Err(_) if lsn >= self.journal.durable() => return Ok(()),
+            Err(SpoolError::Corrupt { .. }) => return Ok(()), // found again, and quarantined, when it is lent
+            Err(error) => return Err(error),
+        };
+        if only_for.is_some_and(|chunk| !item.chunks.iter().any(|known| known.lsn == chunk.0)) {
+            return Ok(());
+        }
+        let mut targets = Vec::with_capacity(item.targets.len());
+        let mut wanted = false;
+        for target in &item.targets {
+            let (lane, seq) = (LaneId(target.lane), Seq(target.seq));
+            if let Some(entry) = self.tail.entry(lane, seq)?.filter(|entry| entry.item_lsn == lsn) {
+                wanted |= entry.state != State::Purged;
+                let mut history = self.history(&entry, target)?;
+                let skip = history.len().saturating_sub(HISTORY_MAX);
+                history.drain(..skip);
+                targets.push(TargetRecord { first_segment: entry.first_segment, history, ..target.clone() });
+            }
+        }
+        let chunks = if wanted { self.move_chunks(segment, &item)? } else { Some(Vec::new()) };
+        let Some(chunks) = chunks else { return Ok(()) };
+        let moved = ItemRecord { targets, chunks, ..item };
+        if moved.targets.is_empty() {
+            return Ok(());
+        }
+        self.append_upkeep(Kind::Item, &Record::Item(moved))
+    }
+
+    /// Copies the chunks in `segment`; `None` when one is damaged, which leaves the message where it is.
+    fn move_chunks(&mut self, segment: u32, item: &ItemRecord) -> Result<Option<Vec<ChunkRef>>, SpoolError> {
+        let reader = self.journal.reader();
+        let mut copies = Vec::new();
+        for chunk in &item.chunks {
+            if Lsn(chunk.lsn).segment() == segment {
+                let guess = chunk.len as usize + record::CHUNK_PREFIX_BYTES;
+                match reader.read(Lsn(chunk.lsn), Kind::BodyChunk, guess) {
+                    Ok(payload) => copies.push(Some(payload)),
+                    Err(SpoolError::Corrupt { .. }) => return Ok(None),
+                    Err(error) => return Err(error),
+                }
+            } else {
+                copies.push(None);
+            }
+        }
+        let mut out = Vec::with_capacity(copies.len());
+        for (chunk, copy) in item.chunks.iter().zip(copies) {
+            out.push(match copy {
+                None => *chunk,
+                Some(payload) => {
+                    let lsn =
+                        self.journal.append(Kind::BodyChunk, payload, None, crate::journal::Class::Upkeep)?;
+                    ChunkRef { lsn: lsn.0, len: chunk.len }
+                }
+            });
+        }
+        Ok(Some(out))
+    }
+
+    fn keep_states(&mut self, segment: u32, lsn: Lsn, record: &StateRecord) -> Result<(), SpoolError> {
+        let survivors: BTreeSet<u32> = self.journal.segments().keys().copied().collect();
+        let mut live: Vec<StateRef> = Vec::new();
+        let mut retired: Vec<StateRef> = Vec::new();
+        for item in &record.items {
+            let (lane, seq) = (LaneId(item.lane), Seq(item.seq));
+            match self.tail.entry(lane, seq)? {
+                Some(entry) if entry.state_lsn == lsn => {
+                    live.push(StateRef { previous_lsn: item.previous_lsn, ..state_ref(lane, seq, &entry) });
+                }
+                Some(_) => {}
+                None => {
+                    let last = Lsn(item.item_lsn).segment();
+                    let copies = item.first_segment.min(last)..=last;
+                    if survivors.range(copies).any(|survivor| *survivor != segment) {
+                        retired.push(*item);
+                    }
+                }
+            }
+        }
+        if !live.is_empty() {
+            let again = StateRecord { items: live, ..record.clone() };
+            self.append_upkeep(Kind::State, &Record::State(again))?;
+        }
+        if !retired.is_empty() {
+            let tombstone =
+                StateRecord { to: STATE_RETIRED, at_ms: record.at_ms, reason: String::new(), items: retired };
+            self.append_upkeep(Kind::State, &Record::State(tombstone))?;
+        }
+        Ok(())
+    }
+
+    /// What happened to an item, oldest first, as far as the journal still tells.
+    pub(crate) fn history(
+        &self,
+        entry: &entry::Entry,
+        target: &TargetRecord,
+    ) -> Result<Vec<Transition>, SpoolError> {
+        let mut newest_first = Vec::new();
+        let mut at = entry.state_lsn;
+        while at != entry.item_lsn && at > entry.item_lsn && newest_first.len() < HISTORY_MAX {
+            if at >= self.journal.durable() {
+                break;
+            }
+            let Ok(state) = self.read_state(at) else { break };
+            let word = entry::state_from_code(state.to).map_or("retired", State::word);
+            newest_first.push(Transition {
+                state: word.to_owned(),
+                at_ms: state.at_ms,
+                reason: state.reason.clone(),
+            });
+            let previous = state.items.iter().find(|item| item.lane == target.lane && item.seq == target.seq);
+            at = previous.map_or(entry.item_lsn, |item| Lsn(item.previous_lsn));
+        }
+        // A state that cannot be read any more is still the state.
+        if newest_first.is_empty() && entry.state_lsn != entry.item_lsn {
+            newest_first.push(Transition {
+                state: entry.state.word().to_owned(),
+                at_ms: entry.changed_at.0,
+                reason: String::new(),
+            });
+        }
+        let mut history = target.history.clone();
+        if history.is_empty() {
+            history.push(Transition {
+                state: State::Ready.word().to_owned(),
+                at_ms: entry.accepted_at.0,
+                reason: "accepted".to_owned(),
+            });
+        }
+        history.extend(newest_first.into_iter().rev());
+        Ok(history)
+    }
+}
+
+/// The record, if its kind can need keeping; bodies are named by their prefix alone.
+fn read_kept(kind: u8, payload: &[u8]) -> Result<Option<Record>, ()> {
+    match Kind::from_u8(kind) {
+        None => Err(()),
+        Some(Kind::Batch) => Ok(None),
+        Some(kind) => record::decode(kind, payload).map(Some).map_err(|_| ()),
+    }
+}

@@ -1,0 +1,335 @@
+//! Looking at items, and what an operator may do to them. Reads are paged; nothing here walks a whole spool in
+//! one call. A record that cannot be read is a value in the answer, never the end of it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+
+use crate::disk::{Disk, DiskFile};
+use crate::entry::{self, Entry};
+use crate::error::{RequestError, SpoolError};
+use crate::ids::{ItemId, LaneId, Lsn, Seq, WallMs};
+use crate::index::memory::MemoryIndex;
+use crate::journal::JournalReader;
+use crate::life::{self, Event};
+use crate::record::{CHUNK_PREFIX_BYTES, Kind, Record, StateRecord};
+use crate::recover::{self, Mode};
+use crate::scan::{Found, Scanner};
+use crate::spool::{Options, Recovery, Spool};
+use crate::types::{Filter, ItemInfo, Page, State, Transition, Verb};
+
+/// Most items in one answer of [`Spool::list`].
+pub const LIST_MAX: usize = 1000;
+/// Most items changed by one state record.
+const REPLAY_RECORD_MAX: usize = 1024;
+/// Blocks looked into by one call of [`Spool::list`].
+const LIST_BLOCKS_MAX: usize = 512;
+
+/// Where a replay begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReplayFrom {
+    /// At this position.
+    Seq(Seq),
+    /// At the first item accepted at or after this time.
+    Since(WallMs),
+}
+
+impl Spool {
+    /// Opens the spool for looking only: takes the lock, reads the whole journal into memory, changes nothing.
+    /// Every attempt to change something is answered with [`SpoolError::Poisoned`].
+    ///
+    /// # Errors
+    /// As [`Spool::open`].
+    pub fn open_read_only(
+        disk: Arc<dyn Disk>,
+        options: Options,
+        now: WallMs,
+    ) -> Result<(Self, Recovery), SpoolError> {
+        recover::open_as(disk, Arc::new(MemoryIndex::new()), options, now, Mode::ReadOnly)
+    }
+
+    /// One item, or `None` when there never was one or its retention is over.
+    ///
+    /// # Errors
+    /// [`SpoolError::Corrupt`] when its record is damaged.
+    pub fn item(&self, id: ItemId) -> Result<Option<ItemInfo>, SpoolError> {
+        match self.find(id)? {
+            Some((_, _, entry)) if entry.item_lsn >= self.journal.durable() => Ok(None),
+            Some((lane, seq, entry)) => self.info(lane, seq, &entry).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// What happened to an item, oldest first; empty when it is unknown.
+    ///
+    /// # Errors
+    /// [`SpoolError::Corrupt`] when its record is damaged.
+    pub fn timeline(&self, id: ItemId) -> Result<Vec<Transition>, SpoolError> {
+        let Some((lane, seq, entry)) = self.find(id)? else { return Ok(Vec::new()) };
+        let item = self.read_item(entry.item_lsn)?;
+        match item.targets.iter().find(|target| target.lane == lane.0 && target.seq == seq.0) {
+            Some(target) => self.history(&entry, target),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// Items by lane and seq: those that match `filter`, after `after`, at most `limit`. The page says where to
+    /// go on, `None` at the end; a page may be empty and still not the last. Damaged items are left out.
+    ///
+    /// # Errors
+    /// [`SpoolError::Index`], [`SpoolError::Io`].
+    pub fn list(
+        &self,
+        filter: &Filter,
+        after: Option<Page>,
+        limit: usize,
+    ) -> Result<(Vec<ItemInfo>, Option<Page>), SpoolError> {
+        let limit = limit.min(LIST_MAX);
+        let mut out = Vec::new();
+        let mut at = after.unwrap_or(Page { lane: filter.lane.unwrap_or(LaneId(0)), seq: Seq(0) });
+        let end = filter.lane.map(|lane| entry::lane_key(LaneId(lane.0.saturating_add(1))));
+        let durable = self.journal.durable();
+        for _ in 0..LIST_BLOCKS_MAX {
+            let next = at.seq.next();
+            let from = entry::block_key(at.lane, entry::block_of(next));
+            let page = self.tail.scan(crate::index::Tree::Block, &from, end.as_deref(), 1)?;
+            let Some((key, block)) = page.into_iter().next() else { return Ok((out, None)) };
+            let Some((lane, number)) = entry::block_of_key(&key) else { return Ok((out, None)) };
+            for (seq, entry) in entry::entries(number, &block) {
+                if (lane, seq) <= (at.lane, at.seq) || entry.item_lsn >= durable {
+                    continue;
+                }
+                if out.len() == limit {
+                    return Ok((out, Some(at)));
+                }
+                at = Page { lane, seq };
+                if matches(filter, &entry) {
+                    if let Ok(info) = self.info(lane, seq, &entry) {
+                        out.push(info);
+                    }
+                }
+            }
+            at = Page { lane, seq: Seq(Self::next_block_start(entry::block_start(number)).0 - 1) };
+        }
+        Ok((out, Some(at)))
+    }
+
+    /// Does to an item what an operator asked. Stage only: commit afterwards.
+    ///
+    /// # Errors
+    /// [`RequestError::UnknownItem`], [`RequestError::WrongState`], [`RequestError::Spool`].
+    pub fn apply_verb(
+        &mut self,
+        id: ItemId,
+        verb: Verb,
+        reason: &str,
+        now: WallMs,
+    ) -> Result<(), RequestError> {
+        let (lane, seq, entry) = self.find(id)?.ok_or(RequestError::UnknownItem(id))?;
+        let event = match verb {
+            Verb::Hold => Event::Hold,
+            Verb::Release => Event::Release,
+            Verb::Replay => Event::Replay,
+            Verb::Purge => Event::Purge,
+        };
+        if life::step(entry.state, event).is_none() {
+            let (state, verb) = (entry.state.word(), event.verb());
+            return Err(RequestError::WrongState { id, state, verb });
+        }
+        self.change_state(lane, seq, &entry, event, reason, now)?;
+        Ok(())
+    }
+
+    /// Offers acked items of a lane again, within retention; answers how many.
+    ///
+    /// # Errors
+    /// [`RequestError::Spool`].
+    pub fn replay(&mut self, id: LaneId, from: ReplayFrom, now: WallMs) -> Result<u64, RequestError> {
+        let Some(lane) = self.tail.lane(id)? else { return Ok(0) };
+        let first = match from {
+            ReplayFrom::Seq(seq) => seq.0,
+            ReplayFrom::Since(_) => 1,
+        };
+        let mut seq = Seq(first.max(lane.first_seq).max(1));
+        let (mut count, mut first_ready) = (0, None);
+        let mut refs = Vec::new();
+        while seq.0 < lane.next_seq {
+            let number = entry::block_of(seq);
+            let block = self.tail.block(id, number)?;
+            for (at, entry) in entry::entries(number, &block).filter(|(at, _)| *at >= seq) {
+                let wanted = match from {
+                    ReplayFrom::Seq(_) => true,
+                    ReplayFrom::Since(since) => entry.accepted_at >= since,
+                };
+                if wanted && entry.state == State::Acked {
+                    refs.push(crate::lease::state_ref(id, at, &entry));
+                    first_ready.get_or_insert(at);
+                    count += 1;
+                }
+                if refs.len() == REPLAY_RECORD_MAX {
+                    self.stage_replay(std::mem::take(&mut refs), now)?;
+                }
+            }
+            seq = Self::next_block_start(seq);
+        }
+        if !refs.is_empty() {
+            self.stage_replay(refs, now)?;
+        }
+        if let Some(first) = first_ready {
+            self.rewind(id, first);
+        }
+        Ok(count)
+    }
+
+    fn stage_replay(&mut self, items: Vec<crate::record::StateRef>, now: WallMs) -> Result<(), SpoolError> {
+        let record = StateRecord {
+            to: entry::state_code(State::Ready),
+            at_ms: now.0,
+            reason: "replay asked for".to_owned(),
+            items,
+        };
+        self.append_upkeep(Kind::State, &Record::State(record))
+    }
+
+    /// What `verify` needs to read the journal beside the running ledger.
+    #[must_use]
+    pub fn verify_plan(&self) -> VerifyPlan {
+        let durable = self.journal.durable();
+        let segments = self
+            .journal
+            .segments()
+            .iter()
+            .map(|(number, segment)| {
+                let end = if *number == durable.segment() { durable.offset() } else { segment.end };
+                (*number, (segment.file.clone(), end))
+            })
+            .collect();
+        VerifyPlan { segments, seed: self.journal.seed() }
+    }
+
+    /// Compares the lane counters with the entries; answers what does not agree, in words.
+    ///
+    /// # Errors
+    /// [`SpoolError::Index`].
+    pub fn verify_lane(&self, id: LaneId) -> Result<Option<String>, SpoolError> {
+        let Some(lane) = self.tail.lane(id)? else { return Ok(None) };
+        let mut items = [0; 6];
+        let mut seq = Seq(lane.first_seq.max(1));
+        while seq.0 < lane.next_seq {
+            let number = entry::block_of(seq);
+            for (at, entry) in entry::entries(number, &self.tail.block(id, number)?) {
+                items[entry::state_code(entry.state) as usize - 1] += 1;
+                if life::waits(entry.state) && at.0 <= lane.cursor {
+                    return Ok(Some(format!("seq {at} waits below the cursor {}", lane.cursor)));
+                }
+            }
+            seq = Self::next_block_start(seq);
+        }
+        Ok((items != lane.items).then(|| format!("{items:?} items found, {:?} counted", lane.items)))
+    }
+}
+
+fn matches(filter: &Filter, entry: &Entry) -> bool {
+    (filter.states.is_empty() || filter.states.contains(&entry.state))
+        && filter.since.is_none_or(|since| entry.accepted_at >= since)
+        && filter.until.is_none_or(|until| entry.accepted_at < until)
+}
+
+/// The journal as it was at one moment, to be read from any thread.
+#[derive(Debug)]
+pub struct VerifyPlan {
+    segments: BTreeMap<u32, (Arc<dyn DiskFile>, u32)>,
+    seed: u32,
+}
+
+/// What reading one segment gave.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SegmentCheck {
+    /// Whole records.
+    pub records: u64,
+    /// Bytes read.
+    pub bytes: u64,
+    /// Stretches that are no records.
+    pub damaged: Vec<(Lsn, u32)>,
+}
+
+impl VerifyPlan {
+    /// Bytes to read in all.
+    #[must_use]
+    pub fn total_bytes(&self) -> u64 {
+        self.segments.values().map(|(_, end)| u64::from(*end)).sum()
+    }
+
+    /// Segment numbers, oldest first.
+    pub fn segments(&self) -> impl Iterator<Item = u32> + '_ {
+        self.segments.keys().copied()
+    }
+
+    /// Reads every record of one segment and checks it.
+    ///
+    /// # Errors
+    /// [`SpoolError::Io`].
+    pub fn check_segment(&self, number: u32) -> Result<SegmentCheck, SpoolError> {
+        let mut check = SegmentCheck::default();
+        let Some((file, end)) = self.segments.get(&number) else { return Ok(check) };
+        let mut scanner = Scanner::new(file.clone(), number, self.seed, 0, *end);
+        loop {
+            match scanner.next()? {
+                None => break,
+                Some(Found::Damaged { lsn, bytes }) => check.damaged.push((lsn, bytes)),
+                Some(Found::Record { lsn, kind, payload }) => {
+                    check.records += 1;
+                    let readable =
+                        Kind::from_u8(kind).is_some_and(|kind| crate::record::decode(kind, payload).is_ok());
+                    if !readable {
+                        check.damaged.push((lsn, payload.len() as u32));
+                    }
+                }
+            }
+        }
+        let at = scanner.at().offset();
+        check.bytes = u64::from(at);
+        if at < *end {
+            check.damaged.push((scanner.at(), end - at));
+        }
+        Ok(check)
+    }
+}
+
+impl JournalReader {
+    /// Piece `n` of an item's body.
+    ///
+    /// # Errors
+    /// [`SpoolError::Corrupt`] when it is damaged, or was moved by compaction since the item was looked up.
+    pub fn chunk(&self, item: &ItemInfo, n: usize) -> Result<Vec<u8>, SpoolError> {
+        let chunk = item
+            .chunks
+            .get(n)
+            .ok_or_else(|| SpoolError::Corrupt { lsn: Lsn(0), problem: format!("no chunk {n}") })?;
+        let lsn = Lsn(chunk.lsn);
+        let mut payload = self.read(lsn, Kind::BodyChunk, chunk.len as usize + CHUNK_PREFIX_BYTES)?;
+        if payload.len() != chunk.len as usize + CHUNK_PREFIX_BYTES {
+            return Err(SpoolError::Corrupt { lsn, problem: "it has another length".to_owned() });
+        }
+        payload.drain(..CHUNK_PREFIX_BYTES);
+        Ok(payload)
+    }
+
+    /// Reads an item's whole body, a chunk at a time, and compares its hash.
+    ///
+    /// # Errors
+    /// [`SpoolError::Corrupt`], [`SpoolError::Io`].
+    pub fn check_body(&self, item: &ItemInfo) -> Result<(), SpoolError> {
+        let mut sha256 = Sha256::new();
+        for n in 0..item.chunks.len() {
+            sha256.update(self.chunk(item, n)?);
+        }
+        if <[u8; 32]>::from(sha256.finalize()) == item.sha256 {
+            Ok(())
+        } else {
+            let lsn = item.chunks.first().map_or(Lsn(0), |chunk| Lsn(chunk.lsn));
+            Err(SpoolError::Corrupt { lsn, problem: format!("body of {} has another hash", item.id) })
+        }
+    }
+}

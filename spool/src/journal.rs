@@ -1,0 +1,582 @@
+//! The append-only truth: segments of records, written in batches, made stable by one sync each.
+//!
+//! Promise: when [`Journal::flush`] returns `Ok`, every record appended before it is on stable storage. When a
+//! write or a sync fails the journal is poisoned: it refuses everything from then on, because nobody knows what
+//! the medium holds. Failing to *get space* for a new segment is no such failure: nothing was written, intake is
+//! refused, and what must always fit (acks, states) still has the reserve at the end of the active segment.
+
+use std::collections::BTreeMap;
+use std::io::IoSlice;
+use std::sync::{Arc, RwLock};
+
+use crate::disk::{Disk, DiskFile};
+use crate::error::SpoolError;
+use crate::ids::{BootEpoch, Lsn, WallMs};
+use crate::record::{self, BatchRecord, HEADER_BYTES, Header, Kind, OVERHEAD_BYTES, PAYLOAD_BYTES_MAX};
+use crate::segment::{self, JOURNAL_DIR, SEGMENT_HEADER_BYTES, SegmentHeader};
+
+/// Slices handed to one vectored write.
+const SLICES_MAX: usize = 768;
+/// Bytes of one zero-filling write.
+const ZERO_BYTES: usize = 1024 * 1024;
+/// Free space beyond the segment itself that must be left before another one is begun.
+const HEADROOM_BYTES: u64 = 1024 * 1024;
+
+/// Whether a record may use the reserve of the active segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Class {
+    /// New work from outside: refused when space is short.
+    Intake,
+    /// States, mailboxes, moves: what keeps the promises already made.
+    Upkeep,
+}
+
+/// A record could not be appended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum AppendError {
+    /// No room in the active segment and no space for another. Nothing changed.
+    NoSpace,
+    /// The journal failed.
+    Spool(SpoolError),
+}
+
+impl From<SpoolError> for AppendError {
+    fn from(error: SpoolError) -> Self {
+        Self::Spool(error)
+    }
+}
+
+impl From<AppendError> for SpoolError {
+    fn from(error: AppendError) -> Self {
+        match error {
+            AppendError::NoSpace => Self::Io {
+                operation: "allocate",
+                name: JOURNAL_DIR.to_owned(),
+                message: "no space for another segment".to_owned(),
+            },
+            AppendError::Spool(error) => error,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Pending {
+    header: [u8; HEADER_BYTES],
+    payload: Vec<u8>,
+    crc: [u8; 4],
+}
+
+/// One segment that this process knows.
+#[derive(Debug, Clone)]
+pub(crate) struct Segment {
+    pub(crate) file: Arc<dyn DiskFile>,
+    /// Where its records end; for the active one: where the next batch begins.
+    pub(crate) end: u32,
+}
+
+/// Shared by everybody who reads bodies: the open files by segment number.
+pub(crate) type Files = Arc<RwLock<BTreeMap<u32, Arc<dyn DiskFile>>>>;
+
+/// What the journal did, for metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct JournalCounters {
+    /// Bytes of records written.
+    pub bytes_written: u64,
+    /// Syncs of the active segment.
+    pub syncs: u64,
+    /// Records written.
+    pub records: u64,
+}
+
+#[derive(Debug)]
+pub(crate) struct Journal {
+    disk: Arc<dyn Disk>,
+    segment_bytes: u32,
+    seed: u32,
+    epoch: BootEpoch,
+    segments: BTreeMap<u32, Segment>,
+    files: Files,
+    active: u32,
+    pending: Vec<Pending>,
+    pending_bytes: u32,
+    floor: Lsn,
+    now: WallMs,
+    poisoned: Option<String>,
+    next_spare: u32,
+    spares: Vec<u32>,
+    counters: JournalCounters,
+}
+
+impl Journal {
+    /// The journal as recovery finds it: nothing can be appended before [`Journal::begin`].
+    pub(crate) fn found(
+        disk: Arc<dyn Disk>,
+        segment_bytes: u32,
+        seed: u32,
+        segments: BTreeMap<u32, Segment>,
+        spares: Vec<u32>,
+    ) -> Self {
+        let active = segments.keys().next_back().copied().unwrap_or(0);
+        let files = segments.iter().map(|(number, segment)| (*number, segment.file.clone())).collect();
+        Self {
+            disk,
+            segment_bytes,
+            seed,
+            epoch: BootEpoch(0),
+            segments,
+            files: Arc::new(RwLock::new(files)),
+            active,
+            pending: Vec::new(),
+            pending_bytes: 0,
+            floor: Lsn(0),
+            now: WallMs(0),
+            poisoned: None,
+            next_spare: spares.iter().max().map_or(0, |n| n + 1),
+            spares,
+            counters: JournalCounters::default(),
+        }
+    }
+
+    /// Begins a fresh segment after what recovery has read. What an unfinished batch of an earlier process left
+    /// behind the end of the last segment can then never be mistaken for something written later.
+    ///
+    /// # Errors
+    /// [`SpoolError::Io`].
+    pub(crate) fn begin(&mut self, epoch: BootEpoch, floor: Lsn) -> Result<(), SpoolError> {
+        self.epoch = epoch;
+        self.floor = floor;
+        let last = self.active;
+        self.begin_segment()?;
+        if let Some(segment) = self.segments.get(&last) {
+            if segment.end == SEGMENT_HEADER_BYTES {
+                return self.remove_segment(last, false); // a start that wrote nothing
+            }
+            let _ = segment.file.set_len(u64::from(segment.end));
+        }
+        Ok(())
+    }
+
+    /// Corrects where the records of a segment end, once recovery has read it.
+    pub(crate) fn set_end(&mut self, number: u32, end: u32) {
+        if let Some(segment) = self.segments.get_mut(&number) {
+            segment.end = end;
+        }
+    }
+
+    /// Appends a record to the batch and answers where it will lie. Not stable before [`Journal::flush`].
+    ///
+    /// * `crc`: checksum of the payload alone, if the caller has computed it already.
+    pub(crate) fn append(
+        &mut self,
+        kind: Kind,
+        payload: Vec<u8>,
+        crc: Option<u32>,
+        class: Class,
+    ) -> Result<Lsn, AppendError> {
+        self.healthy()?;
+        let len = u32::try_from(payload.len()).unwrap_or(u32::MAX);
+        if payload.len() > PAYLOAD_BYTES_MAX {
+            return Err(SpoolError::Corrupt {
+                lsn: self.position(),
+                problem: format!("refused to write {len} bytes in one record"),
+            }
+            .into());
+        }
+        if self.pending.is_empty() {
+            self.make_room(self.batch_record_bytes() + len + OVERHEAD_BYTES as u32, class)?;
+            self.push_batch_record()?;
+        } else if !self.fits(len + OVERHEAD_BYTES as u32, class) {
+            self.make_room(self.batch_record_bytes() + len + OVERHEAD_BYTES as u32, class)?;
+            if self.pending.is_empty() {
+                self.push_batch_record()?;
+            }
+        }
+        Ok(self.push(kind, payload, crc))
+    }
+
+    fn push(&mut self, kind: Kind, payload: Vec<u8>, crc: Option<u32>) -> Lsn {
+        let lsn = self.position();
+        let header = Header { len: payload.len() as u32, kind: kind as u8, flags: 0, lsn };
+        let bytes = header.encode();
+        let crc = crc.unwrap_or_else(|| record::payload_crc(self.seed, &payload));
+        self.pending_bytes += header.record_bytes() as u32;
+        self.pending.push(Pending { header: bytes, payload, crc: record::seal(crc, &bytes).to_le_bytes() });
+        lsn
+    }
+
+    fn push_batch_record(&mut self) -> Result<(), SpoolError> {
+        let batch = BatchRecord { at_ms: self.now.0, floor: self.floor.0, epoch: self.epoch.0 };
+        let payload = record::encode(Kind::Batch, &batch)
+            .map_err(|error| SpoolError::Corrupt { lsn: self.position(), problem: error.to_string() })?;
+        self.push(Kind::Batch, payload, None);
+        Ok(())
+    }
+
+    fn batch_record_bytes(&self) -> u32 {
+        (1 + 8 + 8 + 4 + OVERHEAD_BYTES) as u32
+    }
+
+    fn reserve_bytes(&self) -> u32 {
+        (self.segment_bytes / 16).min(1024 * 1024)
+    }
+
+    fn fits(&self, bytes: u32, class: Class) -> bool {
+        let limit = match class {
+            Class::Intake => self.segment_bytes - self.reserve_bytes(),
+            Class::Upkeep => self.segment_bytes,
+        };
+        u64::from(self.position().offset()) + u64::from(bytes) <= u64::from(limit)
+    }
+
+    /// Sees to it that `bytes` more fit, by going to the next segment if need be.
+    fn make_room(&mut self, bytes: u32, class: Class) -> Result<(), AppendError> {
+        if self.fits(bytes, class) {
+            return Ok(());
+        }
+        match self.rotate() {
+            Err(AppendError::NoSpace) if self.fits(bytes, class) => Ok(()),
+            other => other,
+        }?;
+        if self.position().offset() == SEGMENT_HEADER_BYTES || self.fits(bytes, Class::Upkeep) {
+            return Ok(()); // a record larger than a (small) segment gets one of its own
+        }
+        Err(AppendError::NoSpace)
+    }
+
+    /// Writes and syncs what waits, seals the active segment and begins the next one.
+    fn rotate(&mut self) -> Result<(), AppendError> {
+        let need = u64::from(self.segment_bytes) + HEADROOM_BYTES;
+        if self.spares.is_empty() && self.disk.free_bytes().is_ok_and(|free| free < need) {
+            return Err(AppendError::NoSpace);
+        }
+        self.flush()?;
+        let sealed = self.active;
+        match self.begin_segment() {
+            Ok(()) => {}
+            Err(SpoolError::Io { operation: "allocate", .. }) => return Err(AppendError::NoSpace),
+            Err(error) => return Err(self.poison(error).into()),
+        }
+        // From here on the header of the new segment says where the old one ends; giving its unused tail back
+        // to the file system is a convenience.
+        if let Some(segment) = self.segments.get(&sealed) {
+            let _ = segment.file.set_len(u64::from(segment.end));
+        }
+        Ok(())
+    }
+
+    fn begin_segment(&mut self) -> Result<(), SpoolError> {
+        let number = self.active.checked_add(1).ok_or_else(|| SpoolError::Foreign {
+            name: JOURNAL_DIR.to_owned(),
+            problem: "segment numbers are used up".to_owned(),
+        })?;
+        let name = segment::file_name(number);
+        let file = if let Some(spare) = self.spares.pop() {
+            let from = segment::spare_name(spare);
+            self.disk.rename(&from, &name).map_err(|error| SpoolError::io("rename", &from, &error))?;
+            let file = self.disk.open(&name, true).map_err(|error| SpoolError::io("open", &name, &error))?;
+            // A recycled segment was cut at its end. Space that cannot be had now is found missing at a write.
+            if file.len().is_ok_and(|len| len < u64::from(self.segment_bytes)) {
+                let _ = file.allocate(u64::from(self.segment_bytes));
+            }
+            file
+        } else {
+            let file = self.disk.create(&name).map_err(|error| SpoolError::io("allocate", &name, &error))?;
+            if let Err(error) = file.allocate(u64::from(self.segment_bytes)) {
+                let _ = self.disk.remove(&name);
+                return Err(SpoolError::io("allocate", &name, &error));
+            }
+            file
+        };
+        let previous_end = self.segments.get(&self.active).map_or(0, |segment| segment.end);
+        let header = SegmentHeader {
+            number,
+            epoch: self.epoch.0,
+            seed: self.seed,
+            previous: self.active,
+            previous_end,
+        };
+        file.write_all_at(&mut [IoSlice::new(&header.encode())], 0)
+            .map_err(|error| SpoolError::io("write", &name, &error))?;
+        file.sync().map_err(|error| SpoolError::io("sync", &name, &error))?;
+        self.disk.sync_dir(JOURNAL_DIR).map_err(|error| SpoolError::io("sync", JOURNAL_DIR, &error))?;
+        self.segments.insert(number, Segment { file: file.clone(), end: SEGMENT_HEADER_BYTES });
+        write_files(&self.files).insert(number, file);
+        self.active = number;
+        Ok(())
+    }
+
+    /// Writes and syncs everything appended; true when there was anything.
+    ///
+    /// # Errors
+    /// [`SpoolError`]; the journal is poisoned then.
+    pub(crate) fn flush(&mut self) -> Result<bool, SpoolError> {
+        self.healthy()?;
+        if self.pending.is_empty() {
+            return Ok(false);
+        }
+        let Some(segment) = self.segments.get_mut(&self.active) else { return Err(SpoolError::Closed) };
+        let file = segment.file.clone();
+        let name = segment::file_name(self.active);
+        let result = write_batch(file.as_ref(), segment.end, &self.pending)
+            .map_err(|error| SpoolError::io("write", &name, &error))
+            .and_then(|()| file.sync().map_err(|error| SpoolError::io("sync", &name, &error)));
+        if let Err(error) = result {
+            return Err(self.poison(error));
+        }
+        segment.end += self.pending_bytes;
+        self.counters.bytes_written += u64::from(self.pending_bytes);
+        self.counters.records += self.pending.len() as u64;
+        self.counters.syncs += 1;
+        self.pending.clear();
+        self.pending_bytes = 0;
+        Ok(true)
+    }
+
+    /// A batch with nothing but its own record: says that everything before it was stable.
+    pub(crate) fn confirm(&mut self) -> Result<(), AppendError> {
+        if self.pending.is_empty() {
+            self.make_room(self.batch_record_bytes(), Class::Upkeep)?;
+            self.push_batch_record()?;
+        }
+        self.flush()?;
+        Ok(())
+    }
+
+    fn poison(&mut self, error: SpoolError) -> SpoolError {
+        self.poisoned.get_or_insert_with(|| error.to_string());
+        error
+    }
+
+    /// Refuses everything from now on, because something that must not fail did.
+    pub(crate) fn poison_with(&mut self, reason: &str) {
+        self.poisoned.get_or_insert_with(|| reason.to_owned());
+    }
+
+    /// # Errors
+    /// [`SpoolError::Poisoned`] after the first failure.
+    pub(crate) fn healthy(&self) -> Result<(), SpoolError> {
+        match &self.poisoned {
+            None => Ok(()),
+            Some(reason) => Err(SpoolError::Poisoned { reason: reason.clone() }),
+        }
+    }
+
+    /// Where the next record will lie.
+    pub(crate) fn position(&self) -> Lsn {
+        let end = self.segments.get(&self.active).map_or(SEGMENT_HEADER_BYTES, |segment| segment.end);
+        Lsn::at(self.active, end + self.pending_bytes)
+    }
+
+    /// Everything below is stable.
+    pub(crate) fn durable(&self) -> Lsn {
+        let end = self.segments.get(&self.active).map_or(SEGMENT_HEADER_BYTES, |segment| segment.end);
+        Lsn::at(self.active, end)
+    }
+
+    pub(crate) fn set_now(&mut self, now: WallMs) {
+        self.now = now;
+    }
+
+    /// From the next batch on, an index applied to less than `floor` counts as useless.
+    pub(crate) fn set_floor(&mut self, floor: Lsn) {
+        self.floor = self.floor.max(floor);
+    }
+
+    pub(crate) fn seed(&self) -> u32 {
+        self.seed
+    }
+
+    pub(crate) fn segments(&self) -> &BTreeMap<u32, Segment> {
+        &self.segments
+    }
+
+    pub(crate) fn active(&self) -> u32 {
+        self.active
+    }
+
+    pub(crate) fn counters(&self) -> JournalCounters {
+        self.counters
+    }
+
+    /// Handle for readers of bodies.
+    pub(crate) fn reader(&self) -> JournalReader {
+        JournalReader { files: self.files.clone(), seed: self.seed }
+    }
+
+    /// Takes segment `number` out and gives its space back, or keeps the file as a spare if there is none.
+    /// `recycle`: false when the space is wanted more than the speed.
+    pub(crate) fn remove_segment(&mut self, number: u32, recycle: bool) -> Result<(), SpoolError> {
+        if number == self.active || self.segments.remove(&number).is_none() {
+            return Ok(());
+        }
+        write_files(&self.files).remove(&number);
+        let name = segment::file_name(number);
+        if recycle && self.spares.is_empty() {
+            let spare = self.next_spare;
+            let to = segment::spare_name(spare);
+            self.disk.rename(&name, &to).map_err(|error| SpoolError::io("rename", &name, &error))?;
+            self.next_spare += 1;
+            self.spares.push(spare);
+        } else {
+            self.disk.remove(&name).map_err(|error| SpoolError::io("remove", &name, &error))?;
+        }
+        self.disk.sync_dir(JOURNAL_DIR).map_err(|error| SpoolError::io("sync", JOURNAL_DIR, &error))
+    }
+
+    /// Removes all spares, and begins a small segment if the active one has room set aside that nobody uses.
+    pub(crate) fn drop_spares(&mut self) -> Result<(), SpoolError> {
+        while let Some(spare) = self.spares.pop() {
+            let name = segment::spare_name(spare);
+            self.disk.remove(&name).map_err(|error| SpoolError::io("remove", &name, &error))?;
+        }
+        Ok(())
+    }
+
+    /// Gives back the space set aside behind the active segment's records. Later batches make the file grow.
+    pub(crate) fn trim_active(&mut self) -> Result<(), SpoolError> {
+        if let Some(segment) = self.segments.get(&self.active) {
+            let name = segment::file_name(self.active);
+            segment
+                .file
+                .set_len(u64::from(segment.end))
+                .map_err(|error| SpoolError::io("truncate", &name, &error))?;
+        }
+        Ok(())
+    }
+
+    /// A job that prepares a spare, to be run beside the writer, when there is none.
+    pub(crate) fn spare_job(&mut self) -> Option<SpareJob> {
+        if !self.spares.is_empty() || self.poisoned.is_some() {
+            return None;
+        }
+        let number = self.next_spare;
+        self.next_spare += 1;
+        Some(SpareJob { disk: self.disk.clone(), number, bytes: self.segment_bytes })
+    }
+
+    /// Takes over a spare that a [`SpareJob`] has finished.
+    pub(crate) fn adopt_spare(&mut self, number: u32) {
+        self.spares.push(number);
+    }
+}
+
+/// Zero-fills a file for a segment to come, so that its syncs need no metadata of the file system.
+#[derive(Debug)]
+pub struct SpareJob {
+    disk: Arc<dyn Disk>,
+    number: u32,
+    bytes: u32,
+}
+
+impl SpareJob {
+    /// Does it; answers the spare's number. A failure leaves nothing behind and costs only speed.
+    ///
+    /// # Errors
+    /// [`SpoolError::Io`], for instance when space is short.
+    pub fn run(self) -> Result<u32, SpoolError> {
+        let name = segment::spare_name(self.number);
+        let result = self.fill(&name);
+        if result.is_err() {
+            let _ = self.disk.remove(&name);
+        }
+        result.map(|()| self.number).map_err(|error| SpoolError::io("allocate", &name, &error))
+    }
+
+    fn fill(&self, name: &str) -> std::io::Result<()> {
+        let file = self.disk.create(name)?;
+        file.allocate(u64::from(self.bytes))?;
+        let zeros = vec![0; ZERO_BYTES.min(self.bytes as usize)];
+        let mut at = 0;
+        while at < u64::from(self.bytes) {
+            let len = zeros.len().min((u64::from(self.bytes) - at) as usize);
+            file.write_all_at(&mut [IoSlice::new(&zeros[..len])], at)?;
+            at += len as u64;
+        }
+        file.sync()
+    }
+}
+
+fn write_batch(file: &dyn DiskFile, at: u32, pending: &[Pending]) -> std::io::Result<()> {
+    let mut offset = u64::from(at);
+    for group in pending.chunks(SLICES_MAX / 3) {
+        let mut slices = Vec::with_capacity(group.len() * 3);
+        let mut bytes = 0;
+        for record in group {
+            slices.push(IoSlice::new(&record.header));
+            slices.push(IoSlice::new(&record.payload));
+            slices.push(IoSlice::new(&record.crc));
+            bytes += (record.payload.len() + OVERHEAD_BYTES) as u64;
+        }
+        file.write_all_at(&mut slices, offset)?;
+        offset += bytes;
+    }
+    Ok(())
+}
+
+fn write_files(
+    files: &RwLock<BTreeMap<u32, Arc<dyn DiskFile>>>,
+) -> std::sync::RwLockWriteGuard<'_, BTreeMap<u32, Arc<dyn DiskFile>>> {
+    files.write().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// Reads single records by their lsn, from any thread, also while segments come and go.
+#[derive(Clone, Debug)]
+pub struct JournalReader {
+    files: Files,
+    seed: u32,
+}
+
+impl JournalReader {
+    /// The payload of the record at `lsn`, which must be of `kind`.
+    ///
+    /// * `guess`: expected payload length, so that one read is enough.
+    ///
+    /// # Errors
+    /// [`SpoolError::Corrupt`] when the segment is gone or the record does not check, [`SpoolError::Io`].
+    pub fn read(&self, lsn: Lsn, kind: Kind, guess: usize) -> Result<Vec<u8>, SpoolError> {
+        let corrupt = |problem: &str| SpoolError::Corrupt { lsn, problem: problem.to_owned() };
+        let file = self
+            .files
+            .read()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .get(&lsn.segment())
+            .cloned()
+            .ok_or_else(|| corrupt("its segment is gone"))?;
+        let name = segment::file_name(lsn.segment());
+        let io = |error: std::io::Error| match error.kind() {
+            std::io::ErrorKind::UnexpectedEof => corrupt("the segment ends inside it"),
+            _ => SpoolError::io("read", &name, &error),
+        };
+        let at = u64::from(lsn.offset());
+        let mut bytes = vec![0; guess.min(PAYLOAD_BYTES_MAX) + OVERHEAD_BYTES];
+        if file.read_exact_at(&mut bytes, at).is_err() {
+            bytes.truncate(HEADER_BYTES);
+            file.read_exact_at(&mut bytes, at).map_err(io)?;
+        }
+        let head: [u8; HEADER_BYTES] =
+            bytes[..HEADER_BYTES].try_into().map_err(|_| corrupt("it has no header"))?;
+        let header = Header::decode(&head, lsn).ok_or_else(|| corrupt("its header is wrong"))?;
+        let total = header.record_bytes() as usize;
+        if bytes.len() < total {
+            bytes.resize(total, 0);
+            file.read_exact_at(&mut bytes, at).map_err(io)?;
+        }
+        bytes.truncate(total);
+        let crc = record::seal(record::payload_crc(self.seed, &bytes[HEADER_BYTES..total - 4]), &head);
+        if bytes[total - 4..] != crc.to_le_bytes() {
+            return Err(corrupt("its checksum is wrong"));
+        }
+        if header.kind != kind as u8 {
+            return Err(corrupt("it is of another kind"));
+        }
+        bytes.truncate(total - 4);
+        bytes.drain(..HEADER_BYTES);
+        Ok(bytes)
+    }
+
+    /// Start value of the checksums, for whoever streams a body.
+    #[must_use]
+    pub fn seed(&self) -> u32 {
+        self.seed
+    }
+}

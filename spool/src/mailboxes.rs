@@ -1,0 +1,199 @@
+//! Who has a lane: registration, aliases, quotas, revocation.
+//!
+//! A mailbox record is always whole, so the newest one of a lane is all that is needed of it.
+
+use crate::entry;
+use crate::error::{RequestError, SpoolError};
+use crate::ids::{LaneId, Seq, WallMs};
+use crate::index::Tree;
+use crate::record::{Kind, MailboxRecord, Record};
+use crate::spool::Spool;
+use crate::tail::Lane;
+use crate::types::{LaneStats, Mailbox, MailboxChange, State};
+
+/// Longest name or alias, bytes.
+pub const NAME_BYTES_MAX: usize = 320;
+/// Most aliases of one mailbox.
+pub const ALIASES_MAX: usize = 1000;
+
+impl Spool {
+    /// The lane of mailbox `name`, made if there is none.
+    ///
+    /// # Errors
+    /// [`RequestError::NameTaken`] when `name` is an alias, empty or too long.
+    pub fn register(&mut self, name: &str, now: WallMs) -> Result<LaneId, RequestError> {
+        if let Some(id) = self.lane_by_name(name)? {
+            let known = self.tail.lane(id)?.is_some_and(|lane| lane.name == name);
+            return if known { Ok(id) } else { Err(RequestError::NameTaken(name.to_owned())) };
+        }
+        check_name(name)?;
+        let record = MailboxRecord {
+            lane: self.next_lane,
+            name: name.to_owned(),
+            aliases: Vec::new(),
+            created_ms: now.0,
+            revoked: false,
+            quota_items: None,
+            quota_bytes: None,
+            next_seq: 1,
+            chain: [0; 32],
+        };
+        let lane = LaneId(record.lane);
+        self.append_upkeep(Kind::Mailbox, &Record::Mailbox(record))?;
+        Ok(lane)
+    }
+
+    /// Changes the mailbox called `name` (or an alias of it).
+    ///
+    /// # Errors
+    /// [`RequestError::UnknownMailbox`], [`RequestError::NameTaken`].
+    pub fn change_mailbox(&mut self, name: &str, change: MailboxChange) -> Result<(), RequestError> {
+        let (id, lane) = match self.lane_by_name(name)? {
+            Some(id) => (id, self.tail.lane(id)?.unwrap_or_default()),
+            None => return Err(RequestError::UnknownMailbox(name.to_owned())),
+        };
+        let mut record = mailbox_record(id, &lane);
+        match change {
+            MailboxChange::Revoke => record.revoked = true,
+            MailboxChange::Allow => record.revoked = false,
+            MailboxChange::AddAlias(alias) => {
+                check_name(&alias)?;
+                match self.lane_by_name(&alias)? {
+                    Some(owner) if owner == id => return Ok(()),
+                    Some(_) => return Err(RequestError::NameTaken(alias)),
+                    None if record.aliases.len() >= ALIASES_MAX => {
+                        return Err(RequestError::NameTaken(alias));
+                    }
+                    None => record.aliases.push(alias),
+                }
+                record.aliases.sort();
+            }
+            MailboxChange::RemoveAlias(alias) => {
+                let before = record.aliases.len();
+                record.aliases.retain(|known| *known != alias);
+                if record.aliases.len() == before {
+                    return Err(RequestError::UnknownMailbox(alias));
+                }
+            }
+            MailboxChange::Quota { items, bytes } => {
+                record.quota_items = items;
+                record.quota_bytes = bytes;
+            }
+        }
+        self.append_upkeep(Kind::Mailbox, &Record::Mailbox(record))?;
+        Ok(())
+    }
+
+    /// Writes the lane's record again, because the segment of the newest one is about to go.
+    pub(crate) fn rewrite_mailbox(&mut self, id: LaneId) -> Result<(), SpoolError> {
+        match self.tail.lane(id)? {
+            Some(lane) if lane.defined != 0 => {
+                self.append_upkeep(Kind::Mailbox, &Record::Mailbox(mailbox_record(id, &lane)))
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// The mailbox called `name`, or that has it as an alias.
+    ///
+    /// # Errors
+    /// [`SpoolError::Index`].
+    pub fn mailbox(&self, name: &str) -> Result<Option<Mailbox>, SpoolError> {
+        let Some(id) = self.lane_by_name(name)? else { return Ok(None) };
+        match self.tail.lane(id)? {
+            Some(lane) => self.mailbox_of(id, lane).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// The mailbox of a lane.
+    ///
+    /// # Errors
+    /// [`SpoolError::Index`].
+    pub fn mailbox_of_lane(&self, id: LaneId) -> Result<Option<Mailbox>, SpoolError> {
+        match self.tail.lane(id)?.filter(|lane| lane.defined != 0) {
+            Some(lane) => self.mailbox_of(id, lane).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// At most `limit` mailboxes after lane `after`, by lane number.
+    ///
+    /// # Errors
+    /// [`SpoolError::Index`].
+    pub fn mailboxes(&self, after: Option<LaneId>, limit: usize) -> Result<Vec<Mailbox>, SpoolError> {
+        let lanes = self.tail.lanes(after, limit)?;
+        lanes
+            .into_iter()
+            .filter(|(_, lane)| lane.defined != 0)
+            .map(|(id, lane)| self.mailbox_of(id, lane))
+            .collect()
+    }
+
+    fn mailbox_of(&self, id: LaneId, lane: Lane) -> Result<Mailbox, SpoolError> {
+        let oldest_ready = self.oldest_ready_of(id, &lane)?;
+        Ok(Mailbox {
+            lane: id,
+            name: lane.name,
+            aliases: lane.aliases,
+            created_at: WallMs(lane.created_ms),
+            revoked: lane.revoked,
+            quota_items: lane.quota_items,
+            quota_bytes: lane.quota_bytes,
+            stats: LaneStats {
+                items: lane.items,
+                bytes: lane.bytes,
+                next_seq: Seq(lane.next_seq.max(1)),
+                cursor: Seq(lane.cursor),
+                oldest_ready,
+            },
+        })
+    }
+
+    /// When the first ready item behind the cursor was accepted; looks into a bounded number of blocks, so a
+    /// lane that begins with thousands of held items may answer `None`.
+    pub(crate) fn oldest_ready_of(&self, id: LaneId, lane: &Lane) -> Result<Option<WallMs>, SpoolError> {
+        const BLOCKS_MAX: usize = 16;
+        let mut seq = Seq((lane.cursor + 1).max(lane.first_seq));
+        for _ in 0..BLOCKS_MAX {
+            if seq.0 >= lane.next_seq {
+                break;
+            }
+            let number = entry::block_of(seq);
+            let block = self.tail.block(id, number)?;
+            let ready = entry::entries(number, &block)
+                .find(|(at, entry)| *at >= seq && entry.state == State::Ready)
+                .map(|(_, entry)| entry.accepted_at);
+            if ready.is_some() {
+                return Ok(ready);
+            }
+            seq = Self::next_block_start(seq);
+        }
+        Ok(None)
+    }
+
+    pub(crate) fn lane_by_name(&self, name: &str) -> Result<Option<LaneId>, SpoolError> {
+        Ok(self.tail.get(Tree::Name, name.as_bytes())?.as_deref().and_then(entry::lane_of_key))
+    }
+}
+
+fn mailbox_record(id: LaneId, lane: &Lane) -> MailboxRecord {
+    MailboxRecord {
+        lane: id.0,
+        name: lane.name.clone(),
+        aliases: lane.aliases.clone(),
+        created_ms: lane.created_ms,
+        revoked: lane.revoked,
+        quota_items: lane.quota_items,
+        quota_bytes: lane.quota_bytes,
+        next_seq: lane.next_seq.max(1),
+        chain: lane.chain,
+    }
+}
+
+fn check_name(name: &str) -> Result<(), RequestError> {
+    if name.is_empty() || name.len() > NAME_BYTES_MAX {
+        return Err(RequestError::NameTaken(name.chars().take(64).collect()));
+    }
+    Ok(())
+}

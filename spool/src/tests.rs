@@ -1,0 +1,297 @@
+//! The ledger on a simulated disk: short stories, each one promise. The random ones are in `proptests/`.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use sha2::{Digest, Sha256};
+
+use crate::accept::ChunkBuilder;
+use crate::disk::sim::SimDisk;
+use crate::error::{AcceptError, RequestError, SpoolError};
+use crate::ids::{ItemId, LaneId, Seq, SessionId, WallMs};
+use crate::index::memory::MemoryIndex;
+use crate::types::{AckOutcome, Filter, MailboxChange, NewMessage, Room, State, Target, Verb};
+use crate::{Options, ReplayFrom, Spool};
+
+const NOW: WallMs = WallMs(1_800_000_000_000);
+const ROOM: Room = Room { items: 100, bytes: 1 << 30 };
+
+fn options() -> Options {
+    Options { segment_bytes: 64 * 1024, min_free_bytes: 0, seed: 7, ..Options::default() }
+}
+
+fn open(disk: &SimDisk, index: &Arc<MemoryIndex>) -> Spool {
+    Spool::open(Arc::new(disk.clone()), index.clone(), options(), NOW).unwrap().0
+}
+
+fn id(n: u8) -> ItemId {
+    ItemId::new(NOW, [n; 10])
+}
+
+fn put(spool: &mut Spool, n: u8, lanes: &[LaneId], body: &[u8]) -> Result<Vec<Seq>, AcceptError> {
+    let mut builder = ChunkBuilder::new(id(n), spool.reader().seed());
+    let mut rest = body;
+    while !rest.is_empty() {
+        let taken = builder.take(rest);
+        rest = &rest[taken..];
+        let chunk = builder.finish();
+        spool.stage_chunk(id(n), chunk)?;
+    }
+    let targets = lanes
+        .iter()
+        .enumerate()
+        .map(|(k, lane)| Target { lane: *lane, id: id(n + k as u8), tag: vec![n] })
+        .collect();
+    let message = NewMessage {
+        body: id(n),
+        body_bytes: body.len() as u64,
+        sha256: Sha256::digest(body).into(),
+        head: b"Received: x\r\n".to_vec(),
+        meta: vec![1, 2, 3],
+        targets,
+    };
+    let seqs = spool.accept(message, NOW)?;
+    spool.commit(NOW)?;
+    Ok(seqs)
+}
+
+fn session(spool: &mut Spool, lane: LaneId) -> SessionId {
+    let session = spool.open_session(lane, Arc::new(|| ())).unwrap();
+    spool.commit(NOW).unwrap();
+    session
+}
+
+fn lent(spool: &mut Spool, session: SessionId) -> Vec<u64> {
+    spool.lease(session, ROOM, NOW).unwrap().items.iter().map(|item| item.seq.0).collect()
+}
+
+fn body_of(spool: &Spool, n: u8) -> Vec<u8> {
+    let item = spool.item(id(n)).unwrap().unwrap();
+    let reader = spool.reader();
+    (0..item.chunks.len()).flat_map(|n| reader.chunk(&item, n).unwrap()).collect()
+}
+
+#[test]
+fn accepted_item_is_lent_acked_and_not_lent_again() {
+    let (disk, index) = (SimDisk::new(), Arc::new(MemoryIndex::new()));
+    let mut spool = open(&disk, &index);
+    let lane = spool.register("a", NOW).unwrap();
+    assert_eq!(put(&mut spool, 1, &[lane], b"one").unwrap(), [Seq(1)]);
+    assert_eq!(put(&mut spool, 2, &[lane], &vec![9; 200_000]).unwrap(), [Seq(2)]);
+    let s = session(&mut spool, lane);
+    assert_eq!(lent(&mut spool, s), [1, 2]);
+    assert_eq!(body_of(&spool, 2), vec![9; 200_000]);
+    assert_eq!(spool.ack(s, id(2), NOW), Ok(AckOutcome::Acked));
+    assert_eq!(spool.ack(s, id(2), NOW), Ok(AckOutcome::Already));
+    assert_eq!(spool.ack(s, id(77), NOW), Ok(AckOutcome::Ignored));
+    spool.commit(NOW).unwrap();
+    let s = session(&mut spool, lane);
+    assert_eq!(lent(&mut spool, s), [1], "unacked comes again, acked does not");
+}
+
+#[test]
+fn restart_with_and_without_index_gives_the_same_lane() {
+    for (checkpoint, keep_index) in [(true, true), (false, true), (true, false), (false, false)] {
+        let (disk, index) = (SimDisk::new(), Arc::new(MemoryIndex::new()));
+        let mut spool = open(&disk, &index);
+        let (a, b) = (spool.register("a", NOW).unwrap(), spool.register("b", NOW).unwrap());
+        spool.change_mailbox("a", MailboxChange::AddAlias("home@x".to_owned())).unwrap();
+        put(&mut spool, 1, &[a], b"one").unwrap();
+        put(&mut spool, 10, &[a, b], b"both").unwrap();
+        put(&mut spool, 20, &[a], b"held").unwrap();
+        let s = session(&mut spool, a);
+        assert_eq!(lent(&mut spool, s), [1, 2, 3]);
+        spool.ack(s, id(1), NOW).unwrap();
+        spool.apply_verb(id(20), Verb::Hold, "look", NOW).unwrap();
+        spool.commit(NOW).unwrap();
+        let before = spool.mailbox("home@x").unwrap().unwrap();
+        if checkpoint {
+            spool.close(NOW).unwrap();
+        }
+        drop(spool);
+        let index = if keep_index { index } else { Arc::new(MemoryIndex::new()) };
+        let mut spool = open(&disk.kill(), &index);
+        assert_eq!(spool.mailbox("a").unwrap().unwrap(), before, "{checkpoint} {keep_index}");
+        assert_eq!(spool.verify_lane(a).unwrap(), None);
+        assert_eq!(spool.item(id(20)).unwrap().unwrap().state, State::Held);
+        let reasons: Vec<_> =
+            spool.timeline(id(20)).unwrap().into_iter().map(|t| (t.state, t.reason)).collect();
+        assert_eq!(
+            reasons,
+            [("ready".to_owned(), "accepted".to_owned()), ("held".to_owned(), "look".to_owned())]
+        );
+        let s = session(&mut spool, a);
+        assert_eq!(lent(&mut spool, s), [2]);
+        assert_eq!(put(&mut spool, 30, &[a], b"next").unwrap(), [Seq(4)]);
+    }
+}
+
+#[test]
+fn uncommitted_body_is_absent_after_a_crash() {
+    let (disk, index) = (SimDisk::new(), Arc::new(MemoryIndex::new()));
+    let mut spool = open(&disk, &index);
+    spool.register("a", NOW).unwrap();
+    let mut builder = ChunkBuilder::new(id(1), spool.reader().seed());
+    builder.take(b"half a mess");
+    let chunk = builder.finish();
+    spool.stage_chunk(id(1), chunk).unwrap();
+    spool.commit(NOW).unwrap();
+    drop(spool);
+    let spool = open(&disk.kill(), &index);
+    assert_eq!(spool.list(&Filter::default(), None, 10).unwrap().0, []);
+    assert_eq!(spool.item(id(1)).unwrap(), None);
+}
+
+#[test]
+fn quota_revocation_and_floor_refuse_and_leave_nothing() {
+    let (disk, index) = (SimDisk::new(), Arc::new(MemoryIndex::new()));
+    let mut spool = open(&disk, &index);
+    let (a, b) = (spool.register("a", NOW).unwrap(), spool.register("b", NOW).unwrap());
+    spool.change_mailbox("a", MailboxChange::Quota { items: Some(1), bytes: None }).unwrap();
+    put(&mut spool, 1, &[a], b"fits").unwrap();
+    assert_eq!(put(&mut spool, 2, &[b, a], b"does not"), Err(AcceptError::OverQuota), "K7 all or nothing");
+    assert_eq!(spool.room(a), Err(AcceptError::OverQuota));
+    assert_eq!(spool.room(b), Ok(()));
+    spool.change_mailbox("b", MailboxChange::Revoke).unwrap();
+    assert_eq!(put(&mut spool, 3, &[b], b"x"), Err(AcceptError::Revoked));
+    assert_eq!(put(&mut spool, 4, &[LaneId(99)], b"x"), Err(AcceptError::UnknownLane));
+    assert_eq!(spool.list(&Filter::default(), None, 10).unwrap().0.len(), 1);
+}
+
+#[test]
+fn nacked_item_waits_for_its_time_and_is_parked_at_last() {
+    let (disk, index) = (SimDisk::new(), Arc::new(MemoryIndex::new()));
+    let mut spool = open(&disk, &index);
+    let lane = spool.register("a", NOW).unwrap();
+    put(&mut spool, 1, &[lane], b"poison").unwrap();
+    put(&mut spool, 2, &[lane], b"fine").unwrap();
+    let s = session(&mut spool, lane);
+    assert_eq!(lent(&mut spool, s), [1, 2]);
+    for round in 1..=5 {
+        spool.nack(s, id(1), 1000, NOW).unwrap();
+        spool.commit(NOW).unwrap();
+        let leased = spool.lease(s, ROOM, NOW).unwrap();
+        assert_eq!(leased.items, []);
+        let due = spool.lease(s, ROOM, NOW.plus(1000)).unwrap();
+        if round < 5 {
+            assert_eq!(leased.retry_at, Some(NOW.plus(1000)));
+            assert_eq!(due.items.len(), 1);
+        } else {
+            assert_eq!(due.items.len(), 0, "X12: parked, visible, the rest flows");
+        }
+    }
+    assert_eq!(spool.item(id(1)).unwrap().unwrap().state, State::Held);
+    assert_eq!(spool.ack(s, id(2), NOW), Ok(AckOutcome::Acked));
+}
+
+#[test]
+fn replay_offers_acked_items_again_in_order() {
+    let (disk, index) = (SimDisk::new(), Arc::new(MemoryIndex::new()));
+    let mut spool = open(&disk, &index);
+    let lane = spool.register("a", NOW).unwrap();
+    for n in 1..=5 {
+        put(&mut spool, n, &[lane], b"x").unwrap();
+    }
+    let s = session(&mut spool, lane);
+    assert_eq!(lent(&mut spool, s).len(), 5);
+    for n in 1..=5 {
+        spool.ack(s, id(n), NOW).unwrap();
+    }
+    spool.commit(NOW).unwrap();
+    assert_eq!(spool.replay(lane, ReplayFrom::Seq(Seq(3)), NOW), Ok(3));
+    spool.commit(NOW).unwrap();
+    assert_eq!(lent(&mut spool, s), [3, 4, 5]);
+}
+
+#[test]
+fn newer_session_takes_over_and_the_older_one_is_told() {
+    let (disk, index) = (SimDisk::new(), Arc::new(MemoryIndex::new()));
+    let mut spool = open(&disk, &index);
+    let lane = spool.register("a", NOW).unwrap();
+    put(&mut spool, 1, &[lane], b"x").unwrap();
+    let old = session(&mut spool, lane);
+    assert_eq!(lent(&mut spool, old), [1]);
+    let rings = Arc::new(AtomicUsize::new(0));
+    let bell = rings.clone();
+    let new = spool
+        .open_session(
+            lane,
+            Arc::new(move || {
+                bell.fetch_add(1, Ordering::SeqCst);
+            }),
+        )
+        .unwrap();
+    assert_eq!(spool.lease(old, ROOM, NOW), Err(RequestError::NoSession));
+    spool.commit(NOW).unwrap();
+    assert_eq!(rings.load(Ordering::SeqCst), 1, "a fresh session is rung once for what waits");
+    assert_eq!(lent(&mut spool, new), [1]);
+    put(&mut spool, 2, &[lane], b"y").unwrap();
+    assert_eq!(rings.load(Ordering::SeqCst), 2);
+}
+
+#[test]
+fn expiry_retention_and_compaction_give_space_back_and_keep_what_lives() {
+    let (disk, index) = (SimDisk::new(), Arc::new(MemoryIndex::new()));
+    let mut spool = open(&disk, &index);
+    let (a, b) = (spool.register("a", NOW).unwrap(), spool.register("b", NOW).unwrap());
+    put(&mut spool, 1, &[a, b], &[1; 3000]).unwrap();
+    let s = session(&mut spool, a);
+    for n in 10..210_u8 {
+        put(&mut spool, n, &[a], &[n; 3000]).unwrap();
+        lent(&mut spool, s);
+        spool.ack(s, id(n), NOW).unwrap();
+    }
+    spool.commit(NOW).unwrap();
+    let segments_before = spool.segment_numbers().len();
+    assert!(segments_before > 8, "{segments_before}");
+    let later = NOW.plus(8 * 86_400_000);
+    for _ in 0..50 {
+        spool.maintain(later).unwrap();
+        spool.commit(later).unwrap();
+        while spool.compact_step(1 << 20, 50, later).unwrap() {
+            spool.commit(later).unwrap();
+        }
+        spool.commit(later).unwrap();
+        if let Some(job) = spool.begin_checkpoint(later).unwrap() {
+            let result = job.run();
+            spool.end_checkpoint(&job, result).unwrap();
+        }
+    }
+    let segments = spool.segment_numbers().len();
+    assert!(segments <= 3, "{segments} of {segments_before} left");
+    for keep_index in [true, false] {
+        let index = if keep_index { index.clone() } else { Arc::new(MemoryIndex::new()) };
+        drop(spool);
+        spool = open(&disk.kill(), &index);
+        // Retired items may be seen again as acked when the index is rebuilt, until the next sweep.
+        let ready = Filter { states: vec![State::Ready], ..Filter::default() };
+        assert_eq!(spool.list(&ready, None, 100).unwrap().0.len(), 2, "index {keep_index}");
+        assert_eq!(body_of(&spool, 1), [1; 3000]);
+        assert_eq!(spool.verify_lane(a).unwrap(), None);
+        let mailbox = spool.mailbox("a").unwrap().unwrap();
+        assert_eq!(mailbox.stats.next_seq, Seq(202), "a seq is never reused");
+        let s = session(&mut spool, a);
+        assert_eq!(lent(&mut spool, s), [1]);
+    }
+}
+
+#[test]
+fn second_process_is_refused() {
+    let (disk, index) = (SimDisk::new(), Arc::new(MemoryIndex::new()));
+    let _spool = open(&disk, &index);
+    let second = Spool::open(Arc::new(disk.clone()), index, options(), NOW);
+    assert_eq!(second.err(), Some(SpoolError::Locked), "W11");
+}
+
+#[test]
+fn twin_is_remembered_across_a_restart_and_forgotten_in_time() {
+    let (disk, index) = (SimDisk::new(), Arc::new(MemoryIndex::new()));
+    let mut spool = open(&disk, &index);
+    spool.remember_twin([5; 32], id(1), NOW.plus(1000)).unwrap();
+    spool.commit(NOW).unwrap();
+    drop(spool);
+    let spool = open(&disk.kill(), &index);
+    assert_eq!(spool.twin(&[5; 32], NOW), Ok(Some(id(1))));
+    assert_eq!(spool.twin(&[5; 32], NOW.plus(1000)), Ok(None));
+    assert_eq!(spool.twin(&[6; 32], NOW), Ok(None));
+}

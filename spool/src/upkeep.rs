@@ -1,0 +1,172 @@
+//! What a spool does by itself: expiry, retention, looking at free space. In small steps, between commits.
+//!
+//! A sweep walks lane after lane, and in each from its oldest entry on. Items lie in the order of their
+//! acceptance, so it leaves a lane at the first entry that is too young for anything to be due behind it.
+
+use crate::entry::{self, Entry};
+use crate::error::SpoolError;
+use crate::ids::{LaneId, Seq, WallMs};
+use crate::index::Tree;
+use crate::life::{self, Event};
+use crate::spool::Spool;
+use crate::types::State;
+
+/// Blocks looked into by one step.
+const BLOCKS_PER_STEP: usize = 32;
+/// Lanes looked at by one step.
+const LANES_PER_STEP: usize = 64;
+/// Twins looked at by one step.
+const TWINS_PER_STEP: usize = 64;
+
+/// Where the sweep stands.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Sweep {
+    lane: Option<LaneId>,
+    /// Where to go on inside the lane after `lane`; `None`: at its start.
+    inside: Option<Seq>,
+    oldest: Option<WallMs>,
+    twin: Vec<u8>,
+}
+
+/// What one step of upkeep did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Upkeep {
+    /// Items that nobody fetched in time.
+    pub expired: Vec<(LaneId, Seq)>,
+    /// Items whose retention is over.
+    pub retired: u64,
+    /// The sweep has seen every lane and begins anew.
+    pub round_done: bool,
+}
+
+impl Spool {
+    /// One bounded step of expiry and retention. Stage only: commit afterwards.
+    ///
+    /// # Errors
+    /// [`SpoolError`].
+    pub fn maintain(&mut self, now: WallMs) -> Result<Upkeep, SpoolError> {
+        self.healthy()?;
+        self.look_at_free_space();
+        let mut done = Upkeep::default();
+        self.sweep_twins(now)?;
+        let mut blocks = BLOCKS_PER_STEP;
+        for _ in 0..LANES_PER_STEP {
+            let Some((id, _)) = self.tail.lanes(self.sweep.lane, 1)?.into_iter().next() else {
+                self.oldest_ready = self.sweep.oldest.take();
+                self.sweep.lane = None;
+                done.round_done = true;
+                break;
+            };
+            if !self.sweep_lane(id, now, &mut blocks, &mut done)? {
+                break;
+            }
+            self.sweep.lane = Some(id);
+            self.sweep.inside = None;
+        }
+        Ok(done)
+    }
+
+    /// Asks the medium how much is free.
+    pub(crate) fn look_at_free_space(&mut self) {
+        // A medium that cannot say is treated as full enough to refuse intake: better late than lost.
+        self.free_bytes = self.disk.free_bytes().unwrap_or(0);
+    }
+
+    /// True when the lane is done, false when the step's blocks are used up.
+    fn sweep_lane(
+        &mut self,
+        id: LaneId,
+        now: WallMs,
+        blocks: &mut usize,
+        done: &mut Upkeep,
+    ) -> Result<bool, SpoolError> {
+        let Some(lane) = self.tail.lane(id)? else { return Ok(true) };
+        let youngest = self.options.retain_ms.min(self.options.expire_ms);
+        let first = lane.first_seq.max(1);
+        let mut seq = self.sweep.inside.unwrap_or(Seq(first)).max(Seq(first));
+        if self.sweep.inside.is_none() {
+            let oldest = self.oldest_ready_of(id, &lane)?;
+            self.sweep.oldest = match (self.sweep.oldest, oldest) {
+                (Some(a), Some(b)) => Some(a.min(b)),
+                (a, b) => a.or(b),
+            };
+        }
+        let mut nothing_below = seq.0 == first;
+        while seq.0 < lane.next_seq {
+            if *blocks == 0 {
+                self.sweep.inside = Some(seq);
+                return Ok(false);
+            }
+            *blocks -= 1;
+            let number = entry::block_of(seq);
+            let block = self.tail.block(id, number)?;
+            let mut too_young = false;
+            for (at, entry) in entry::entries(number, &block).filter(|(at, _)| *at >= seq) {
+                if now.since(entry.accepted_at) < youngest {
+                    too_young = true;
+                    break;
+                }
+                nothing_below &= self.sweep_entry(id, at, &entry, now, done)?;
+            }
+            if too_young {
+                return Ok(true);
+            }
+            seq = Self::next_block_start(seq);
+            if nothing_below {
+                let lane = self.tail.lane_mut(id)?;
+                lane.first_seq = lane.first_seq.max(seq.0.min(lane.next_seq));
+            }
+        }
+        Ok(true)
+    }
+
+    /// True when the entry is gone.
+    fn sweep_entry(
+        &mut self,
+        lane: LaneId,
+        seq: Seq,
+        entry: &Entry,
+        now: WallMs,
+        done: &mut Upkeep,
+    ) -> Result<bool, SpoolError> {
+        if life::waits(entry.state) {
+            let due = entry.state == State::Ready && now.since(entry.accepted_at) >= self.options.expire_ms;
+            if due && !self.is_leased(lane, seq) {
+                self.change_state(lane, seq, entry, Event::Expire, "nobody fetched it in time", now)?;
+                done.expired.push((lane, seq));
+            }
+            return Ok(false);
+        }
+        if now.since(entry.changed_at) < self.options.retain_ms || entry.state_lsn >= self.journal.durable() {
+            return Ok(false);
+        }
+        self.retire(lane, seq, *entry)?;
+        done.retired += 1;
+        Ok(true)
+    }
+
+    fn is_leased(&self, lane: LaneId, seq: Seq) -> bool {
+        self.session_of
+            .get(&lane)
+            .and_then(|id| self.sessions.get(id))
+            .is_some_and(|session| session.leased.values().any(|leased| *leased == seq))
+    }
+
+    fn sweep_twins(&mut self, now: WallMs) -> Result<(), SpoolError> {
+        let page = self.tail.scan(Tree::Twin, &self.sweep.twin, None, TWINS_PER_STEP)?;
+        self.sweep.twin = match page.last() {
+            Some((key, _)) if page.len() == TWINS_PER_STEP => {
+                let mut next = key.clone();
+                next.push(0);
+                next
+            }
+            Some(_) | None => Vec::new(),
+        };
+        for (key, value) in page {
+            if crate::accept::twin_fields(&value).is_none_or(|(_, until, _)| until <= now) {
+                self.tail.remove(Tree::Twin, key);
+            }
+        }
+        Ok(())
+    }
+}
