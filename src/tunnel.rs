@@ -6,7 +6,10 @@
 pub mod control;
 pub mod frame;
 pub mod handshake;
+mod inflow;
+mod outflow;
 pub mod rates;
+pub mod session;
 
 /// Which of the two tunnel protocols a session speaks.
 ///

@@ -1,0 +1,705 @@
+//! The relay's side of one authenticated session (sans I/O).
+//!
+//! 1. `auth_ok` goes out.
+//! 2. An inbound session leases what fits its window, and sends one stream after the other.
+//! 3. Tunnel 1: each `smtp_end` is followed by a ping with the item's id; its pong is the ack. Tunnel 2: the
+//!    gateway says `item_ack` or `item_nack`. Both free the window at once; the lane learns it in batches, so
+//!    that many acks share one commit.
+//! 4. Pings find dead peers. A newer login, a stop of the relay, or a broken rule end the session.
+//!
+//! The driver feeds [`Session::handle`], performs everything from [`Session::poll`] in order, takes
+//! [`Session::pull`] whenever the socket has room, and wakes the machine at [`Session::deadline`].
+//!
+//! Promises: total; an ack counts only for an item that was sent completely in this session and not acked
+//! yet, so nothing a gateway says can remove another item. Outputs that wait are bounded: by the window, by
+//! [`PENDING_MAX`], and by the driver reading no further while [`Session::is_full`].
+//!
+//! Does not know mail, and durably keeps nothing.
+//!
+//! Failure policy: a peer that breaks the protocol is told the code and closed with 4401; when the lane's
+//! storage fails, the session ends with 1013 and everything unacked is offered to the next one.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use data_encoding::HEXLOWER;
+use spool::ids::{ItemId, WallMs};
+use uuid::Uuid;
+
+use super::Dialect;
+use super::control::{
+    AckStatus, AuthError, AuthOk, CONTROL_BYTES_MAX, Credit, Drain, Feature, Features, ItemAck,
+    ReplayAccepted, ReplayRequest, SessionRole, ToGateway, ToRelay,
+};
+use super::frame::{Frame, FrameError};
+use super::handshake::Proof;
+use super::inflow::{Heard, Inflow};
+pub use super::outflow::{Flight, Offer, Window};
+use super::outflow::{Next, Outflow};
+use crate::identity::challenge::AuthCode;
+
+/// Features of tunnel 2 that this relay has.
+const SUPPORTED: [Feature; 3] = [Feature::Ack, Feature::Credit, Feature::Replay];
+/// Most offers kept ready to be written; more are leased when fewer than half are left.
+const LEASE_ITEMS_MAX: u32 = 16;
+/// Most changes that wait for the lane; a replay request beyond it is dropped.
+pub const PENDING_MAX: usize = 1024;
+/// Most messages waiting for the socket before the driver stops reading.
+const OUT_MESSAGES_MAX: usize = 64;
+/// A session that stops taking part has this long to finish what is in flight.
+const DRAIN_TIME_MAX: Duration = Duration::from_secs(5);
+/// Longest reason of a refusal that is kept, bytes.
+const REASON_BYTES_MAX: usize = 256;
+/// Ignored messages of one session that are worth a note.
+const NOTES_MAX: u32 = 8;
+/// Payload of a ping that asks only whether somebody is there.
+const HEARTBEAT: &[u8] = b"waystation";
+/// A body that could not be read now is offered again after this.
+const UNREADABLE_RETRY_MS: u64 = 60_000;
+/// Longest time that a nack may ask for, milliseconds: a day.
+const RETRY_AFTER_MS_MAX: u64 = 86_400_000;
+
+/// How sessions behave.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Time between pings.
+    pub heartbeat_interval: Duration,
+    /// A peer that shows no life for this long is gone.
+    pub idle_timeout: Duration,
+    /// Window of tunnel 2.
+    pub window: Window,
+    /// Most items in flight to a tunnel-1 gateway; bytes as above.
+    pub legacy_items_max: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            heartbeat_interval: Duration::from_secs(30),
+            idle_timeout: Duration::from_secs(120),
+            window: Window { items: 64, bytes: 16 * 1024 * 1024 },
+            legacy_items_max: 4,
+        }
+    }
+}
+
+/// A message for the socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outgoing {
+    /// A text message.
+    Text(String),
+    /// A binary message.
+    Binary(Bytes),
+    /// A ping.
+    Ping(Bytes),
+}
+
+/// Something the lane has to write down.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// The gateway has it.
+    Ack(Flight),
+    /// The gateway, or we, cannot pass it on now.
+    Nack {
+        /// Which item.
+        item: ItemId,
+        /// Not before this long from now, milliseconds.
+        retry_after_ms: u64,
+    },
+    /// The gateway will never take it; it is to be held.
+    Reject {
+        /// Which item.
+        item: ItemId,
+        /// Why, one line.
+        reason: String,
+    },
+    /// Offer acked items again.
+    Replay(ReplayRequest),
+}
+
+/// One request to the lane: changes in order, then a lease. One is under way at a time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Batch {
+    /// What to write down first.
+    pub changes: Vec<Change>,
+    /// What could be sent then.
+    pub lease: Option<Window>,
+}
+
+/// The answer to a [`Batch`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Settled {
+    /// New offers in lane order, at most what the lease asked for.
+    pub offers: Vec<Offer>,
+    /// Nothing more now, but something becomes due then.
+    pub retry_at: Option<WallMs>,
+    /// Items that a replay brought back.
+    pub replayed: Option<u64>,
+}
+
+/// Why a session ends before its peer wants it to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Eviction {
+    /// A newer login of the same key.
+    Replaced,
+    /// The key was revoked.
+    Revoked,
+}
+
+/// Why a body's piece could not be had.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PieceError {
+    /// Its bytes are damaged; it is never handed out.
+    Damaged(String),
+    /// Another time perhaps.
+    Unreadable(String),
+}
+
+/// What happened.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// A text message came.
+    Text(String),
+    /// A binary message came.
+    Binary(Bytes),
+    /// A ping came; the socket layer answers it.
+    Ping,
+    /// A pong came.
+    Pong(Bytes),
+    /// The socket took bytes it had been holding back.
+    Progress,
+    /// The lane may have something.
+    Bell,
+    /// The batch was carried out.
+    Settled(Settled),
+    /// The batch was not carried out; the session is of no use any more.
+    LaneLost,
+    /// A piece was fetched.
+    Piece {
+        /// Of this item.
+        item: ItemId,
+        /// Which piece.
+        n: usize,
+        /// Its bytes.
+        bytes: Result<Bytes, PieceError>,
+    },
+    /// The peer closed, or the connection is lost.
+    Gone,
+    /// The session has to make room.
+    Evict(Eviction),
+    /// The relay is about to stop.
+    Drain {
+        /// When it should be back, milliseconds.
+        reconnect_after_ms: u64,
+    },
+    /// Nothing but time.
+    Tick,
+}
+
+/// Something worth a log line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Note {
+    /// An ack or nack that belongs to nothing in flight.
+    AckIgnored(String),
+    /// A chunk or end of a stream that was not started.
+    StreamIgnored(String),
+    /// A peer said something that is no frame.
+    BadFrame(FrameError),
+    /// The peer fell silent.
+    PeerDead,
+}
+
+/// What to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Put this on the wire.
+    Send(Outgoing),
+    /// Ask the lane.
+    Lane(Batch),
+    /// Fetch a piece of a body.
+    Read {
+        /// Of this item.
+        item: ItemId,
+        /// Which piece.
+        n: usize,
+    },
+    /// Log it.
+    Note(Note),
+    /// Close with this code and reason; nothing is sent after it.
+    Close(u16, &'static str),
+}
+
+/// The machine.
+#[derive(Debug)]
+pub struct Session {
+    settings: Settings,
+    dialect: Dialect,
+    features: Features,
+    inbound: bool,
+    item_bytes_max: Option<u64>,
+    outflow: Outflow,
+    inflow: Inflow,
+    out: VecDeque<Output>,
+    changes: Vec<Change>,
+    asking: bool,
+    lane_lost: bool,
+    /// The lane may have more than it gave.
+    more: bool,
+    retry: Option<Instant>,
+    replay_waits: bool,
+    life: Instant,
+    pong: Instant,
+    pinged: Instant,
+    phase: Phase,
+    notes: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Open,
+    Draining { until: Instant },
+    Closed,
+}
+
+impl Session {
+    /// A session for `proof`; `replaced` is the session it pushed out. `auth_ok` is its first output.
+    #[must_use]
+    pub fn new(proof: &Proof, replaced: Option<Uuid>, settings: Settings, now: Instant) -> Self {
+        let offered = proof.features.and(Features::of(&SUPPORTED));
+        let (dialect, features) =
+            if offered.has(Feature::Ack) { (Dialect::Two, offered) } else { (Dialect::One, Features::NONE) };
+        let credit = proof.credit.filter(|_| features.has(Feature::Credit));
+        let window = match dialect {
+            Dialect::One => Window { items: settings.legacy_items_max.max(1), bytes: settings.window.bytes },
+            Dialect::Two => Window {
+                items: credit.map_or(u32::MAX, |c| c.items).min(settings.window.items).max(1),
+                bytes: credit.map_or(u64::MAX, |c| c.bytes).min(settings.window.bytes),
+            },
+        };
+        let item_bytes_max = credit.and_then(|credit| credit.item_bytes_max);
+        let mut session = Self {
+            settings,
+            dialect,
+            features,
+            inbound: proof.role == SessionRole::Inbound,
+            item_bytes_max,
+            outflow: Outflow::new(dialect, window),
+            inflow: Inflow::default(),
+            out: VecDeque::new(),
+            changes: Vec::new(),
+            asking: false,
+            lane_lost: false,
+            more: true,
+            retry: None,
+            replay_waits: false,
+            life: now,
+            pong: now,
+            pinged: now,
+            phase: Phase::Open,
+            notes: 0,
+        };
+        session.say(&ToGateway::AuthOk(AuthOk {
+            public_key_base32: proof.key.to_string(),
+            email_local_part: proof.key.to_string(),
+            session_role: proof.role,
+            replaced_socket_id: replaced.map(|id| id.to_string()),
+            features,
+            credit: (dialect == Dialect::Two).then_some(Credit {
+                items: window.items,
+                bytes: window.bytes,
+                item_bytes_max,
+            }),
+        }));
+        session.ask();
+        session
+    }
+
+    /// Which protocol it speaks.
+    #[must_use]
+    pub fn dialect(&self) -> Dialect {
+        self.dialect
+    }
+
+    /// Something happened at `now`.
+    pub fn handle(&mut self, input: Input, now: Instant, wall: WallMs) {
+        if self.phase == Phase::Closed {
+            // What was acked before the end still counts; the lane has to learn it.
+            match input {
+                Input::Settled(_) => self.asking = false,
+                Input::LaneLost => self.lane_lost = true,
+                Input::Text(_)
+                | Input::Binary(_)
+                | Input::Ping
+                | Input::Pong(_)
+                | Input::Progress
+                | Input::Bell
+                | Input::Piece { .. }
+                | Input::Evict(_)
+                | Input::Drain { .. }
+                | Input::Gone
+                | Input::Tick => {}
+            }
+            return self.ask();
+        }
+        match input {
+            Input::Text(text) => {
+                self.life = now;
+                self.text(&text);
+            }
+            Input::Binary(message) => {
+                self.life = now;
+                self.binary(&message);
+            }
+            Input::Ping => self.life = now,
+            Input::Pong(payload) => {
+                self.life = now;
+                self.pong = now;
+                self.pong(&payload);
+            }
+            Input::Progress => self.life = now,
+            Input::Bell => self.more = true,
+            Input::Settled(settled) => self.settled(settled, now, wall),
+            Input::LaneLost => {
+                self.lane_lost = true;
+                self.close(1013, "try_again_later");
+            }
+            Input::Gone => {
+                self.phase = Phase::Closed;
+            }
+            Input::Piece { item, n, bytes } => self.piece(item, n, bytes),
+            Input::Evict(Eviction::Replaced) => self.close(4400, "replaced_by_new_session"),
+            Input::Evict(Eviction::Revoked) => self.refuse(AuthCode::Revoked),
+            Input::Drain { reconnect_after_ms } => self.drain(reconnect_after_ms, now),
+            Input::Tick => {}
+        }
+        self.time(now);
+        self.ask();
+        self.finish_drain(now);
+    }
+
+    /// The next thing to do, in order.
+    pub fn poll(&mut self) -> Option<Output> {
+        let next = self.out.pop_front();
+        if self.out.is_empty() && self.out.capacity() > 4 {
+            self.out = VecDeque::new();
+        }
+        next
+    }
+
+    /// The next message of a stream; to be asked for only when the socket has taken all before it.
+    pub fn pull(&mut self, now: Instant) -> Option<Outgoing> {
+        if self.phase == Phase::Closed {
+            return None;
+        }
+        loop {
+            self.hold_back_too_large();
+            match self.outflow.next(now) {
+                Next::Frame(frame) => return self.encode(&frame),
+                Next::Last(frame, item) => {
+                    if self.dialect == Dialect::One {
+                        // Messages are read in order, so the pong to this proves that the end was read.
+                        self.out.push_back(Output::Send(Outgoing::Ping(item.to_string().into())));
+                        self.pinged = now;
+                    }
+                    self.ask();
+                    return self.encode(&frame);
+                }
+                Next::Read(item, n) => self.out.push_back(Output::Read { item, n }),
+                Next::Nothing => {
+                    self.ask();
+                    return None;
+                }
+            }
+        }
+    }
+
+    /// When to wake it with [`Input::Tick`] if nothing else happens.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        let drained = match self.phase {
+            Phase::Closed => return None,
+            Phase::Draining { until } => Some(until),
+            Phase::Open => None,
+        };
+        let beat = self.pinged + self.settings.heartbeat_interval;
+        [Some(beat), Some(self.dead_at()), drained, self.retry].into_iter().flatten().min()
+    }
+
+    /// Whether it has ended and the lane knows all that it has to.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        let settled = self.lane_lost || (!self.asking && self.changes.is_empty());
+        self.phase == Phase::Closed && self.out.is_empty() && settled
+    }
+
+    /// Too much waits for the socket: read no further.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.out.len() >= OUT_MESSAGES_MAX || self.changes.len() >= PENDING_MAX
+    }
+
+    fn text(&mut self, text: &str) {
+        // In tunnel 1 text was fed to the frame parser, which no JSON passes.
+        if self.dialect == Dialect::One {
+            return self.refuse(AuthCode::InvalidTunnelFrame);
+        }
+        match ToRelay::parse(text, CONTROL_BYTES_MAX) {
+            Ok(ToRelay::ItemAck(ack)) => self.ack(&ack),
+            Ok(ToRelay::ItemNack(nack)) => {
+                let retry_after_ms = nack.retry_after_ms.min(RETRY_AFTER_MS_MAX);
+                let change = |item| Change::Nack { item, retry_after_ms };
+                self.decline(&nack.item_id, "not now", change);
+            }
+            Ok(ToRelay::ReplayRequest(request)) => self.replay(request),
+            // Results are not repeated by this release, and later protocols may say more.
+            Ok(ToRelay::DeliveryResultAck(_) | ToRelay::Unknown(_)) => {}
+            Ok(ToRelay::AuthChallengeRequest(_) | ToRelay::AuthChallengeResponse(_)) | Err(_) => {
+                self.refuse(AuthCode::InvalidMessage);
+            }
+        }
+    }
+
+    fn binary(&mut self, message: &Bytes) {
+        match Frame::decode(message, self.dialect) {
+            Ok(frame) => {
+                let stream = frame.stream().to_owned();
+                match self.inflow.hear(frame) {
+                    Heard::Noted => {}
+                    Heard::Answer(answer) => self.say(&answer),
+                    Heard::Ignored => self.note(Note::StreamIgnored(stream)),
+                }
+            }
+            Err(error) => {
+                self.out.push_back(Output::Note(Note::BadFrame(error)));
+                self.refuse(AuthCode::InvalidTunnelFrame);
+            }
+        }
+    }
+
+    fn pong(&mut self, payload: &[u8]) {
+        if self.dialect == Dialect::Two {
+            return;
+        }
+        let item = std::str::from_utf8(payload).ok().and_then(|text| text.parse::<ItemId>().ok());
+        if let Some(flight) = item.and_then(|item| self.outflow.land(item)) {
+            self.changes.push(Change::Ack(flight));
+        }
+    }
+
+    fn ack(&mut self, ack: &ItemAck) {
+        if ack.status == AckStatus::Rejected {
+            let reason = one_line(ack.reason.as_deref().unwrap_or("rejected by the gateway"));
+            let told = reason.clone();
+            return self.decline(&ack.item_id, &told, |item| Change::Reject { item, reason });
+        }
+        let flight = ack.item_id.parse().ok().and_then(|item| self.outflow.flight(item).copied());
+        let right = |flight: &Flight| {
+            ack.sha256.as_ref().is_none_or(|hash| hash.eq_ignore_ascii_case(&HEXLOWER.encode(&flight.sha256)))
+        };
+        match flight {
+            Some(flight) if right(&flight) => {
+                self.outflow.land(flight.item);
+                self.changes.push(Change::Ack(flight));
+            }
+            Some(flight) => {
+                // It stored something else: not acked, offered again.
+                self.outflow.land(flight.item);
+                self.changes.push(Change::Nack { item: flight.item, retry_after_ms: 0 });
+                self.note(Note::AckIgnored(format!("{} with another hash", flight.item)));
+            }
+            None => self.note(Note::AckIgnored(clip(&ack.item_id, REASON_BYTES_MAX).to_owned())),
+        }
+    }
+
+    /// The gateway does not take an item, which is in flight or being written.
+    fn decline(&mut self, id: &str, reason: &str, change: impl FnOnce(ItemId) -> Change) {
+        let item = id.parse::<ItemId>().ok();
+        if let Some(flight) = item.and_then(|item| self.outflow.land(item)) {
+            self.changes.push(change(flight.item));
+        } else if let Some((offer, frame)) = item.and_then(|item| self.outflow.abort(item, reason)) {
+            self.send_abort(frame);
+            self.changes.push(change(offer.item));
+        } else {
+            self.note(Note::AckIgnored(clip(id, REASON_BYTES_MAX).to_owned()));
+        }
+    }
+
+    fn replay(&mut self, request: ReplayRequest) {
+        let asked = request.from_seq.is_some() || request.since_ms.is_some();
+        // One at a time: a repeat of a replay that is under way brings nothing new.
+        if self.inbound && asked && self.features.has(Feature::Replay) && !self.replay_waits {
+            self.replay_waits = true;
+            self.changes.push(Change::Replay(request));
+        }
+    }
+
+    fn settled(&mut self, settled: Settled, now: Instant, wall: WallMs) {
+        self.asking = false;
+        // An empty answer is final until the bell rings or room comes back with an ack.
+        self.more |= !settled.offers.is_empty();
+        self.retry = settled.retry_at.map(|at| now + Duration::from_millis(at.since(wall)));
+        if let Some(items) = settled.replayed {
+            self.replay_waits = false;
+            self.more = true;
+            self.say(&ToGateway::ReplayAccepted(ReplayAccepted { items }));
+        }
+        if self.phase == Phase::Open {
+            for offer in settled.offers {
+                self.outflow.offer(offer);
+            }
+        }
+    }
+
+    fn piece(&mut self, item: ItemId, n: usize, bytes: Result<Bytes, PieceError>) {
+        let (change, problem) = match bytes {
+            Ok(bytes) => return self.outflow.piece(item, n, bytes),
+            Err(PieceError::Damaged(problem)) => {
+                (Change::Reject { item, reason: format!("body damaged: {}", one_line(&problem)) }, problem)
+            }
+            Err(PieceError::Unreadable(problem)) => {
+                (Change::Nack { item, retry_after_ms: UNREADABLE_RETRY_MS }, problem)
+            }
+        };
+        // A tunnel-1 gateway keeps the half stream until a start of the same id replaces it.
+        if let Some((_, frame)) = self.outflow.abort(item, &one_line(&problem)) {
+            self.send_abort(frame);
+            self.changes.push(change);
+        }
+    }
+
+    /// A gateway that named its largest item gets no larger one; the lane holds it, the next ones flow (X11).
+    fn hold_back_too_large(&mut self) {
+        let Some(max) = self.item_bytes_max else { return };
+        while let Some(offer) = self.outflow.take_waiting_above(max) {
+            let reason = format!("{} bytes are more than the {max} this gateway takes", offer.size_bytes);
+            self.changes.push(Change::Reject { item: offer.item, reason });
+        }
+    }
+
+    fn send_abort(&mut self, frame: Option<Frame>) {
+        if let Some(Outgoing::Binary(bytes)) = frame.and_then(|frame| self.encode(&frame)) {
+            self.out.push_back(Output::Send(Outgoing::Binary(bytes)));
+        }
+    }
+
+    fn drain(&mut self, reconnect_after_ms: u64, now: Instant) {
+        if self.phase == Phase::Open {
+            self.phase = Phase::Draining { until: now + DRAIN_TIME_MAX };
+            self.outflow.stop();
+            if self.dialect == Dialect::Two {
+                self.say(&ToGateway::Drain(Drain { reconnect_after_ms }));
+            }
+        }
+    }
+
+    fn finish_drain(&mut self, now: Instant) {
+        let Phase::Draining { until } = self.phase else { return };
+        let settled = self.outflow.is_settled() && self.changes.is_empty() && !self.asking;
+        if settled || now >= until {
+            self.close(1012, "relay_restarts");
+        }
+    }
+
+    /// Pings, and finds out whether anybody is still there.
+    fn time(&mut self, now: Instant) {
+        if self.phase == Phase::Closed {
+            return;
+        }
+        if now >= self.dead_at() {
+            self.out.push_back(Output::Note(Note::PeerDead));
+            return self.close(4408, "heartbeat_timeout");
+        }
+        if now >= self.pinged + self.settings.heartbeat_interval {
+            self.pinged = now;
+            self.out.push_back(Output::Send(Outgoing::Ping(Bytes::from_static(HEARTBEAT))));
+        }
+        if self.retry.is_some_and(|at| now >= at) {
+            self.retry = None;
+            self.more = true;
+        }
+    }
+
+    /// A peer is dead when neither a message came nor the socket moved for the whole timeout, and one that
+    /// owes the pong that is its ack, when no pong came.
+    fn dead_at(&self) -> Instant {
+        let mut at = self.life + self.settings.idle_timeout;
+        if self.dialect == Dialect::One
+            && let Some(oldest) = self.outflow.oldest()
+        {
+            at = at.min(oldest.sent_at.max(self.pong) + self.settings.idle_timeout);
+        }
+        at
+    }
+
+    /// Hands changes to the lane and leases what there is room for, one batch at a time.
+    fn ask(&mut self) {
+        if self.asking || self.lane_lost || !self.inbound {
+            return;
+        }
+        let room = self.outflow.room();
+        let low = self.outflow.waiting() < LEASE_ITEMS_MAX as usize / 2;
+        let more = self.more || !self.changes.is_empty();
+        let lease = (self.phase == Phase::Open && more && low && room.items > 0)
+            .then_some(Window { items: room.items.min(LEASE_ITEMS_MAX), bytes: room.bytes });
+        if lease.is_some() {
+            self.more = false;
+        }
+        if lease.is_some() || !self.changes.is_empty() {
+            self.asking = true;
+            self.out.push_back(Output::Lane(Batch { changes: std::mem::take(&mut self.changes), lease }));
+        }
+    }
+
+    fn encode(&mut self, frame: &Frame) -> Option<Outgoing> {
+        match frame.encode() {
+            Ok(bytes) => Some(Outgoing::Binary(bytes)),
+            Err(error) => {
+                // The service makes stream ids that fit; without a frame the stream cannot go on.
+                self.out.push_back(Output::Note(Note::BadFrame(error)));
+                self.close(1011, "internal_error");
+                None
+            }
+        }
+    }
+
+    fn say(&mut self, message: &ToGateway) {
+        self.out.push_back(Output::Send(Outgoing::Text(message.to_text())));
+    }
+
+    fn note(&mut self, note: Note) {
+        if self.notes < NOTES_MAX {
+            self.notes += 1;
+            self.out.push_back(Output::Note(note));
+        }
+    }
+
+    fn refuse(&mut self, code: AuthCode) {
+        self.say(&ToGateway::AuthError(AuthError { code: code.word().to_owned() }));
+        self.close(code.close_code(), code.word());
+    }
+
+    fn close(&mut self, code: u16, reason: &'static str) {
+        if self.phase != Phase::Closed {
+            self.phase = Phase::Closed;
+            self.out.push_back(Output::Close(code, reason));
+        }
+    }
+}
+
+/// The first characters of `text` that fit `bytes_max`.
+fn clip(text: &str, bytes_max: usize) -> &str {
+    let mut end = text.len().min(bytes_max);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
+/// One line without control characters, clipped.
+fn one_line(text: &str) -> String {
+    clip(text, REASON_BYTES_MAX).replace(char::is_control, " ")
+}
+
+#[cfg(test)]
+mod tests;
