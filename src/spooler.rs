@@ -16,7 +16,7 @@ use spool::accept::ChunkBuilder;
 use spool::engine::Handle;
 use spool::error::{AcceptError, SpoolError};
 use spool::ids::{ItemId, LaneId, WallMs};
-use spool::journal::JournalReader;
+use spool::reader::JournalReader;
 use spool::types::{CHUNK_BYTES_MAX, ItemInfo, NewMessage, Target};
 use spool::{Bell, Spool};
 use tokio::sync::{Semaphore, oneshot};

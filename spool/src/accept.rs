@@ -37,7 +37,7 @@ pub struct ChunkBuilder {
 }
 
 impl ChunkBuilder {
-    /// For the body `body`; `seed` is the reader's [`crate::journal::JournalReader::seed`].
+    /// For the body `body`; `seed` is the reader's [`crate::reader::JournalReader::seed`].
     #[must_use]
     pub fn new(body: BodyId, seed: u32) -> Self {
         Self { body, number: 0, seed, payload: Vec::new() }
@@ -207,11 +207,11 @@ impl Spool {
         let size = message.head.len() as u64 + message.body_bytes;
         let mut out: Vec<TargetRecord> = Vec::with_capacity(message.targets.len());
         for target in &message.targets {
-            let earlier = out.iter().filter(|record| record.lane == target.lane.0);
+            let mut earlier = out.iter().filter(|record| record.lane == target.lane.0);
             let count = earlier.clone().count() as u64;
             let lane = self.room_for(target.lane, count + 1, (count + 1) * size)?;
             let (seq, before) = earlier
-                .last()
+                .next_back()
                 .map_or((lane.next_seq.max(1), lane.chain), |record| (record.seq + 1, record.chain));
             out.push(TargetRecord {
                 lane: target.lane.0,

@@ -79,6 +79,7 @@ pub trait Disk: Debug + Send + Sync + 'static {
     fn free_bytes(&self) -> io::Result<u64>;
 }
 
+#[expect(clippy::len_without_is_empty, reason = "a file is not a collection")]
 /// One open file. All positions are bytes from its start; methods may be called from several threads.
 pub trait DiskFile: Debug + Send + Sync {
     /// Writes all of `bufs`, one after the other, starting at `offset`. May advance the slices.

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use crate::error::SpoolError;
 use crate::ids::WallMs;
-use crate::journal::SpareJob;
+use crate::spare::SpareJob;
 use crate::spool::Spool;
 use crate::tail::CheckpointJob;
 
@@ -305,11 +305,12 @@ impl<O: Observer> Ledger<O> {
             Ok(_) => self.spool.healthy().err(),
             Err(error) => Some(error.clone()),
         };
-        if let Some(error) = failed {
-            if self.spool.healthy().is_err() && !self.told_poison {
-                self.told_poison = true;
-                self.observer.poisoned(&error);
-            }
+        if let Some(error) = failed
+            && self.spool.healthy().is_err()
+            && !self.told_poison
+        {
+            self.told_poison = true;
+            self.observer.poisoned(&error);
         }
     }
 
@@ -347,16 +348,17 @@ impl<O: Observer> Ledger<O> {
         if self.commit().is_err() {
             return false;
         }
-        if self.spool.checkpoint_due(now) {
-            if let Ok(Some(job)) = self.spool.begin_checkpoint(now) {
-                self.give(Chore::Checkpoint(Box::new(job)));
-            }
+        if self.spool.checkpoint_due(now)
+            && let Ok(Some(job)) = self.spool.begin_checkpoint(now)
+        {
+            self.give(Chore::Checkpoint(Box::new(job)));
         }
-        if !self.spare_asked && !at_rest {
-            if let Some(job) = self.spool.spare_job() {
-                self.spare_asked = true;
-                self.give(Chore::Spare(job));
-            }
+        if !self.spare_asked
+            && !at_rest
+            && let Some(job) = self.spool.spare_job()
+        {
+            self.spare_asked = true;
+            self.give(Chore::Spare(job));
         }
         more
     }

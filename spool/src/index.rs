@@ -51,6 +51,9 @@ impl Tree {
     }
 }
 
+/// A key and its value.
+pub type Pair = (Vec<u8>, Vec<u8>);
+
 /// One change of one key; `value` of `None` removes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
@@ -80,13 +83,8 @@ pub trait Index: Debug + Send + Sync + 'static {
     ///
     /// # Errors
     /// [`SpoolError::Index`] when the engine fails.
-    fn scan(
-        &self,
-        tree: Tree,
-        from: &[u8],
-        to: Option<&[u8]>,
-        limit: usize,
-    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, SpoolError>;
+    fn scan(&self, tree: Tree, from: &[u8], to: Option<&[u8]>, limit: usize)
+    -> Result<Vec<Pair>, SpoolError>;
 
     /// Applies `changes`, makes them stable, and only then moves [`Index::applied`] to `applied`.
     ///

@@ -11,8 +11,8 @@ use crate::entry::{self, Entry};
 use crate::error::{RequestError, SpoolError};
 use crate::ids::{ItemId, LaneId, Lsn, Seq, WallMs};
 use crate::index::memory::MemoryIndex;
-use crate::journal::JournalReader;
 use crate::life::{self, Event};
+use crate::reader::JournalReader;
 use crate::record::{CHUNK_PREFIX_BYTES, Kind, Record, StateRecord};
 use crate::recover::{self, Mode};
 use crate::scan::{Found, Scanner};
@@ -104,10 +104,10 @@ impl Spool {
                     return Ok((out, Some(at)));
                 }
                 at = Page { lane, seq };
-                if matches(filter, &entry) {
-                    if let Ok(info) = self.info(lane, seq, &entry) {
-                        out.push(info);
-                    }
+                if matches(filter, &entry)
+                    && let Ok(info) = self.info(lane, seq, &entry)
+                {
+                    out.push(info);
                 }
             }
             at = Page { lane, seq: Seq(Self::next_block_start(entry::block_start(number)).0 - 1) };

@@ -12,13 +12,13 @@ use std::sync::{Arc, RwLock};
 use crate::disk::{Disk, DiskFile};
 use crate::error::SpoolError;
 use crate::ids::{BootEpoch, Lsn, WallMs};
+use crate::reader::{Files, JournalReader};
 use crate::record::{self, BatchRecord, HEADER_BYTES, Header, Kind, OVERHEAD_BYTES, PAYLOAD_BYTES_MAX};
 use crate::segment::{self, JOURNAL_DIR, SEGMENT_HEADER_BYTES, SegmentHeader};
+use crate::spare::SpareJob;
 
 /// Slices handed to one vectored write.
 const SLICES_MAX: usize = 768;
-/// Bytes of one zero-filling write.
-const ZERO_BYTES: usize = 1024 * 1024;
 /// Free space beyond the segment itself that must be left before another one is begun.
 const HEADROOM_BYTES: u64 = 1024 * 1024;
 
@@ -73,9 +73,6 @@ pub(crate) struct Segment {
     /// Where its records end; for the active one: where the next batch begins.
     pub(crate) end: u32,
 }
-
-/// Shared by everybody who reads bodies: the open files by segment number.
-pub(crate) type Files = Arc<RwLock<BTreeMap<u32, Arc<dyn DiskFile>>>>;
 
 /// What the journal did, for metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -460,42 +457,6 @@ impl Journal {
     }
 }
 
-/// Zero-fills a file for a segment to come, so that its syncs need no metadata of the file system.
-#[derive(Debug)]
-pub struct SpareJob {
-    disk: Arc<dyn Disk>,
-    number: u32,
-    bytes: u32,
-}
-
-impl SpareJob {
-    /// Does it; answers the spare's number. A failure leaves nothing behind and costs only speed.
-    ///
-    /// # Errors
-    /// [`SpoolError::Io`], for instance when space is short.
-    pub fn run(self) -> Result<u32, SpoolError> {
-        let name = segment::spare_name(self.number);
-        let result = self.fill(&name);
-        if result.is_err() {
-            let _ = self.disk.remove(&name);
-        }
-        result.map(|()| self.number).map_err(|error| SpoolError::io("allocate", &name, &error))
-    }
-
-    fn fill(&self, name: &str) -> std::io::Result<()> {
-        let file = self.disk.create(name)?;
-        file.allocate(u64::from(self.bytes))?;
-        let zeros = vec![0; ZERO_BYTES.min(self.bytes as usize)];
-        let mut at = 0;
-        while at < u64::from(self.bytes) {
-            let len = zeros.len().min((u64::from(self.bytes) - at) as usize);
-            file.write_all_at(&mut [IoSlice::new(&zeros[..len])], at)?;
-            at += len as u64;
-        }
-        file.sync()
-    }
-}
-
 fn write_batch(file: &dyn DiskFile, at: u32, pending: &[Pending]) -> std::io::Result<()> {
     let mut offset = u64::from(at);
     for group in pending.chunks(SLICES_MAX / 3) {
@@ -517,66 +478,4 @@ fn write_files(
     files: &RwLock<BTreeMap<u32, Arc<dyn DiskFile>>>,
 ) -> std::sync::RwLockWriteGuard<'_, BTreeMap<u32, Arc<dyn DiskFile>>> {
     files.write().unwrap_or_else(std::sync::PoisonError::into_inner)
-}
-
-/// Reads single records by their lsn, from any thread, also while segments come and go.
-#[derive(Clone, Debug)]
-pub struct JournalReader {
-    files: Files,
-    seed: u32,
-}
-
-impl JournalReader {
-    /// The payload of the record at `lsn`, which must be of `kind`.
-    ///
-    /// * `guess`: expected payload length, so that one read is enough.
-    ///
-    /// # Errors
-    /// [`SpoolError::Corrupt`] when the segment is gone or the record does not check, [`SpoolError::Io`].
-    pub fn read(&self, lsn: Lsn, kind: Kind, guess: usize) -> Result<Vec<u8>, SpoolError> {
-        let corrupt = |problem: &str| SpoolError::Corrupt { lsn, problem: problem.to_owned() };
-        let file = self
-            .files
-            .read()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-            .get(&lsn.segment())
-            .cloned()
-            .ok_or_else(|| corrupt("its segment is gone"))?;
-        let name = segment::file_name(lsn.segment());
-        let io = |error: std::io::Error| match error.kind() {
-            std::io::ErrorKind::UnexpectedEof => corrupt("the segment ends inside it"),
-            _ => SpoolError::io("read", &name, &error),
-        };
-        let at = u64::from(lsn.offset());
-        let mut bytes = vec![0; guess.min(PAYLOAD_BYTES_MAX) + OVERHEAD_BYTES];
-        if file.read_exact_at(&mut bytes, at).is_err() {
-            bytes.truncate(HEADER_BYTES);
-            file.read_exact_at(&mut bytes, at).map_err(io)?;
-        }
-        let head: [u8; HEADER_BYTES] =
-            bytes[..HEADER_BYTES].try_into().map_err(|_| corrupt("it has no header"))?;
-        let header = Header::decode(&head, lsn).ok_or_else(|| corrupt("its header is wrong"))?;
-        let total = header.record_bytes() as usize;
-        if bytes.len() < total {
-            bytes.resize(total, 0);
-            file.read_exact_at(&mut bytes, at).map_err(io)?;
-        }
-        bytes.truncate(total);
-        let crc = record::seal(record::payload_crc(self.seed, &bytes[HEADER_BYTES..total - 4]), &head);
-        if bytes[total - 4..] != crc.to_le_bytes() {
-            return Err(corrupt("its checksum is wrong"));
-        }
-        if header.kind != kind as u8 {
-            return Err(corrupt("it is of another kind"));
-        }
-        bytes.truncate(total - 4);
-        bytes.drain(..HEADER_BYTES);
-        Ok(bytes)
-    }
-
-    /// Start value of the checksums, for whoever streams a body.
-    #[must_use]
-    pub fn seed(&self) -> u32 {
-        self.seed
-    }
 }

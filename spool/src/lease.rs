@@ -74,10 +74,10 @@ impl Spool {
 
     /// Ends a session; what it had leased is offered to the next one.
     pub fn close_session(&mut self, id: SessionId) {
-        if let Some(session) = self.sessions.remove(&id) {
-            if self.session_of.get(&session.lane) == Some(&id) {
-                self.session_of.remove(&session.lane);
-            }
+        if let Some(session) = self.sessions.remove(&id)
+            && self.session_of.get(&session.lane) == Some(&id)
+        {
+            self.session_of.remove(&session.lane);
         }
     }
 
@@ -237,11 +237,11 @@ impl Spool {
         if self.nacks.len() < NACKS_COUNTED_MAX || self.nacks.contains_key(&id) {
             self.nacks.insert(id, count);
         }
-        if let Some(session) = self.sessions.get_mut(&session) {
-            if session.deferred.len() < DEFERRED_MAX {
-                session.deferred.insert(seq, now.plus(retry_after_ms));
-            } // else: offered again to the next session
-        }
+        if let Some(session) = self.sessions.get_mut(&session)
+            && session.deferred.len() < DEFERRED_MAX
+        {
+            session.deferred.insert(seq, now.plus(retry_after_ms));
+        } // else: offered again to the next session
         Ok(())
     }
 

@@ -56,9 +56,12 @@ pub(crate) fn open_as(
     now: WallMs,
     mode: Mode,
 ) -> Result<(Spool, Recovery), SpoolError> {
-    let lock = disk.lock().map_err(|error| match error.kind() {
-        std::io::ErrorKind::WouldBlock => SpoolError::Locked,
-        _ => SpoolError::io("lock", "LOCK", &error),
+    let lock = disk.lock().map_err(|error| {
+        if error.kind() == std::io::ErrorKind::WouldBlock {
+            SpoolError::Locked
+        } else {
+            SpoolError::io("lock", "LOCK", &error)
+        }
     })?;
     if mode == Mode::ReadWrite {
         disk.create_dir(JOURNAL_DIR).map_err(|error| SpoolError::io("create", JOURNAL_DIR, &error))?;
@@ -331,10 +334,11 @@ fn find_segments(
     }
     let numbers: Vec<u32> = found.segments.keys().copied().collect();
     for pair in numbers.windows(2) {
-        if let (Some(segment), Some(next)) = (found.segments.get_mut(&pair[0]), headers.get(&pair[1])) {
-            if next.previous == pair[0] && next.previous_end >= SEGMENT_HEADER_BYTES {
-                segment.end = segment.end.min(next.previous_end);
-            }
+        if let (Some(segment), Some(next)) = (found.segments.get_mut(&pair[0]), headers.get(&pair[1]))
+            && next.previous == pair[0]
+            && next.previous_end >= SEGMENT_HEADER_BYTES
+        {
+            segment.end = segment.end.min(next.previous_end);
         }
     }
     Ok(found)

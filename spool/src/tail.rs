@@ -181,7 +181,7 @@ impl Tail {
         from: &[u8],
         to: Option<&[u8]>,
         limit: usize,
-    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, SpoolError> {
+    ) -> Result<Vec<crate::index::Pair>, SpoolError> {
         let mut from = from.to_vec();
         let mut out = Vec::new();
         loop {

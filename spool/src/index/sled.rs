@@ -395,7 +395,7 @@ impl Index for SledIndex {
         from: &[u8],
         to: Option<&[u8]>,
         limit: usize,
-    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, SpoolError> {
+    ) -> Result<Vec<crate::index::Pair>, SpoolError> {
         if to.is_some_and(|to| to <= from) {
             return Ok(Vec::new());
         }
