@@ -3,6 +3,7 @@ pub mod admin;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod crashpoint;
 pub mod daemon;
 pub mod gateway;
 pub mod http;
