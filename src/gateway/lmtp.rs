@@ -396,9 +396,9 @@ mod tests {
 
     #[tokio::test]
     async fn garbage_and_absence_make_it_unavailable() {
-        for garbage in ["hello\r\n", "220", "\u{e4}\u{e4}\r\n"] {
-            let garbage: &'static str = garbage;
-            let replies: &'static [&'static str] = Vec::leak(vec![garbage]);
+        for garbage in ["hello\r\n".to_owned(), "2".repeat(LINE_BYTES_MAX + 1), "\u{e4}\u{e4}\r\n".to_owned()]
+        {
+            let replies: &'static [&'static str] = Vec::leak(vec![&*garbage.clone().leak()]);
             let (outcome, _) = deliver(b"x\r\n", replies).await;
             assert!(matches!(outcome, Outcome::Unavailable { .. }), "{garbage}: {outcome:?}");
         }

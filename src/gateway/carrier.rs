@@ -1,0 +1,573 @@
+//! Driver: keeps one connection to the relay, feeds the machine in `client.rs`, performs what it says.
+//!
+//! One task owns everything: the socket, the session, the drafts of messages being received, and the decisions on
+//! messages handed out. Decisions outlive sessions: one that comes while there is no connection is remembered all
+//! the same, and answers the item when the relay offers it again.
+//!
+//! Order that carries the promise: decision `stored` → memory synced → ack. An item in hand that is offered again (the
+//! connection was lost while its destination worked) is swallowed, not handed out twice.
+//!
+//! Policy on failure: whatever goes wrong with the connection, or with receiving files (disk full), ends the session
+//! only; the relay keeps what was not acked, and backoff decides when to come back. A nack would be wrong there: it
+//! says something about one message, and five park it. Only a memory that cannot be written ends the carrier.
+
+use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream::FuturesUnordered;
+use futures_util::{SinkExt, StreamExt};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message as Ws, WebSocketConfig};
+use tokio_tungstenite::{WebSocketStream, client_async_with_config};
+use tokio_util::sync::CancellationToken;
+
+use crate::gateway::backoff::Backoff;
+use crate::gateway::client::{ClientSession, LanePosition, Notice, Offer, Output, Settings, Verdict};
+use crate::gateway::destination::Letter;
+use crate::gateway::dial::{self, Endpoint, Stream, Trust};
+use crate::gateway::handle::{ClientError, Message, Options, StatusBoard};
+use crate::gateway::memory::{Memory, MemoryError};
+use crate::gateway::staging::{Draft, Staging};
+use crate::tunnel::Dialect;
+use crate::{clock, crashpoint};
+
+/// How long one write to the relay may stall before the connection counts as dead.
+const SEND_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a goodbye may take.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Longest wait a relay may ask for before it stops, so that it cannot send us away for ever.
+const DRAIN_WAIT_MAX: Duration = Duration::from_secs(600);
+/// Bytes of a WebSocket message beside the message it carries: frame header, stream id, attestation.
+const MESSAGE_SLACK_BYTES: usize = 64 * 1024;
+
+type Socket = WebSocketStream<Box<dyn Stream>>;
+type Settled = (Decision, Result<(), MemoryError>);
+type Settling = std::pin::Pin<Box<dyn Future<Output = Settled> + Send>>;
+
+/// What was decided about one message that had been handed out.
+#[derive(Debug)]
+pub(crate) struct Decision {
+    pub(crate) item_id: String,
+    pub(crate) seq: u64,
+    pub(crate) path: PathBuf,
+    pub(crate) kept_by_relay: bool,
+    pub(crate) verdict: Verdict,
+}
+
+/// Most messages handed out and not decided at one time.
+pub(crate) fn in_hand_max(options: &Options) -> usize {
+    usize::try_from(options.unacked_items_max.max(1)).unwrap_or(usize::MAX).saturating_mul(2).min(4096)
+}
+
+/// Why a session ended.
+#[derive(Debug, thiserror::Error)]
+enum Lost {
+    #[error("{0}")]
+    Dial(#[from] dial::DialError),
+    #[error("{0}")]
+    Socket(Box<tokio_tungstenite::tungstenite::Error>),
+    #[error("the relay closed the connection ({code} {reason})")]
+    Closed { code: u16, reason: String },
+    #[error("the connection ended without a goodbye")]
+    Ended,
+    #[error("the relay did not take a message for {} s", SEND_TIMEOUT.as_secs())]
+    Stalled,
+    #[error("the handshake took too long")]
+    Handshake,
+    #[error("left the relay: {0}")]
+    Left(String),
+    #[error("cannot receive into {}: {source}", path.display())]
+    Staging { path: PathBuf, source: std::io::Error },
+}
+
+impl From<tokio_tungstenite::tungstenite::Error> for Lost {
+    fn from(error: tokio_tungstenite::tungstenite::Error) -> Self {
+        Self::Socket(Box::new(error))
+    }
+}
+
+/// Why the carrier ended.
+enum End {
+    Stopped,
+    Failed(ClientError),
+}
+
+/// A stream being received.
+enum Reception {
+    Draft {
+        offer: Offer,
+        draft: Draft,
+    },
+    /// Its item is in hand already: the bytes are dropped, the decision to come answers it.
+    Swallow {
+        item_id: String,
+    },
+}
+
+/// Everything that lives as long as the client.
+pub(crate) struct Carrier {
+    options: Options,
+    endpoint: Endpoint,
+    trust: Trust,
+    memory: Memory,
+    staging: Staging,
+    board: StatusBoard,
+    hand_out: mpsc::Sender<Message>,
+    decide: mpsc::Sender<Decision>,
+    decisions: mpsc::Receiver<Decision>,
+    settling: FuturesUnordered<Settling>,
+    in_hand: HashSet<String>,
+    position: LanePosition,
+    /// The relay asked to stay away this long.
+    drain_wait: Option<Duration>,
+}
+
+impl Carrier {
+    pub(crate) fn new(
+        options: Options,
+        endpoint: Endpoint,
+        trust: Trust,
+        memory: Memory,
+        staging: Staging,
+        board: StatusBoard,
+        hand_out: mpsc::Sender<Message>,
+    ) -> Self {
+        let (decide, decisions) = mpsc::channel(in_hand_max(&options));
+        let position = LanePosition { seq: memory.seq_max(), chain: None };
+        Self {
+            options,
+            endpoint,
+            trust,
+            memory,
+            staging,
+            board,
+            hand_out,
+            decide,
+            decisions,
+            settling: FuturesUnordered::new(),
+            in_hand: HashSet::new(),
+            position,
+            drain_wait: None,
+        }
+    }
+
+    /// Connects, serves and reconnects until stopped or until the memory fails.
+    pub(crate) async fn run(mut self, stop: CancellationToken) -> Result<(), ClientError> {
+        let mut backoff =
+            Backoff::new(self.options.reconnect_base_delay_ms, self.options.reconnect_max_delay_ms);
+        let mut end = loop {
+            if let Err(end) = self.life(&stop, &mut backoff).await {
+                break end;
+            }
+        };
+        if let End::Stopped = end
+            && let Err(failed) = self.drain(None).await
+        {
+            end = failed;
+        }
+        match end {
+            End::Stopped => Ok(()),
+            End::Failed(error) => {
+                tracing::error!(event = "gateway.failed", error = %error, "cannot go on: {error}");
+                self.board.update(|status| status.note(error.to_string(), clock::wall()));
+                Err(error)
+            }
+        }
+    }
+
+    /// One connection from dialling to the end of the wait after it.
+    async fn life(&mut self, stop: &CancellationToken, backoff: &mut Backoff) -> Result<(), End> {
+        self.board.update(|status| status.next_retry_ms = None);
+        let patience = self.options.handshake_timeout;
+        let (endpoint, trust) = (self.endpoint.clone(), self.trust.clone());
+        let bytes_max = usize::try_from(self.options.message_bytes_max).unwrap_or(usize::MAX);
+        let dialled = self
+            .attend(stop, async move {
+                timeout(patience, connect(&endpoint, &trust, bytes_max)).await.unwrap_or(Err(Lost::Handshake))
+            })
+            .await?;
+        let began = clock::monotonic();
+        let mut logged_in = false;
+        let lost = match dialled {
+            Ok(socket) => self.serve(socket, stop, &mut logged_in).await?,
+            Err(lost) => lost,
+        };
+        let lived = if logged_in { clock::monotonic() - began } else { Duration::ZERO };
+        let mut delay = backoff.failed(lived, rand::random());
+        if let Some(wish) = self.drain_wait.take() {
+            delay = delay.max(wish.min(DRAIN_WAIT_MAX));
+        }
+        let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+        tracing::warn!(event = "gateway.disconnected", error = %lost, retry_ms = delay_ms, "not connected: {lost}");
+        self.board.update(|status| {
+            let now = clock::wall();
+            status.connected_since_ms = None;
+            status.tunnel = None;
+            status.failures = backoff.failures();
+            status.next_retry_ms = Some(now.plus(delay_ms).0);
+            status.note(lost.to_string(), now);
+        });
+        self.attend(stop, tokio::time::sleep(delay)).await
+    }
+
+    /// Waits for `future` while decisions are settled without a session.
+    async fn attend<T>(
+        &mut self,
+        stop: &CancellationToken,
+        future: impl Future<Output = T>,
+    ) -> Result<T, End> {
+        tokio::pin!(future);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return Err(End::Stopped),
+                Some(decision) = self.decisions.recv() => self.settle(decision),
+                Some(settled) = self.settling.next() => self.settled(settled, None)?,
+                out = &mut future => return Ok(out),
+            }
+        }
+    }
+
+    /// Settles what was decided before the stop, so that nothing which a destination has is delivered again.
+    async fn drain(&mut self, mut session: Option<&mut ClientSession>) -> Result<(), End> {
+        while let Ok(decision) = self.decisions.try_recv() {
+            // "Not now" because we stop says nothing about the message, and five of them would park it.
+            if !matches!(decision.verdict, Verdict::Later { .. }) {
+                self.settle(decision);
+            }
+        }
+        while let Some(settled) = self.settling.next().await {
+            self.settled(settled, session.as_deref_mut())?;
+        }
+        Ok(())
+    }
+
+    /// A decision came in: what has to be remembered is, before it counts.
+    fn settle(&mut self, decision: Decision) {
+        let memory = self.memory.clone();
+        self.settling.push(Box::pin(async move {
+            let remembered = match &decision.verdict {
+                Verdict::Stored if decision.kept_by_relay => {
+                    memory.remember(&decision.item_id, decision.seq).await
+                }
+                Verdict::Stored | Verdict::Later { .. } | Verdict::Refused { .. } => Ok(()),
+            };
+            (decision, remembered)
+        }));
+    }
+
+    /// A decision counts now; it leaves at once if the session has the item.
+    fn settled(&mut self, settled: Settled, session: Option<&mut ClientSession>) -> Result<(), End> {
+        let (decision, remembered) = settled;
+        remembered.map_err(|error| End::Failed(error.into()))?;
+        self.in_hand.remove(&decision.item_id);
+        // What a destination did not rename away is of no use any more.
+        let _ = std::fs::remove_file(&decision.path);
+        self.board.update(|status| {
+            match decision.verdict {
+                Verdict::Stored => status.stored += 1,
+                Verdict::Later { .. } => status.returned += 1,
+                Verdict::Refused { .. } => status.refused += 1,
+            }
+            status.in_hand = self.in_hand.len() as u64;
+        });
+        crashpoint::reach("gateway.before_ack");
+        if let Some(session) = session {
+            session.verdict(&decision.item_id, decision.verdict);
+        }
+        Ok(())
+    }
+
+    /// Serves one session until it is lost.
+    async fn serve(
+        &mut self,
+        mut socket: Socket,
+        stop: &CancellationToken,
+        logged_in: &mut bool,
+    ) -> Result<Lost, End> {
+        let settings = Settings {
+            key: self.options.key.clone(),
+            relay_host: self.options.relay_name.clone().unwrap_or_else(|| self.endpoint.host.clone()),
+            allow_tunnel_1: self.options.allow_tunnel_1,
+            credit: self.options.credit(),
+            handshake_timeout: self.options.handshake_timeout,
+            heartbeat_every: self.options.heartbeat_every,
+            silence_max: self.options.silence_max,
+        };
+        let mut session = ClientSession::new(settings, self.position, clock::monotonic());
+        let mut receptions: HashMap<String, Reception> = HashMap::new();
+        let mut stopping = false;
+        let lost = loop {
+            if let Err(lost) = self.perform(&mut session, &mut socket, &mut receptions).await {
+                break lost;
+            }
+            *logged_in |= session.is_open();
+            let Some(deadline) = session.deadline() else { break Lost::Ended };
+            let room = self.in_hand.len() < in_hand_max(&self.options);
+            tokio::select! {
+                () = stop.cancelled() => {
+                    stopping = true;
+                    self.drain(Some(&mut session)).await?;
+                    session.stop();
+                }
+                Some(decision) = self.decisions.recv() => self.settle(decision),
+                Some(settled) = self.settling.next() => self.settled(settled, Some(&mut session))?,
+                message = socket.next(), if room => {
+                    if let Err(lost) = hear(message, &mut session) {
+                        break lost;
+                    }
+                }
+                () = tokio::time::sleep_until(deadline.into()) => {
+                    let now = clock::monotonic();
+                    if !room {
+                        // It is we who do not listen: its silence says nothing about the relay.
+                        session.handle_alive(now);
+                    }
+                    session.handle_timeout(now);
+                }
+            }
+        };
+        self.position = session.position();
+        if stopping { Err(End::Stopped) } else { Ok(lost) }
+    }
+
+    /// Does what the session says, in order.
+    async fn perform(
+        &mut self,
+        session: &mut ClientSession,
+        socket: &mut Socket,
+        receptions: &mut HashMap<String, Reception>,
+    ) -> Result<(), Lost> {
+        let mut unsent = false;
+        let mut left = None;
+        while let Some(output) = session.poll() {
+            match output {
+                Output::Text(text) => {
+                    feed(socket, Ws::text(text)).await?;
+                    unsent = true;
+                }
+                Output::Ping => {
+                    feed(socket, Ws::Ping(Bytes::new())).await?;
+                    unsent = true;
+                }
+                Output::Ready { dialect, replaced } => self.ready(dialect, replaced),
+                Output::Begin { stream, offer } => self.begin(session, receptions, stream, offer),
+                Output::Append { stream, bytes } => {
+                    if let Some(Reception::Draft { draft, .. }) = receptions.get_mut(&stream) {
+                        draft.append(&bytes).await.map_err(|source| self.cannot_receive(source))?;
+                    }
+                }
+                Output::Complete { stream } => {
+                    if let Some(reception) = receptions.remove(&stream) {
+                        self.complete(session, reception).await?;
+                    }
+                }
+                Output::Abandon { stream } => {
+                    receptions.remove(&stream);
+                }
+                Output::Notice(notice) => {
+                    if let Some(problem) = self.notice(notice) {
+                        left = Some(problem);
+                    }
+                }
+                Output::Close { code, reason } => {
+                    let frame = CloseFrame { code: CloseCode::from(code), reason: reason.into() };
+                    let _ = timeout(CLOSE_TIMEOUT, socket.close(Some(frame))).await;
+                    return Err(Lost::Left(left.unwrap_or_else(|| reason.to_owned())));
+                }
+            }
+        }
+        if unsent {
+            timeout(SEND_TIMEOUT, socket.flush()).await.map_err(|_| Lost::Stalled)??;
+            crashpoint::reach("gateway.after_ack");
+        }
+        Ok(())
+    }
+
+    fn ready(&mut self, dialect: Dialect, replaced: bool) {
+        let tunnel = match dialect {
+            Dialect::One => 1,
+            Dialect::Two => 2,
+        };
+        tracing::info!(event = "gateway.connected", tunnel, replaced, "logged in to {}", self.endpoint.url);
+        self.board.update(|status| {
+            status.connected_since_ms = Some(clock::wall().0);
+            status.tunnel = Some(tunnel);
+            status.failures = 0;
+        });
+    }
+
+    fn begin(
+        &mut self,
+        session: &mut ClientSession,
+        receptions: &mut HashMap<String, Reception>,
+        stream: String,
+        offer: Offer,
+    ) {
+        if !offer.item_id.is_empty() && self.memory.knows(&offer.item_id) {
+            tracing::info!(
+                event = "gateway.item.repeated",
+                item.id = offer.item_id,
+                "had it before; acked again"
+            );
+            self.board.update(|status| status.repeats += 1);
+            return session.discard(&stream, Verdict::Stored);
+        }
+        let reception = if self.in_hand.contains(&offer.item_id) {
+            Reception::Swallow { item_id: offer.item_id }
+        } else {
+            Reception::Draft { offer, draft: self.staging.draft() }
+        };
+        receptions.insert(stream, reception);
+    }
+
+    async fn complete(&mut self, session: &mut ClientSession, reception: Reception) -> Result<(), Lost> {
+        let (mut offer, draft) = match reception {
+            Reception::Draft { offer, draft } => (offer, draft),
+            Reception::Swallow { item_id } => {
+                // Decided while it came in again? Then nobody else will answer.
+                if self.memory.knows(&item_id) {
+                    session.verdict(&item_id, Verdict::Stored);
+                } else if !self.in_hand.contains(&item_id) {
+                    session.verdict(&item_id, Verdict::Later { retry_after: Duration::ZERO });
+                }
+                return Ok(());
+            }
+        };
+        let (path, size_bytes) = draft.finish().await.map_err(|source| self.cannot_receive(source))?;
+        let kept_by_relay = session.acks();
+        if offer.item_id.is_empty() {
+            offer.item_id = format!("t1{:016x}", rand::random::<u64>());
+        }
+        crashpoint::reach("gateway.item.received");
+        tracing::debug!(
+            event = "gateway.item.received",
+            item.id = offer.item_id,
+            seq = offer.seq,
+            size_bytes
+        );
+        self.in_hand.insert(offer.item_id.clone());
+        self.board.update(|status| status.in_hand = self.in_hand.len() as u64);
+        let letter = Letter {
+            item_id: offer.item_id,
+            seq: offer.seq,
+            mail_from: offer.mail_from,
+            rcpt_to: offer.rcpt_to,
+            size_bytes,
+            path,
+        };
+        let message = Message::new(letter, kept_by_relay, self.decide.clone());
+        // There is room: no more are in hand than the channel holds. Closed means nobody takes messages any more; the
+        // message undecides itself, and the stop that follows ends us.
+        let _ = self.hand_out.try_send(message);
+        Ok(())
+    }
+
+    /// Logs a notice; gives its text when it explains the end of a session.
+    fn notice(&mut self, notice: Notice) -> Option<String> {
+        match notice {
+            Notice::AuthRefused(code) => return Some(format!("the relay refused the login: {code}")),
+            Notice::ProofRefused(refusal) => return Some(refusal.to_string()),
+            Notice::TunnelOneRefused => {
+                return Some(
+                    "the relay speaks tunnel 1 only, which cannot ack; set allow_tunnel_1 to use it anyway"
+                        .to_owned(),
+                );
+            }
+            Notice::Violation(what) => return Some(format!("the relay broke the protocol: {what}")),
+            Notice::Gap { expected, got } => {
+                tracing::info!(
+                    event = "gateway.lane.gap",
+                    expected,
+                    got,
+                    "positions {expected} to {} were not offered: held, expired or removed at the relay",
+                    got - 1
+                );
+            }
+            Notice::ChainBroken { seq } => {
+                tracing::error!(
+                    event = "gateway.lane.chain_broken",
+                    seq,
+                    "the relay's history of this lane was changed before {seq}"
+                );
+                self.board.update(|status| {
+                    status.note(
+                        format!("the lane's hash chain is broken before position {seq}"),
+                        clock::wall(),
+                    );
+                });
+            }
+            Notice::Damaged { item_id, problem } => {
+                tracing::warn!(
+                    event = "gateway.item.damaged",
+                    item.id = item_id,
+                    problem,
+                    "arrived damaged, sent back"
+                );
+            }
+            Notice::Aborted { reason } => {
+                tracing::warn!(event = "gateway.item.aborted", reason, "the relay gave up a message");
+            }
+            Notice::Drain { reconnect_after } => {
+                tracing::info!(event = "gateway.drain", "the relay is about to stop");
+                self.drain_wait = Some(reconnect_after);
+            }
+            Notice::ReplayAccepted { items } => {
+                tracing::info!(
+                    event = "gateway.replay.accepted",
+                    items,
+                    "the relay offers {items} items again"
+                );
+            }
+            Notice::Garbage(problem) => {
+                tracing::warn!(event = "gateway.garbage", problem, "a message that makes no sense");
+            }
+        }
+        None
+    }
+
+    fn cannot_receive(&self, source: std::io::Error) -> Lost {
+        let path = self.options.staging_dir.clone().unwrap_or_else(|| self.options.data_dir.join("staging"));
+        Lost::Staging { path, source }
+    }
+}
+
+/// Dials and makes a WebSocket of it.
+async fn connect(endpoint: &Endpoint, trust: &Trust, message_bytes_max: usize) -> Result<Socket, Lost> {
+    let stream = dial::open(endpoint, trust).await?;
+    let bytes_max = message_bytes_max.saturating_add(MESSAGE_SLACK_BYTES);
+    let config = WebSocketConfig::default().max_message_size(Some(bytes_max)).max_frame_size(Some(bytes_max));
+    let request = endpoint.url.as_str().into_client_request()?;
+    let (socket, _) = client_async_with_config(request, stream, Some(config)).await?;
+    Ok(socket)
+}
+
+/// Gives one message from the socket to the session.
+fn hear(
+    message: Option<Result<Ws, tokio_tungstenite::tungstenite::Error>>,
+    session: &mut ClientSession,
+) -> Result<(), Lost> {
+    let now = clock::monotonic();
+    match message {
+        None => return Err(Lost::Ended),
+        Some(Err(error)) => return Err(error.into()),
+        Some(Ok(Ws::Text(text))) => session.handle_text(&text, now),
+        Some(Ok(Ws::Binary(bytes))) => session.handle_binary(&bytes, now),
+        Some(Ok(Ws::Ping(_) | Ws::Pong(_) | Ws::Frame(_))) => session.handle_alive(now),
+        Some(Ok(Ws::Close(frame))) => {
+            let (code, reason) = frame.map_or((1005, String::new()), |frame| {
+                (frame.code.into(), crate::gateway::destination::one_line(&frame.reason))
+            });
+            return Err(Lost::Closed { code, reason });
+        }
+    }
+    Ok(())
+}
+
+async fn feed(socket: &mut Socket, message: Ws) -> Result<(), Lost> {
+    timeout(SEND_TIMEOUT, socket.feed(message)).await.map_err(|_| Lost::Stalled)?.map_err(Into::into)
+}

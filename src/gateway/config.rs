@@ -1,0 +1,508 @@
+//! The gateway's configuration: TOML text to a checked [`Config`]. Pure.
+//!
+//! Every key stands with its default and its reason in the file that [`sample`] writes (`gateway bootstrap` uses it).
+//! Unknown keys are refused with the nearest known one. Exactly one destination table must be present. Relative
+//! paths are relative to the file's directory.
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+/// Keys outside the destination tables.
+const KEYS: [&str; 21] = [
+    "relay_url",
+    "relay_name",
+    "allow_tunnel_1",
+    "key_file",
+    "mail_domain",
+    "data_dir",
+    "status_socket",
+    "extra_ca_file",
+    "unacked_items_max",
+    "unacked_bytes_max",
+    "max_message_bytes",
+    "reconnect_base_delay_ms",
+    "reconnect_max_delay_ms",
+    "handshake_timeout_seconds",
+    "heartbeat_interval_seconds",
+    "idle_timeout_seconds",
+    "log_level",
+    "maildir",
+    "lmtp",
+    "command",
+    "webhook",
+];
+/// Keys inside the destination tables.
+const TABLE_KEYS: [(&str, &[&str]); 4] = [
+    ("maildir", &["path"]),
+    ("lmtp", &["address", "recipient", "timeout_seconds"]),
+    ("command", &["argv", "timeout_seconds"]),
+    ("webhook", &["url", "bearer_token_file", "timeout_seconds"]),
+];
+/// Least similarity for a suggestion (Jaro-Winkler).
+const SIMILAR: f64 = 0.8;
+
+/// A configuration that cannot be used: which key, what is wrong, what to do.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}: {key}: {problem}{}", file.display(), if advice.is_empty() { String::new() } else { format!("; {advice}") })]
+pub struct ConfigError {
+    /// The file.
+    pub file: PathBuf,
+    /// The key, dotted; `-` for the whole file.
+    pub key: String,
+    /// What is wrong.
+    pub problem: String,
+    /// What to write instead; may be empty.
+    pub advice: String,
+}
+
+/// A gateway's configuration; see [`sample`] for the meaning of each key.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// `ws://` or `wss://` URL of the relay's tunnel.
+    pub relay_url: String,
+    /// Name the relay has for itself; empty: the host in `relay_url`.
+    #[serde(default)]
+    pub relay_name: String,
+    /// Whether a relay of tunnel 1 is good enough.
+    #[serde(default)]
+    pub allow_tunnel_1: bool,
+    /// The private key.
+    #[serde(default = "default_key_file")]
+    pub key_file: PathBuf,
+    /// Domain of the gateway's address; only shown, the relay decides.
+    #[serde(default = "default_mail_domain")]
+    pub mail_domain: String,
+    /// Memory of delivered items, lock, messages being received.
+    #[serde(default = "default_data_dir")]
+    pub data_dir: PathBuf,
+    /// Where `gateway status` asks; empty: `gateway.sock` in the data directory.
+    #[serde(default)]
+    pub status_socket: PathBuf,
+    /// PEM file with certificates to trust besides the built-in ones; empty: none.
+    #[serde(default)]
+    pub extra_ca_file: PathBuf,
+    /// Most items in flight.
+    #[serde(default = "default_items")]
+    pub unacked_items_max: u32,
+    /// Most bytes in flight.
+    #[serde(default = "default_bytes")]
+    pub unacked_bytes_max: u64,
+    /// Largest message taken.
+    #[serde(default = "default_message_bytes")]
+    pub max_message_bytes: u64,
+    /// First delay before a new connection.
+    #[serde(default = "default_base_ms")]
+    pub reconnect_base_delay_ms: u64,
+    /// Longest delay before a new connection.
+    #[serde(default = "default_max_ms")]
+    pub reconnect_max_delay_ms: u64,
+    /// Longest login.
+    #[serde(default = "default_seconds_30")]
+    pub handshake_timeout_seconds: u64,
+    /// Distance of our pings.
+    #[serde(default = "default_seconds_30")]
+    pub heartbeat_interval_seconds: u64,
+    /// Silence after which the relay counts as gone.
+    #[serde(default = "default_idle")]
+    pub idle_timeout_seconds: u64,
+    /// error, warn, info, debug or trace.
+    #[serde(default = "default_level")]
+    pub log_level: String,
+    /// Deliver into a Maildir.
+    pub maildir: Option<MaildirTable>,
+    /// Deliver to an LMTP server.
+    pub lmtp: Option<LmtpTable>,
+    /// Deliver to a command.
+    pub command: Option<CommandTable>,
+    /// Deliver to an HTTP server.
+    pub webhook: Option<WebhookTable>,
+}
+
+/// `[maildir]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MaildirTable {
+    /// The Maildir; made if missing.
+    pub path: PathBuf,
+}
+
+/// `[lmtp]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LmtpTable {
+    /// `unix:PATH` or `HOST:PORT`.
+    pub address: String,
+    /// Recipient named to the server instead of the envelope's; empty: the envelope's.
+    #[serde(default)]
+    pub recipient: String,
+    /// Limit of each wait for the server.
+    #[serde(default = "default_timeout")]
+    pub timeout_seconds: u64,
+}
+
+/// `[command]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CommandTable {
+    /// Program and arguments.
+    pub argv: Vec<String>,
+    /// Limit for one message.
+    #[serde(default = "default_timeout")]
+    pub timeout_seconds: u64,
+}
+
+/// `[webhook]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WebhookTable {
+    /// `http://` or `https://` URL.
+    pub url: String,
+    /// File with the token for `Authorization: Bearer`; empty: none.
+    #[serde(default)]
+    pub bearer_token_file: PathBuf,
+    /// Limit for one request.
+    #[serde(default = "default_timeout")]
+    pub timeout_seconds: u64,
+}
+
+fn default_key_file() -> PathBuf {
+    PathBuf::from("passport.key")
+}
+fn default_mail_domain() -> String {
+    "localhost".to_owned()
+}
+fn default_data_dir() -> PathBuf {
+    PathBuf::from("state")
+}
+fn default_items() -> u32 {
+    64
+}
+fn default_bytes() -> u64 {
+    16 * 1024 * 1024
+}
+fn default_message_bytes() -> u64 {
+    100 * 1024 * 1024
+}
+fn default_base_ms() -> u64 {
+    super::backoff::BASE_MS
+}
+fn default_max_ms() -> u64 {
+    super::backoff::MAX_MS
+}
+fn default_seconds_30() -> u64 {
+    30
+}
+fn default_idle() -> u64 {
+    90
+}
+fn default_level() -> String {
+    "info".to_owned()
+}
+fn default_timeout() -> u64 {
+    300
+}
+
+impl Config {
+    /// Reads and checks the text of `file`; relative paths in it become relative to the file's directory.
+    ///
+    /// # Errors
+    /// The first [`ConfigError`] found.
+    pub fn parse(text: &str, file: &Path) -> Result<Self, ConfigError> {
+        let wrong = |key: &str, problem: String, advice: &str| ConfigError {
+            file: file.to_owned(),
+            key: key.to_owned(),
+            problem,
+            advice: advice.to_owned(),
+        };
+        let table: toml::Table =
+            text.parse().map_err(|error: toml::de::Error| wrong("-", error.to_string(), ""))?;
+        known(&table, &KEYS, "").map_err(|(key, advice)| wrong(&key, "unknown key".to_owned(), &advice))?;
+        for (name, keys) in TABLE_KEYS {
+            if let Some(toml::Value::Table(inner)) = table.get(name) {
+                known(inner, keys, name)
+                    .map_err(|(key, advice)| wrong(&key, "unknown key".to_owned(), &advice))?;
+            }
+        }
+        let mut config: Self = table.try_into().map_err(|error: toml::de::Error| {
+            wrong("-", error.message().to_owned(), "see the comments that bootstrap writes")
+        })?;
+        config.check().map_err(|(key, problem, advice)| wrong(key, problem.to_owned(), advice))?;
+        config.anchor(file.parent().unwrap_or(Path::new("")));
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), (&'static str, &'static str, &'static str)> {
+        if super::dial::Endpoint::relay(&self.relay_url).is_err() {
+            return Err(("relay_url", "not a usable URL", "write wss://HOST/ws or ws://HOST:PORT/ws"));
+        }
+        let destinations =
+            [self.maildir.is_some(), self.lmtp.is_some(), self.command.is_some(), self.webhook.is_some()];
+        match destinations.iter().filter(|present| **present).count() {
+            1 => {}
+            0 => {
+                return Err((
+                    "maildir",
+                    "no destination",
+                    "add one of [maildir], [lmtp], [command], [webhook]",
+                ));
+            }
+            _ => return Err(("maildir", "more than one destination", "keep one table")),
+        }
+        for (key, value) in [
+            ("unacked_items_max", u64::from(self.unacked_items_max)),
+            ("unacked_bytes_max", self.unacked_bytes_max),
+            ("max_message_bytes", self.max_message_bytes),
+            ("reconnect_base_delay_ms", self.reconnect_base_delay_ms),
+            ("handshake_timeout_seconds", self.handshake_timeout_seconds),
+            ("heartbeat_interval_seconds", self.heartbeat_interval_seconds),
+        ] {
+            if value == 0 {
+                return Err((key, "must be at least 1", ""));
+            }
+        }
+        if self.reconnect_max_delay_ms < self.reconnect_base_delay_ms {
+            return Err(("reconnect_max_delay_ms", "below reconnect_base_delay_ms", ""));
+        }
+        if self.idle_timeout_seconds <= self.heartbeat_interval_seconds {
+            return Err((
+                "idle_timeout_seconds",
+                "not above heartbeat_interval_seconds",
+                "use three times as much",
+            ));
+        }
+        if let Some(command) = &self.command
+            && command.argv.first().is_none_or(String::is_empty)
+        {
+            return Err((
+                "command.argv",
+                "names no program",
+                "write argv = [\"/usr/bin/program\", \"argument\"]",
+            ));
+        }
+        if let Some(webhook) = &self.webhook
+            && super::dial::Endpoint::http(&webhook.url).is_err()
+        {
+            return Err(("webhook.url", "not a usable URL", "write https://HOST/PATH"));
+        }
+        if let Some(lmtp) = &self.lmtp
+            && !lmtp.address.strip_prefix("unix:").map_or(lmtp.address.contains(':'), |path| !path.is_empty())
+        {
+            return Err((
+                "lmtp.address",
+                "neither a socket nor host and port",
+                "write unix:/PATH or HOST:PORT",
+            ));
+        }
+        Ok(())
+    }
+
+    fn anchor(&mut self, dir: &Path) {
+        let anchored = |path: &mut PathBuf| {
+            if !path.as_os_str().is_empty() {
+                *path = dir.join(&path);
+            }
+        };
+        if self.status_socket.as_os_str().is_empty() {
+            self.status_socket = self.data_dir.join("gateway.sock");
+        }
+        for path in [&mut self.key_file, &mut self.data_dir, &mut self.status_socket, &mut self.extra_ca_file]
+        {
+            anchored(path);
+        }
+        if let Some(maildir) = &mut self.maildir {
+            anchored(&mut maildir.path);
+        }
+        if let Some(webhook) = &mut self.webhook {
+            anchored(&mut webhook.bearer_token_file);
+        }
+        if let Some(lmtp) = &mut self.lmtp
+            && let Some(path) = lmtp.address.strip_prefix("unix:")
+        {
+            lmtp.address = format!("unix:{}", dir.join(path).display());
+        }
+    }
+}
+
+/// The first key of `table` that is not in `keys`, with advice.
+fn known(table: &toml::Table, keys: &[&str], prefix: &str) -> Result<(), (String, String)> {
+    for key in table.keys() {
+        if keys.contains(&key.as_str()) {
+            continue;
+        }
+        let similar = |known: &&&str| strsim::jaro_winkler(key, known);
+        let nearest = keys.iter().max_by(|a, b| similar(a).total_cmp(&similar(b)));
+        let advice = match nearest.filter(|near| similar(near) >= SIMILAR) {
+            Some(near) => format!("did you mean {near}?"),
+            None => format!("known here: {}", keys.join(", ")),
+        };
+        let key = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
+        return Err((key, advice));
+    }
+    Ok(())
+}
+
+/// A complete, commented configuration for a relay and a Maildir; all other keys stand commented with their defaults.
+#[must_use]
+pub fn sample(relay_url: &str, mail_domain: &str, maildir: &str) -> String {
+    let quoted = |text: &str| toml::Value::String(text.to_owned()).to_string();
+    let (relay_url, mail_domain, maildir) = (quoted(relay_url), quoted(mail_domain), quoted(maildir));
+    format!(
+        r#"# A waystation gateway. Relative paths are relative to this file.
+
+# The relay's tunnel: wss://HOST/ws, or ws:// on loopback and inside private networks.
+relay_url = {relay_url}
+
+# Domain of the address; shown by `gateway status`. The relay decides what it accepts mail for.
+mail_domain = {mail_domain}
+
+# The gateway's identity (PKCS#8 PEM, Ed25519). Whoever has this file is this gateway: keep it, and keep it private.
+key_file = "passport.key"
+
+# Memory of delivered messages, lock, messages being received. One directory per key.
+data_dir = "state"
+
+# The name the relay has for itself (its `hostname`), if it is not the host in relay_url. Its challenges must carry it,
+# so that another relay cannot pass them on to us.
+#relay_name = ""
+
+# Take a relay that speaks tunnel 1 only. It cannot be acked: what it has sent it has forgotten.
+#allow_tunnel_1 = false
+
+# Where `gateway status` asks; empty: gateway.sock in data_dir.
+#status_socket = ""
+
+# PEM file with certificates to trust besides the built-in ones, for a relay with a private CA.
+#extra_ca_file = ""
+
+# How much the relay may send before we ack.
+#unacked_items_max = 64
+#unacked_bytes_max = 16777216
+
+# Larger messages stay at the relay, on hold.
+#max_message_bytes = 104857600
+
+# Delay before a new connection: doubles from base to max, with jitter.
+#reconnect_base_delay_ms = 500
+#reconnect_max_delay_ms = 16000
+
+# Longest login; distance of our pings; silence after which the relay counts as gone.
+#handshake_timeout_seconds = 30
+#heartbeat_interval_seconds = 30
+#idle_timeout_seconds = 90
+
+# error, warn, info, debug or trace
+#log_level = "info"
+
+# Where the mail goes: exactly one of the four tables.
+
+[maildir]
+path = {maildir}
+
+#[lmtp]
+#address = "unix:/run/dovecot/lmtp"     # or "127.0.0.1:24"
+#recipient = ""                         # local mailbox, if the server does not know the envelope's recipient
+#timeout_seconds = 300
+
+#[command]
+## Message on stdin. Exit 0: taken; 75: later; else refused. {{mail_from}}, {{rcpt_to}}, {{item_id}}, {{size_bytes}} are
+## replaced; the same in WAYSTATION_MAIL_FROM, _RCPT_TO, _ITEM_ID, _SIZE_BYTES.
+#argv = ["/usr/bin/procmail", "-t"]
+#timeout_seconds = 300
+
+#[webhook]
+#url = "https://example.org/in"         # POST, message/rfc822, envelope in X-Waystation-* fields
+#bearer_token_file = ""
+#timeout_seconds = 300
+"#
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILE: &str = "/etc/gw/gateway.toml";
+
+    fn parse(text: &str) -> Result<Config, ConfigError> {
+        Config::parse(text, Path::new(FILE))
+    }
+
+    fn minimal(more: &str) -> String {
+        format!("relay_url = \"ws://127.0.0.1:8080/ws\"\n{more}\n[maildir]\npath = \"M\"\n")
+    }
+
+    #[test]
+    fn the_sample_with_every_key_uncommented_says_the_defaults() {
+        let sample = sample("wss://relay.example.org/ws", "mail.example.org", "Maildir");
+        let plain = parse(&sample).unwrap();
+        let (settings, _) = sample.split_once("# Where the mail goes").unwrap();
+        let uncommented: String = settings
+            .lines()
+            .map(|line| line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).unwrap_or(line))
+            .flat_map(|line| [line, "\n"])
+            .collect();
+        let full = parse(&format!("{uncommented}[maildir]\npath = \"Maildir\"\n")).unwrap();
+        assert_eq!(plain, full);
+        for key in KEYS {
+            assert!(sample.contains(key), "{key} is missing in the sample");
+        }
+        for (_, keys) in TABLE_KEYS {
+            assert!(keys.iter().all(|key| sample.contains(key)));
+        }
+    }
+
+    #[test]
+    fn the_other_destinations_in_the_sample_are_valid() {
+        let sample = sample("wss://relay.example.org/ws", "d", "M");
+        for name in ["lmtp", "command", "webhook"] {
+            let (_, table) = sample.split_once(&format!("#[{name}]\n")).unwrap();
+            let table = table.split("\n\n").next().unwrap();
+            let table: String = table
+                .lines()
+                .filter(|line| !line.starts_with("##"))
+                .map(|line| format!("{}\n", line.trim_start_matches('#')))
+                .collect();
+            let config = parse(&format!("relay_url = \"wss://r/ws\"\n[{name}]\n{table}")).unwrap();
+            assert!(config.maildir.is_none());
+        }
+    }
+
+    #[test]
+    fn paths_are_relative_to_the_file() {
+        let config = parse(&minimal("data_dir = \"d\"\nextra_ca_file = \"/abs.pem\"")).unwrap();
+        assert_eq!(config.key_file, Path::new("/etc/gw/passport.key"));
+        assert_eq!(config.status_socket, Path::new("/etc/gw/d/gateway.sock"));
+        assert_eq!(config.extra_ca_file, Path::new("/abs.pem"));
+        assert_eq!(config.maildir.unwrap().path, Path::new("/etc/gw/M"));
+    }
+
+    #[test]
+    fn unknown_keys_are_refused_with_the_nearest_known_one() {
+        let error = parse(&minimal("relay_nam = \"x\"")).unwrap_err();
+        assert_eq!((error.key.as_str(), error.advice.as_str()), ("relay_nam", "did you mean relay_name?"));
+        let error = parse("relay_url = \"ws://h/ws\"\n[webhook]\nurll = \"x\"\n").unwrap_err();
+        assert_eq!((error.key.as_str(), error.advice.as_str()), ("webhook.urll", "did you mean url?"));
+        assert!(error.to_string().starts_with(FILE));
+    }
+
+    #[test]
+    fn each_defect_names_its_key() {
+        for (text, key) in [
+            ("relay_url = \"http://h\"\n[maildir]\npath = \"M\"".to_owned(), "relay_url"),
+            ("relay_url = \"ws://h/ws\"".to_owned(), "maildir"),
+            (minimal("") + "[webhook]\nurl = \"http://h/\"", "maildir"),
+            (minimal("unacked_items_max = 0"), "unacked_items_max"),
+            (minimal("idle_timeout_seconds = 30"), "idle_timeout_seconds"),
+            (minimal("reconnect_max_delay_ms = 1"), "reconnect_max_delay_ms"),
+            ("relay_url = \"ws://h/ws\"\n[command]\nargv = []".to_owned(), "command.argv"),
+            ("relay_url = \"ws://h/ws\"\n[webhook]\nurl = \"ftp://h\"".to_owned(), "webhook.url"),
+            ("relay_url = \"ws://h/ws\"\n[lmtp]\naddress = \"here\"".to_owned(), "lmtp.address"),
+            ("relay_url = 7".to_owned(), "-"),
+            ("relay_url".to_owned(), "-"),
+        ] {
+            assert_eq!(parse(&text).unwrap_err().key, key, "{text}");
+        }
+    }
+}
