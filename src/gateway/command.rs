@@ -88,27 +88,24 @@ impl Command {
         let mut tail = Tail::default();
         let stderr = child.stderr.take();
         let run = async {
-            let status = {
-                let reading = async {
-                    if let Some(stderr) = stderr {
-                        tail.follow(stderr).await;
-                    }
-                };
-                tokio::pin!(reading);
-                let mut read_out = false;
-                loop {
-                    tokio::select! {
-                        status = child.wait() => {
-                            if !read_out {
-                                let _ = tokio::time::timeout(STDERR_GRACE, &mut reading).await;
-                            }
-                            break status;
-                        }
-                        () = &mut reading, if !read_out => read_out = true,
-                    }
+            let reading = async {
+                if let Some(stderr) = stderr {
+                    tail.follow(stderr).await;
                 }
             };
-            status
+            tokio::pin!(reading);
+            let mut read_out = false;
+            loop {
+                tokio::select! {
+                    status = child.wait() => {
+                        if !read_out {
+                            let _ = tokio::time::timeout(STDERR_GRACE, &mut reading).await;
+                        }
+                        break status;
+                    }
+                    () = &mut reading, if !read_out => read_out = true,
+                }
+            }
         };
         let status = tokio::time::timeout(self.timeout, run).await;
         match status {
