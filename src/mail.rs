@@ -3,12 +3,14 @@
 //! * [`address`], [`envelope`], [`trace`]: pure values and their text forms.
 //! * [`smtp`]: codecs and the session machine of our SMTP server, without sockets or clock.
 //! * [`limits`]: what one corner of the network may ask.
+//! * [`intake`]: the driver: sockets on one side, the spool on the other.
 //!
 //! Promise: a message that was answered `250` is on stable storage; one that was not leaves no trace in
 //! any lane. Whatever strangers send is bounded in memory and answered with a complete reply.
 
 pub mod address;
 pub mod envelope;
+pub mod intake;
 pub mod limits;
 pub mod smtp;
 pub mod trace;

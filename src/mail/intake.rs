@@ -1,0 +1,245 @@
+//! Inbound mail: listeners, one task per connection, the session machine in the middle, the spool behind.
+//!
+//! Promises: the accept loop outlives every failed `accept` (out of descriptors included); a connection
+//! costs one read buffer and at most one chunk of a body; a peer that writes faster than the disk is slowed
+//! down by TCP; `stop` ends sessions between commands, lets messages under way finish for a while, then
+//! drops them unanswered.
+//!
+//! Does not: parse (the machine does), decide who is known (the spool does), or retry a commit.
+//!
+//! Policy: what the spool cannot say in time is a temporary refusal. A message whose `250` may not have
+//! reached the sender is remembered for [`TWIN_MS`]; its repeat is answered with the first id and not stored
+//! (RFC 1047).
+
+mod ledger;
+mod session;
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::clock;
+use crate::mail::limits::{Limits, Refused};
+use crate::mail::smtp::receiver;
+use crate::mail::smtp::reply::Reply;
+use crate::observe::{Metrics, RefusalStage};
+use crate::spooler::Spooler;
+
+/// Lane of postmaster mail that nobody else gets.
+pub const OPERATOR_LANE: &str = "operator";
+/// How long an unheard `250` is remembered, milliseconds: two days, longer than most retry schedules.
+pub const TWIN_MS: u64 = 48 * 3600 * 1000;
+/// Pause after a failed `accept`; the cause (descriptors, memory) needs time to go.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Refused connections that are told so at a time; more are closed without a word.
+const REFUSALS_MAX: usize = 64;
+/// Longest time one refusal may take.
+const REFUSAL_PATIENCE: Duration = Duration::from_secs(1);
+/// How often the limits forget who has been quiet.
+const TIDY_EVERY: Duration = Duration::from_secs(60);
+
+/// How inbound mail is run.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Names, limits and waits of sessions.
+    pub session: receiver::Settings,
+    /// Mailbox that gets postmaster mail: an address or key text; empty or unknown: the operator lane.
+    pub postmaster: String,
+    /// Networks whose stray line ends are repaired instead of refused.
+    pub normalize_networks: Vec<IpNet>,
+    /// Recognise repeats of messages whose `250` was lost.
+    pub suppress_twins: bool,
+    /// Longest wait for the spool at the end of a message (and for anything else it is asked).
+    pub commit_timeout: Duration,
+    /// How long messages under way may take to finish after `stop`.
+    pub drain_timeout: Duration,
+}
+
+impl Settings {
+    /// Defaults around the session settings.
+    #[must_use]
+    pub fn new(session: receiver::Settings) -> Self {
+        Self {
+            session,
+            postmaster: String::new(),
+            normalize_networks: Vec::new(),
+            suppress_twins: true,
+            commit_timeout: Duration::from_secs(30),
+            drain_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// What intake works with.
+#[derive(Clone, Debug)]
+pub struct Deps {
+    /// The spool.
+    pub spooler: Spooler,
+    /// Where numbers go.
+    pub metrics: Arc<Metrics>,
+    /// Limits of all listeners together.
+    pub limits: Arc<Limits>,
+}
+
+/// What every session shares.
+#[derive(Debug)]
+struct Shared {
+    settings: Settings,
+    session: Arc<receiver::Settings>,
+    deps: Deps,
+    /// Between commands, go.
+    stop: CancellationToken,
+    /// At once, go.
+    kill: CancellationToken,
+    /// Many connections are open.
+    loaded: watch::Sender<bool>,
+    sessions: AtomicU64,
+    refusals: Arc<Semaphore>,
+}
+
+/// Serves `listeners` until `stop`, then drains. Returns when the last session has ended.
+pub async fn run(listeners: Vec<TcpListener>, settings: Settings, deps: Deps, stop: CancellationToken) {
+    let shared = Arc::new(Shared {
+        session: Arc::new(settings.session.clone()),
+        settings,
+        deps,
+        stop: stop.clone(),
+        kill: CancellationToken::new(),
+        loaded: watch::Sender::new(false),
+        sessions: AtomicU64::new(0),
+        refusals: Arc::new(Semaphore::new(REFUSALS_MAX)),
+    });
+    ledger::ensure_operator_lane(&shared.deps.spooler).await;
+    let tracker = TaskTracker::new();
+    for listener in listeners {
+        tracker.spawn(accept_loop(listener, shared.clone(), tracker.clone()));
+    }
+    tracker.spawn(tidy_loop(shared.clone()));
+    stop.cancelled().await;
+    tracker.close();
+    if tokio::time::timeout(shared.settings.drain_timeout, tracker.wait()).await.is_err() {
+        tracing::warn!("smtp sessions did not finish in time, dropping them");
+        shared.kill.cancel();
+        tracker.wait().await;
+    }
+}
+
+async fn tidy_loop(shared: Arc<Shared>) {
+    loop {
+        tokio::select! {
+            () = shared.stop.cancelled() => return,
+            () = tokio::time::sleep(TIDY_EVERY) => shared.deps.limits.tidy(clock::monotonic()),
+        }
+    }
+}
+
+async fn accept_loop(listener: TcpListener, shared: Arc<Shared>, tracker: TaskTracker) {
+    let mut failing = false;
+    loop {
+        let accepted = tokio::select! {
+            () = shared.stop.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                failing = false;
+                admit(stream, peer, &shared, &tracker);
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut failing, true) {
+                    tracing::warn!(%error, "cannot accept connections, trying on");
+                }
+                tokio::select! {
+                    () = shared.stop.cancelled() => return,
+                    () = tokio::time::sleep(ACCEPT_PAUSE) => {}
+                }
+            }
+        }
+    }
+}
+
+/// Gives a new connection a task, or sends it away.
+fn admit(stream: TcpStream, peer: SocketAddr, shared: &Arc<Shared>, tracker: &TaskTracker) {
+    let client = peer.ip().to_canonical();
+    let metrics = &shared.deps.metrics;
+    metrics.smtp_connections.inc();
+    match shared.deps.limits.enter(client, clock::monotonic()) {
+        Ok(()) => {
+            let place = Place::taken(client, shared.clone());
+            let number = shared.sessions.fetch_add(1, Ordering::Relaxed);
+            let shared = shared.clone();
+            tracker.spawn(async move {
+                session::serve(stream, client, number, &shared).await;
+                drop(place);
+            });
+        }
+        Err(refused) => {
+            metrics.refused(421, RefusalStage::Connect);
+            turn_away(stream, client, refused, shared, tracker);
+        }
+    }
+}
+
+/// 421 in place of the greeting, while there are hands for it.
+fn turn_away(
+    mut stream: TcpStream,
+    client: IpAddr,
+    refused: Refused,
+    shared: &Arc<Shared>,
+    tracker: &TaskTracker,
+) {
+    tracing::debug!(client.ip = %client, reason = %refused, "connection refused");
+    let Ok(permit) = shared.refusals.clone().try_acquire_owned() else { return };
+    let mut bytes = Vec::new();
+    Reply::too_many_connections(&shared.session.hostname).encode(&mut bytes);
+    tracker.spawn(async move {
+        let told = async {
+            stream.write_all(&bytes).await?;
+            stream.shutdown().await
+        };
+        let _ = tokio::time::timeout(REFUSAL_PATIENCE, told).await;
+        drop(permit);
+    });
+}
+
+/// A connection's place in the limits and gauges, given back when dropped, panics included.
+#[derive(Debug)]
+struct Place {
+    client: IpAddr,
+    shared: Arc<Shared>,
+}
+
+impl Place {
+    fn taken(client: IpAddr, shared: Arc<Shared>) -> Self {
+        shared.deps.metrics.smtp_connections_open.inc();
+        shared.tell_load();
+        Self { client, shared }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.shared.deps.limits.leave(self.client);
+        self.shared.deps.metrics.smtp_connections_open.dec();
+        self.shared.tell_load();
+    }
+}
+
+impl Shared {
+    fn tell_load(&self) {
+        let loaded = self.deps.limits.is_loaded();
+        self.loaded.send_if_modified(|known| std::mem::replace(known, loaded) != loaded);
+    }
+
+    fn normalizes(&self, client: IpAddr) -> bool {
+        self.settings.normalize_networks.iter().any(|network| network.contains(&client))
+    }
+}

@@ -1,0 +1,326 @@
+//! One connection: a loop that performs the machine's outputs, then waits for one thing.
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use spool::ids::ItemId;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::Shared;
+use super::ledger::{self, StoreSettings, Stored};
+use crate::clock;
+use crate::mail::smtp::receiver::{Acceptance, Answer, Output, Question, Receiver, Stage};
+use crate::mail::smtp::reply::Reply;
+use crate::observe::RefusalStage;
+use crate::spooler::BodyWriter;
+
+/// Read buffer of one connection.
+const READ_BYTES: usize = 16 * 1024;
+/// Replies gathered before they are sent although more input waits.
+const REPLIES_BYTES_MAX: usize = 16 * 1024;
+/// After closing: how much of what the client still sends is thrown away, so that it can read our last word.
+const LINGER_BYTES_MAX: usize = 256 * 1024;
+/// And for how long.
+const LINGER: Duration = Duration::from_millis(500);
+
+/// The other end is gone.
+#[derive(Debug)]
+struct Gone;
+
+/// A `250` of which we do not know yet whether the client has heard it.
+#[derive(Debug)]
+struct Unheard {
+    fingerprint: [u8; 32],
+    id: ItemId,
+}
+
+struct Session<'a> {
+    shared: &'a Shared,
+    client: IpAddr,
+    name: String,
+    stream: TcpStream,
+    input: Box<[u8]>,
+    start: usize,
+    end: usize,
+    replies: Vec<u8>,
+    body: Option<BodyWriter>,
+    unheard: Option<Unheard>,
+    /// The end of what the client sends was seen.
+    at_end: bool,
+}
+
+/// Runs one session to its end.
+pub(super) async fn serve(stream: TcpStream, client: IpAddr, number: u64, shared: &Shared) {
+    let _ = stream.set_nodelay(true); // replies are small and waited for
+    let receiver = Receiver::new(shared.session.clone(), shared.normalizes(client), clock::monotonic());
+    let mut session = Session {
+        shared,
+        client,
+        name: format!("smtp-{number}"),
+        stream,
+        input: vec![0; READ_BYTES].into_boxed_slice(),
+        start: 0,
+        end: 0,
+        replies: Vec::new(),
+        body: None,
+        unheard: None,
+        at_end: false,
+    };
+    let orderly = session.converse(receiver).await;
+    drop(session.body.take());
+    if let Some(unheard) =
+        session.unheard.take().filter(|_| orderly.is_err() && shared.settings.suppress_twins)
+    {
+        ledger::remember(&shared.deps.spooler, unheard.fingerprint, unheard.id).await;
+    }
+    if orderly.is_ok() {
+        session.linger().await;
+    }
+}
+
+impl Session<'_> {
+    /// Ends with an error when the client vanished, or was lost while we waited for it.
+    async fn converse(&mut self, mut receiver: Receiver) -> Result<(), Gone> {
+        let mut load = self.shared.loaded.subscribe();
+        receiver.set_loaded(*load.borrow_and_update());
+        let mut draining = false;
+        loop {
+            while let Some(output) = receiver.poll() {
+                self.perform(output, &mut receiver).await?;
+            }
+            if receiver.is_closed() {
+                return self.flush().await;
+            }
+            if self.start < self.end {
+                let pending = &self.input[self.start..self.end];
+                self.start += receiver.receive(pending, clock::monotonic());
+                continue;
+            }
+            self.flush().await?;
+            if self.at_end {
+                receiver.hang_up();
+                continue;
+            }
+            let deadline = receiver.deadline();
+            tokio::select! {
+                biased;
+                () = self.shared.kill.cancelled() => {
+                    receiver.hang_up();
+                }
+                () = self.shared.stop.cancelled(), if !draining => {
+                    draining = true;
+                    receiver.drain();
+                }
+                Ok(()) = load.changed() => receiver.set_loaded(*load.borrow_and_update()),
+                read = self.stream.read(&mut self.input) => {
+                    let read = read.map_err(|_| Gone)?;
+                    (self.start, self.end) = (0, read);
+                    if read == 0 {
+                        self.at_end = true;
+                    } else {
+                        self.unheard = None; // whoever goes on has heard us
+                    }
+                }
+                () = sleep_until(deadline) => {
+                    receiver.tick(clock::monotonic());
+                    if receiver.is_closed() && self.unheard.is_some() {
+                        return Err(Gone); // not a word since our 250
+                    }
+                }
+            }
+        }
+    }
+
+    async fn perform(&mut self, output: Output, receiver: &mut Receiver) -> Result<(), Gone> {
+        match output {
+            Output::Write { reply, stage, about } => {
+                self.note(&reply, stage, about.as_deref());
+                reply.encode(&mut self.replies);
+                if self.replies.len() >= REPLIES_BYTES_MAX {
+                    self.flush().await?;
+                }
+            }
+            Output::Ask(question) => {
+                let answer = self.ask(question).await;
+                receiver.answer(answer, clock::monotonic());
+            }
+            Output::Begin => self.body = Some(self.shared.deps.spooler.body()),
+            Output::Body(bytes) => self.keep(&bytes, receiver).await,
+            Output::Abandon => self.body = None,
+            Output::Persist(acceptance) => self.persist(*acceptance, receiver).await,
+            Output::Close => {}
+        }
+        Ok(())
+    }
+
+    async fn ask(&self, question: Question) -> Answer {
+        let (deps, settings) = (&self.shared.deps, &self.shared.settings);
+        match question {
+            Question::Transaction if !deps.limits.message(self.client) => Answer::Busy,
+            Question::Transaction => ledger::transaction(&deps.spooler, settings.commit_timeout).await,
+            Question::Recipient(path) => ledger::recipient(&deps.spooler, settings, &path).await,
+        }
+    }
+
+    /// Hands octets to the spool; waits while the disk is behind.
+    async fn keep(&mut self, bytes: &[u8], receiver: &mut Receiver) {
+        let Some(body) = &mut self.body else { return };
+        let kept = timeout(self.shared.settings.commit_timeout, body.write(bytes)).await;
+        match kept {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => tracing::warn!(session.id = self.name, %error, "body was not taken"),
+            Err(_) => tracing::warn!(session.id = self.name, "spool takes no bodies"),
+        }
+        self.body = None;
+        receiver.body_failed();
+    }
+
+    async fn persist(&mut self, acceptance: Acceptance, receiver: &mut Receiver) {
+        let started = clock::monotonic();
+        let ticket = acceptance.ticket;
+        let Some(body) = self.body.take() else {
+            return receiver.store_failed(ticket, Answer::Failed, started);
+        };
+        let settings = StoreSettings {
+            client: self.client,
+            hostname: self.shared.session.hostname.clone(),
+            fingerprint: ledger::fingerprint(self.client, &acceptance, &body),
+            suppress_twins: self.shared.settings.suppress_twins,
+        };
+        let fingerprint = settings.fingerprint;
+        let (bytes, from) = (acceptance.bytes, acceptance.from.to_string());
+        let lanes: Vec<_> = acceptance.recipients.iter().map(|r| (r.lane, r.path.to_string())).collect();
+        let spooler = self.shared.deps.spooler.clone();
+        let mut job = tokio::spawn(ledger::store(spooler.clone(), settings, acceptance, body));
+        let stored = match timeout(self.shared.settings.commit_timeout, &mut job).await {
+            Ok(Ok(stored)) => stored,
+            Ok(Err(_)) => Err(Answer::Failed),
+            Err(_) => {
+                // We say 451 now; should the commit come through after all, the repeat is a twin.
+                tracing::error!(session.id = self.name, "commit takes too long, answering 451");
+                tokio::spawn(async move {
+                    if let Ok(Ok(Stored::New(late))) = job.await
+                        && let Some(&id) = late.ids.first()
+                    {
+                        ledger::remember(&spooler, fingerprint, id).await;
+                    }
+                });
+                Err(Answer::Failed)
+            }
+        };
+        let now = clock::monotonic();
+        let metrics = &self.shared.deps.metrics;
+        let duration = now.saturating_duration_since(started);
+        metrics.histograms.intake.observe(duration.as_secs_f64());
+        match stored {
+            Ok(Stored::New(accepted)) => {
+                metrics.inbound_accepted.inc();
+                metrics.inbound_accepted_bytes.inc_by(bytes);
+                for (id, (lane, to)) in accepted.ids.iter().zip(&lanes) {
+                    tracing::info!(
+                        event = "relay.ingress.accepted", item.id = %id, lane = lane.0, session.id = self.name,
+                        client.ip = %self.client, from, to, size_bytes = accepted.size_bytes,
+                        duration_ms = duration.as_millis(), "accepted item {id}",
+                    );
+                }
+                if let Some(&id) = accepted.ids.first() {
+                    self.heard_later(fingerprint, id);
+                    receiver.persisted(ticket, id, now);
+                }
+            }
+            Ok(Stored::Twin(first)) => {
+                metrics.inbound_twins.inc();
+                tracing::info!(
+                    event = "relay.ingress.accepted", item.id = %first, session.id = self.name,
+                    client.ip = %self.client, from, "suppressed twin of {first}",
+                );
+                self.heard_later(fingerprint, first);
+                receiver.persisted(ticket, first, now);
+            }
+            Err(answer) => receiver.store_failed(ticket, answer, now),
+        }
+    }
+
+    /// Expects a sign that the coming `250` was heard. A client that has already left will not give one.
+    fn heard_later(&mut self, fingerprint: [u8; 32], id: ItemId) {
+        self.unheard = Some(Unheard { fingerprint, id });
+        if self.start < self.end {
+            return; // it has sent more already
+        }
+        match self.stream.try_read(&mut self.input) {
+            Ok(0) => self.at_end = true,
+            Ok(read) => (self.start, self.end) = (0, read),
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            Err(_) => self.at_end = true,
+        }
+    }
+
+    async fn flush(&mut self) -> Result<(), Gone> {
+        if self.replies.is_empty() {
+            return Ok(());
+        }
+        let gone_before = self.at_end && self.unheard.is_some();
+        let write = timeout(self.shared.session.command_timeout, self.stream.write_all(&self.replies));
+        let written = tokio::select! {
+            written = write => written,
+            () = self.shared.kill.cancelled() => return Err(Gone),
+        };
+        self.replies.clear();
+        match written {
+            Ok(Ok(())) if !gone_before => Ok(()),
+            Ok(Ok(()) | Err(_)) | Err(_) => Err(Gone),
+        }
+    }
+
+    /// Counts and logs what was refused.
+    fn note(&self, reply: &Reply, stage: Stage, about: Option<&str>) {
+        if !reply.is_refusal() {
+            return;
+        }
+        let at = match stage {
+            Stage::Session => RefusalStage::Connect,
+            Stage::Command => RefusalStage::Command,
+            Stage::Mail => RefusalStage::Mail,
+            Stage::Rcpt => RefusalStage::Rcpt,
+            Stage::Data => RefusalStage::Data,
+        };
+        self.shared.deps.metrics.refused(reply.code(), at);
+        if *reply == Reply::too_many_unknown(&self.shared.session.hostname) {
+            self.shared.deps.limits.deny(self.client, clock::monotonic());
+        }
+        let about = about.unwrap_or("");
+        if matches!(stage, Stage::Command) {
+            tracing::debug!(session.id = self.name, smtp.code = reply.code(), "refused: {}", reply.text());
+        } else {
+            tracing::info!(
+                event = "relay.ingress.rejected", session.id = self.name, client.ip = %self.client,
+                smtp.code = reply.code(), to = about, reason = reply.text(), "rejected: {}", reply.text(),
+            );
+        }
+    }
+
+    /// Lets the client read our last word: closing with unread input would reset the connection.
+    async fn linger(&mut self) {
+        let farewell = async {
+            self.stream.shutdown().await?;
+            let mut left = LINGER_BYTES_MAX;
+            while left > 0 {
+                match self.stream.read(&mut self.input).await? {
+                    0 => break,
+                    read => left = left.saturating_sub(read),
+                }
+            }
+            Ok::<(), std::io::Error>(())
+        };
+        let _ = timeout(LINGER, farewell).await;
+    }
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}
