@@ -8,8 +8,12 @@ pub mod frame;
 pub mod handshake;
 mod inflow;
 mod outflow;
+mod pump;
 pub mod rates;
 pub mod session;
+mod wake;
+mod wire;
+pub mod ws;
 
 /// Which of the two tunnel protocols a session speaks.
 ///

@@ -107,6 +107,13 @@ pub enum Change {
         /// Not before this long from now, milliseconds.
         retry_after_ms: u64,
     },
+    /// Its body is damaged; nobody is to get it.
+    Damaged {
+        /// Which item.
+        item: ItemId,
+        /// What is wrong, one line.
+        problem: String,
+    },
     /// The gateway will never take it; it is to be held.
     Reject {
         /// Which item.
@@ -243,6 +250,7 @@ pub struct Session {
     out: VecDeque<Output>,
     changes: Vec<Change>,
     asking: bool,
+    leasing: bool,
     lane_lost: bool,
     /// The lane may have more than it gave.
     more: bool,
@@ -289,6 +297,7 @@ impl Session {
             out: VecDeque::new(),
             changes: Vec::new(),
             asking: false,
+            leasing: false,
             lane_lost: false,
             more: true,
             retry: None,
@@ -426,6 +435,12 @@ impl Session {
         [Some(beat), Some(self.dead_at()), drained, self.retry].into_iter().flatten().min()
     }
 
+    /// Nothing waits to be performed.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        self.out.is_empty()
+    }
+
     /// Whether it has ended and the lane knows all that it has to.
     #[must_use]
     pub fn is_done(&self) -> bool {
@@ -538,7 +553,9 @@ impl Session {
         self.asking = false;
         // An empty answer is final until the bell rings or room comes back with an ack.
         self.more |= !settled.offers.is_empty();
-        self.retry = settled.retry_at.map(|at| now + Duration::from_millis(at.since(wall)));
+        if self.leasing {
+            self.retry = settled.retry_at.map(|at| now + Duration::from_millis(at.since(wall)));
+        }
         if let Some(items) = settled.replayed {
             self.replay_waits = false;
             self.more = true;
@@ -555,7 +572,7 @@ impl Session {
         let (change, problem) = match bytes {
             Ok(bytes) => return self.outflow.piece(item, n, bytes),
             Err(PieceError::Damaged(problem)) => {
-                (Change::Reject { item, reason: format!("body damaged: {}", one_line(&problem)) }, problem)
+                (Change::Damaged { item, problem: one_line(&problem) }, problem)
             }
             Err(PieceError::Unreadable(problem)) => {
                 (Change::Nack { item, retry_after_ms: UNREADABLE_RETRY_MS }, problem)
@@ -639,14 +656,15 @@ impl Session {
         }
         let room = self.outflow.room();
         let low = self.outflow.waiting() < LEASE_ITEMS_MAX as usize / 2;
-        let more = self.more || !self.changes.is_empty();
-        let lease = (self.phase == Phase::Open && more && low && room.items > 0)
+        self.more |= !self.changes.is_empty();
+        let lease = (self.phase == Phase::Open && self.more && low && room.items > 0)
             .then_some(Window { items: room.items.min(LEASE_ITEMS_MAX), bytes: room.bytes });
         if lease.is_some() {
             self.more = false;
         }
         if lease.is_some() || !self.changes.is_empty() {
             self.asking = true;
+            self.leasing = lease.is_some();
             self.out.push_back(Output::Lane(Batch { changes: std::mem::take(&mut self.changes), lease }));
         }
     }

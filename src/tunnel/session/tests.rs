@@ -33,6 +33,7 @@ enum Fate {
     Acked,
     Nacked,
     Held(String),
+    Damaged(String),
 }
 
 impl Lane {
@@ -76,6 +77,7 @@ impl Lane {
                 Change::Ack(flight) => self.fate(flight.item, Fate::Acked),
                 Change::Nack { item, .. } => self.fate(*item, Fate::Nacked),
                 Change::Reject { item, reason } => self.fate(*item, Fate::Held(reason.clone())),
+                Change::Damaged { item, problem } => self.fate(*item, Fate::Damaged(problem.clone())),
                 Change::Replay(_) => {
                     let mut back = 0;
                     for stored in self.items.iter_mut().filter(|stored| stored.fate == Fate::Acked) {
@@ -535,9 +537,9 @@ fn a_nack_in_the_middle_of_a_stream_stops_it() {
 }
 
 #[test]
-fn a_damaged_body_is_held_and_one_that_cannot_be_read_waits() {
+fn a_damaged_body_is_set_aside_and_one_that_cannot_be_read_waits() {
     for (error, fate) in [
-        (PieceError::Damaged("crc".into()), Fate::Held("body damaged: crc".into())),
+        (PieceError::Damaged("crc".into()), Fate::Damaged("crc".into())),
         (PieceError::Unreadable("EIO".into()), Fate::Nacked),
     ] {
         for features in [&TWO[..], &[]] {

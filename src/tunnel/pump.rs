@@ -1,0 +1,220 @@
+//! Driver: one session's loop between its socket, its machine and its lane.
+//!
+//! Waits for one thing, hands it to the machine, performs what the machine says, and again. At most one batch
+//! and one piece are under way. Decides nothing.
+
+use std::future::{Future, poll_fn};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use spool::ids::ItemId;
+use tokio::time::sleep_until;
+use tokio_tungstenite::tungstenite::Message;
+use uuid::Uuid;
+
+use super::session::{Batch, Input, Note, Output, PieceError, Session, Settled};
+use super::wake::{Told, Wake};
+use super::wire::{Happened, Wire};
+use super::ws::{Lane, LaneLost, Tunnel, close_deadline};
+use crate::clock;
+use crate::identity::key::KeyText;
+
+/// Everything one session's task holds.
+pub(super) struct Pump<'a> {
+    pub(super) tunnel: &'a Tunnel,
+    pub(super) id: Uuid,
+    pub(super) key: KeyText,
+    pub(super) wire: Wire,
+    pub(super) session: Box<Session>,
+    pub(super) lane: Option<Arc<dyn Lane>>,
+    pub(super) wake: Arc<Wake>,
+}
+
+/// What the lane is doing for us.
+#[derive(Default)]
+struct Work {
+    batch: Option<BoxFuture<'static, Result<Settled, LaneLost>>>,
+    piece: Option<(ItemId, usize, BoxFuture<'static, Result<Bytes, PieceError>>)>,
+}
+
+enum Event {
+    Wire(Happened),
+    Settled(Result<Settled, LaneLost>),
+    Piece(ItemId, usize, Result<Bytes, PieceError>),
+    Told(Told),
+    Stop,
+    Time,
+}
+
+impl Pump<'_> {
+    pub(super) async fn run(mut self) {
+        let mut work = Work::default();
+        let mut closing = None;
+        let mut stopping = false;
+        loop {
+            if self.perform(&mut work) {
+                closing = closing.or_else(|| Some(close_deadline(clock::monotonic())));
+            }
+            let deadline = closing.or_else(|| self.session.deadline());
+            let event = tokio::select! {
+                biased; // what others say comes first, so that a busy gateway cannot keep it waiting
+                told = self.wake.told() => Event::Told(told),
+                () = self.tunnel.stop.cancelled(), if !stopping => Event::Stop,
+                event = next(&mut self.wire, &mut work, closing.is_some() || !self.session.is_full()) => event,
+                () = sleep_until(deadline.unwrap_or_else(clock::monotonic).into()), if deadline.is_some() => Event::Time,
+            };
+            let input = match event {
+                Event::Wire(Happened::Ended) => break,
+                Event::Time if closing.is_some() => break,
+                Event::Wire(Happened::Broken(code)) => {
+                    self.wire.close(code, "");
+                    closing = closing.or_else(|| Some(close_deadline(clock::monotonic())));
+                    Input::Gone
+                }
+                Event::Wire(Happened::Message(message)) => match read(message) {
+                    Some(input) => input,
+                    None => {
+                        // The socket answers the close by itself; it needs a little time for that.
+                        closing = closing.or_else(|| Some(close_deadline(clock::monotonic())));
+                        Input::Gone
+                    }
+                },
+                Event::Wire(Happened::Flushed) => Input::Progress,
+                Event::Settled(Ok(settled)) => Input::Settled(settled),
+                Event::Settled(Err(LaneLost)) => match self.wake.take().evict {
+                    Some(eviction) => Input::Evict(eviction),
+                    None => Input::LaneLost,
+                },
+                Event::Piece(item, n, bytes) => Input::Piece { item, n, bytes },
+                Event::Told(Told { evict: Some(eviction), .. }) => Input::Evict(eviction),
+                Event::Told(Told { evict: None, .. }) => Input::Bell,
+                Event::Stop => {
+                    stopping = true;
+                    let wait = self.tunnel.settings.reconnect_after;
+                    let reconnect_after_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+                    Input::Drain { reconnect_after_ms }
+                }
+                Event::Time => Input::Tick,
+            };
+            self.session.handle(input, clock::monotonic(), clock::wall());
+        }
+        self.settle(work).await;
+        tracing::info!(event = "relay.ws.closed", session.id = %self.id, lane = %self.key, "session ended");
+    }
+
+    /// Performs what the machine says, and fills the socket while it has room. True once it is to be closed.
+    fn perform(&mut self, work: &mut Work) -> bool {
+        let mut closed = false;
+        loop {
+            while let Some(output) = self.session.poll() {
+                match output {
+                    Output::Send(message) => self.wire.send(message),
+                    Output::Lane(batch) => work.batch = self.ask(batch),
+                    Output::Read { item, n } => {
+                        work.piece = self.lane.as_ref().map(|lane| (item, n, Arc::clone(lane).read(item, n)));
+                    }
+                    Output::Note(note) => self.log(&note),
+                    Output::Close(code, reason) => {
+                        tracing::debug!(session.id = %self.id, code, reason, "closing");
+                        self.wire.close(code, reason);
+                        closed = true;
+                    }
+                }
+            }
+            if closed || !self.wire.has_room() {
+                return closed;
+            }
+            match self.session.pull(clock::monotonic()) {
+                Some(message) => self.wire.send(message),
+                None if self.session.is_quiet() => return closed,
+                None => {}
+            }
+        }
+    }
+
+    fn ask(&self, batch: Batch) -> Option<BoxFuture<'static, Result<Settled, LaneLost>>> {
+        self.lane.as_ref().map(|lane| Arc::clone(lane).settle(batch))
+    }
+
+    /// The socket is gone: what was acked still has to reach the lane.
+    async fn settle(&mut self, mut work: Work) {
+        self.session.handle(Input::Gone, clock::monotonic(), clock::wall());
+        work.piece = None;
+        loop {
+            while let Some(output) = self.session.poll() {
+                if let Output::Lane(batch) = output {
+                    work.batch = self.ask(batch);
+                }
+            }
+            if self.session.is_done() {
+                return;
+            }
+            let Some(batch) = work.batch.take() else { return };
+            let input = batch.await.map_or(Input::LaneLost, Input::Settled);
+            self.session.handle(input, clock::monotonic(), clock::wall());
+        }
+    }
+
+    fn log(&self, note: &Note) {
+        match note {
+            Note::AckIgnored(what) => {
+                tracing::info!(
+                    event = "relay.item.ack_ignored", session.id = %self.id, lane = %self.key, what,
+                    "gateway answered for an item that is not in flight to it"
+                );
+            }
+            Note::StreamIgnored(stream) => {
+                tracing::info!(
+                    event = "relay.outbound.ignored", session.id = %self.id, lane = %self.key,
+                    stream_bytes = stream.len(), reason = "stream_not_started", "frame of an unknown stream"
+                );
+            }
+            Note::BadFrame(error) => {
+                tracing::info!(
+                    event = "relay.ws.frame_invalid", session.id = %self.id, lane = %self.key, %error,
+                    "gateway sent what is no frame"
+                );
+            }
+            Note::PeerDead => {
+                self.tunnel.metrics.tunnel_dead_peers.inc();
+                tracing::info!(
+                    event = "relay.ws.peer_dead", session.id = %self.id, lane = %self.key,
+                    "gateway fell silent"
+                );
+            }
+        }
+    }
+}
+
+/// The next thing from the socket or the lane.
+fn next<'a>(wire: &'a mut Wire, work: &'a mut Work, may_read: bool) -> impl Future<Output = Event> + 'a {
+    poll_fn(move |cx| {
+        if let Some(batch) = &mut work.batch
+            && let std::task::Poll::Ready(settled) = batch.as_mut().poll(cx)
+        {
+            work.batch = None;
+            return std::task::Poll::Ready(Event::Settled(settled));
+        }
+        if let Some((item, n, piece)) = &mut work.piece
+            && let std::task::Poll::Ready(bytes) = piece.as_mut().poll(cx)
+        {
+            let (item, n) = (*item, *n);
+            work.piece = None;
+            return std::task::Poll::Ready(Event::Piece(item, n, bytes));
+        }
+        wire.poll(cx, may_read).map(Event::Wire)
+    })
+}
+
+/// A message as the machine's input; `None` for the peer's close.
+fn read(message: Message) -> Option<Input> {
+    match message {
+        Message::Text(text) => Some(Input::Text(text.as_str().to_owned())),
+        Message::Binary(bytes) => Some(Input::Binary(bytes)),
+        Message::Ping(_) => Some(Input::Ping),
+        Message::Pong(payload) => Some(Input::Pong(payload)),
+        Message::Frame(_) => Some(Input::Tick),
+        Message::Close(_) => None,
+    }
+}

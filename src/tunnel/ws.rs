@@ -1,0 +1,572 @@
+//! Driver: gateways come in at `/ws`, prove who they are, and get a session.
+//!
+//! 1. [`Tunnel::upgrade`] answers the HTTP request in the protocol's exact words (section 2.2).
+//! 2. A task runs the handshake, asks the [`Service`] for admission, enters the registry, opens the lane.
+//! 3. The same task then moves values between the socket, the [`Session`] machine and the [`Lane`].
+//!
+//! The service decides who is admitted and what a lane's offers are; nothing here knows mail.
+//!
+//! Promises: one small task per connection; a peer that is slow or silent costs its own bounded buffers and
+//! nobody else's time; each session leaves the registry however it ends.
+//!
+//! Failure policy: trouble of one connection ends that connection, after its acks have reached the lane.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{ConnectInfo, Request, State};
+use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::any;
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use hyper::upgrade::OnUpgrade;
+use ipnet::IpNet;
+use spool::ids::ItemId;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use uuid::Uuid;
+
+use super::Dialect;
+use super::control::{AuthError, SessionRole, ToGateway};
+use super::handshake::{Door, Handshake, Proof, Step};
+use super::pump::Pump;
+use super::rates::{Rates, client_address};
+use super::session::{self, Batch, Eviction, Outgoing, PieceError, Session, Settled};
+use super::wake::Wake;
+use super::wire::{Happened, Wire};
+use crate::clock;
+use crate::identity::challenge::{AuthCode, Fresh};
+use crate::identity::key::KeyText;
+use crate::identity::registry::{Entry, Registry};
+use crate::observe::{AuthOutcome, Metrics};
+
+/// Time for a closing handshake, and for what is still to be written before it.
+pub(super) const CLOSE_TIME_MAX: Duration = Duration::from_secs(2);
+
+/// Limits of logins per client address.
+#[derive(Clone, Copy, Debug)]
+pub struct RateSettings {
+    /// Messages before authentication, per minute; a login takes two.
+    pub per_minute: u32,
+    /// How long an address is refused after it used them up.
+    pub deny_window: Duration,
+}
+
+/// What the tunnel needs to know.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The relay's name, as tunnel-2 challenges carry it.
+    pub host: String,
+    /// Lifetime of a challenge.
+    pub challenge_ttl: Duration,
+    /// `None`: no limit.
+    pub rates: Option<RateSettings>,
+    /// Whose `X-Forwarded-For` counts.
+    pub trusted_proxies: Vec<IpNet>,
+    /// How sessions behave.
+    pub session: session::Settings,
+    /// What gateways are told to wait when the relay stops.
+    pub reconnect_after: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            host: "localhost".to_owned(),
+            challenge_ttl: Duration::from_secs(60),
+            rates: None,
+            trusted_proxies: Vec::new(),
+            session: session::Settings::default(),
+            reconnect_after: Duration::from_secs(2),
+        }
+    }
+}
+
+/// Why the service lets nobody in, or has no lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServiceError {
+    /// The key is right and the answer is no.
+    Refused(AuthCode),
+    /// Storage does not answer; another time perhaps.
+    Unavailable,
+}
+
+/// Rung when a lane may have something.
+pub type Bell = Arc<dyn Fn() + Send + Sync>;
+
+/// What stands behind the tunnel.
+pub trait Service: Send + Sync + 'static {
+    /// Registers `key`, or refuses it. Called after the proof.
+    fn admit(&self, key: KeyText) -> BoxFuture<'_, Result<(), ServiceError>>;
+
+    /// Opens the lane of an admitted key for one session; an older session of it is void from then on.
+    fn open(
+        &self,
+        key: KeyText,
+        dialect: Dialect,
+        bell: Bell,
+    ) -> BoxFuture<'_, Result<Arc<dyn Lane>, ServiceError>>;
+}
+
+/// The lane has ended, or its storage has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LaneLost;
+
+/// One session's view of its lane. Dropping it gives back what was leased.
+pub trait Lane: Send + Sync + 'static {
+    /// Carries out changes in order, durably, then leases.
+    fn settle(self: Arc<Self>, batch: Batch) -> BoxFuture<'static, Result<Settled, LaneLost>>;
+
+    /// Fetches one piece of a leased item's body.
+    fn read(self: Arc<Self>, item: ItemId, n: usize) -> BoxFuture<'static, Result<Bytes, PieceError>>;
+}
+
+/// The tunnel of one relay.
+pub struct Tunnel {
+    pub(super) settings: Settings,
+    service: Arc<dyn Service>,
+    door: Mutex<Door>,
+    registry: Mutex<Registry<Arc<Wake>>>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl fmt::Debug for Tunnel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tunnel").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+impl Tunnel {
+    /// A tunnel in front of `service`. When `stop` is cancelled all sessions drain; their tasks run on `tasks`.
+    #[must_use]
+    pub fn new(
+        settings: Settings,
+        service: Arc<dyn Service>,
+        metrics: Arc<Metrics>,
+        stop: CancellationToken,
+        tasks: TaskTracker,
+    ) -> Arc<Self> {
+        let rates = settings.rates.map(|rates| Rates::new(rates.per_minute, rates.deny_window));
+        let door = Door::new(settings.host.clone(), settings.challenge_ttl, rates);
+        Arc::new(Self {
+            settings,
+            service,
+            door: Mutex::new(door),
+            registry: Mutex::new(Registry::default()),
+            metrics,
+            stop,
+            tasks,
+        })
+    }
+
+    /// Routes with `/ws` in them, for a listener that puts `ConnectInfo<SocketAddr>` into its requests.
+    pub fn router(self: &Arc<Self>) -> Router {
+        let handler =
+            |State(tunnel): State<Arc<Self>>, request: Request| async move { tunnel.upgrade(request) };
+        Router::new().route("/ws", any(handler)).fallback(not_found).with_state(Arc::clone(self))
+    }
+
+    /// Gateways connected now.
+    #[must_use]
+    pub fn sessions(&self) -> usize {
+        lock(&self.registry).len()
+    }
+
+    /// Whether `key` has an inbound session now.
+    #[must_use]
+    pub fn is_connected(&self, key: &KeyText) -> bool {
+        lock(&self.registry).inbound(key).is_some()
+    }
+
+    /// Ends the inbound session of a key that was revoked.
+    pub fn revoke(&self, key: &KeyText) {
+        if let Some((_, wake)) = lock(&self.registry).inbound(key) {
+            wake.evict(Eviction::Revoked);
+        }
+    }
+
+    /// Answers a request for `/ws`: 101 and a task that goes on, or the refusal in the protocol's words.
+    pub fn upgrade(self: &Arc<Self>, mut request: Request) -> Response {
+        let key = match upgrade_key(&request) {
+            Ok(key) => key,
+            Err(refusal) => return refusal,
+        };
+        let Some(on_upgrade) = request.extensions_mut().remove::<OnUpgrade>() else {
+            return not_upgradable();
+        };
+        let Some(stranger) = Stranger::enter(self) else { return busy() };
+        let client = self.client(&request);
+        let protocol = first_protocol(request.headers());
+        // The listener counts connections by what it put in here.
+        let place = std::mem::take(request.extensions_mut());
+        let tunnel = Arc::clone(self);
+        self.tasks.spawn(async move {
+            if let Ok(upgraded) = on_upgrade.await {
+                tunnel.connection(Wire::new(upgraded).await, client, stranger).await;
+            }
+            drop(place);
+        });
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        let headers = response.headers_mut();
+        headers.insert(header::UPGRADE, header::HeaderValue::from_static("websocket"));
+        headers.insert(header::CONNECTION, header::HeaderValue::from_static("Upgrade"));
+        if let Ok(accept) = derive_accept_key(key.as_bytes()).parse() {
+            headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+        }
+        if let Some(protocol) = protocol {
+            headers.insert(header::SEC_WEBSOCKET_PROTOCOL, protocol);
+        }
+        response
+    }
+
+    fn client(&self, request: &Request) -> IpAddr {
+        let peer = request
+            .extensions()
+            .get::<ConnectInfo<SocketAddr>>()
+            .map_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), |peer| peer.0.ip());
+        let forwarded: Vec<&str> = request
+            .headers()
+            .get_all("x-forwarded-for")
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .collect();
+        client_address(peer, forwarded.into_iter(), &self.settings.trusted_proxies)
+    }
+
+    async fn connection(self: Arc<Self>, mut wire: Wire, client: IpAddr, stranger: Stranger) {
+        let id = Uuid::new_v4();
+        let Some(proof) = self.login(&mut wire, client, id).await else {
+            return farewell(&mut wire).await;
+        };
+        let key = proof.key;
+        let admitted = match self.service.admit(key).await {
+            Ok(()) => self.enter(&proof, id).await,
+            Err(error) => Err(error),
+        };
+        let (seat, replaced) = match admitted {
+            Ok(entered) => entered,
+            Err(error) => {
+                self.turn_away(&mut wire, client, &proof, error);
+                return farewell(&mut wire).await;
+            }
+        };
+        let now = clock::monotonic();
+        let session = Box::new(Session::new(&proof, replaced, self.settings.session, now));
+        let lane = match proof.role {
+            SessionRole::Inbound => {
+                let wake = Arc::clone(&seat.wake);
+                let bell: Bell = Arc::new(move || wake.ring());
+                match self.service.open(key, session.dialect(), bell).await {
+                    Ok(lane) => Some(lane),
+                    Err(error) => {
+                        self.turn_away(&mut wire, client, &proof, error);
+                        return farewell(&mut wire).await;
+                    }
+                }
+            }
+            SessionRole::Outbound => None,
+        };
+        drop(stranger);
+        self.metrics.auth(AuthOutcome::Accepted);
+        tracing::info!(
+            event = "relay.ws.auth.accepted", session.id = %id, lane = %key,
+            session_role = proof.role.word(), remote_address = %client, tunnel = tunnel_number(session.dialect()),
+            replaced = replaced.map(|id| id.to_string()), "gateway logged in"
+        );
+        Pump { tunnel: &self, id, key, wire, session, lane, wake: Arc::clone(&seat.wake) }.run().await;
+        drop(seat);
+    }
+
+    /// The handshake; `None` when it failed, with the refusal queued.
+    async fn login(&self, wire: &mut Wire, client: IpAddr, id: Uuid) -> Option<Proof> {
+        let mut handshake = Handshake::new(id, client, clock::monotonic());
+        loop {
+            let heard = tokio::select! {
+                happened = poll_fn(|cx| wire.poll(cx, true)) => happened,
+                () = tokio::time::sleep_until(handshake.deadline().into()) => {
+                    wire.close(4408, "handshake_timeout");
+                    return None;
+                }
+                () = self.stop.cancelled() => {
+                    wire.close(1012, "relay_restarts");
+                    return None;
+                }
+            };
+            let message = match heard {
+                Happened::Message(Message::Text(text)) => Bytes::from(text),
+                Happened::Message(Message::Binary(bytes)) => bytes,
+                Happened::Message(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))
+                | Happened::Flushed => {
+                    continue;
+                }
+                Happened::Message(Message::Close(_)) | Happened::Ended => return None,
+                Happened::Broken(code) => {
+                    wire.close(code, "");
+                    return None;
+                }
+            };
+            let fresh = Fresh { id: Uuid::new_v4(), nonce: Uuid::new_v4() };
+            let step =
+                handshake.hear(&message, fresh, &mut lock(&self.door), clock::monotonic(), clock::wall());
+            let named = Named::of(&handshake);
+            tracing::info!(
+                event = "relay.ws.auth.attempted", session.id = %id, remote_address = %client,
+                lane = named.lane, session_role = named.role, "login message"
+            );
+            match step {
+                Step::Say(challenge) => {
+                    tracing::info!(
+                        event = "relay.ws.auth.challenged", session.id = %id, remote_address = %client,
+                        lane = named.lane, session_role = named.role, "challenge issued"
+                    );
+                    wire.send(Outgoing::Text(challenge.to_text()));
+                }
+                Step::Proved(proof) => return Some(proof),
+                Step::Refuse(code) => {
+                    self.reject(wire, id, client, &named, code);
+                    return None;
+                }
+            }
+        }
+    }
+
+    /// Takes the key's place, after the wait that a fight over it costs.
+    async fn enter(self: &Arc<Self>, proof: &Proof, id: Uuid) -> Result<(Seat, Option<Uuid>), ServiceError> {
+        let wake = Arc::new(Wake::default());
+        let mut waited = false;
+        loop {
+            let entry = {
+                let mut registry = lock(&self.registry);
+                match proof.role {
+                    SessionRole::Inbound => {
+                        registry.enter(proof.key, id, Arc::clone(&wake), waited, clock::monotonic())
+                    }
+                    SessionRole::Outbound => registry.enter_sender(proof.key),
+                }
+            };
+            match entry {
+                Entry::Entered { replaced } => {
+                    self.metrics.tunnel_sessions.inc();
+                    let replaced = replaced.map(|(older, wake)| {
+                        wake.evict(Eviction::Replaced);
+                        self.metrics.tunnel_replaced.inc();
+                        older
+                    });
+                    let seat = Seat { tunnel: Arc::clone(self), key: proof.key, role: proof.role, id, wake };
+                    return Ok((seat, replaced));
+                }
+                Entry::Wait { wait, quick } => {
+                    let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+                    tracing::warn!(
+                        event = "relay.ws.key_fought_over", lane = %proof.key, session.id = %id,
+                        replacements = quick, wait_ms,
+                        "two gateways use this key and push each other out"
+                    );
+                    tokio::select! {
+                        () = tokio::time::sleep(wait) => waited = true,
+                        () = self.stop.cancelled() => return Err(ServiceError::Unavailable),
+                    }
+                }
+                Entry::Full => return Err(ServiceError::Refused(AuthCode::RateLimited)),
+            }
+        }
+    }
+
+    fn turn_away(&self, wire: &mut Wire, client: IpAddr, proof: &Proof, error: ServiceError) {
+        match error {
+            ServiceError::Refused(code) => {
+                let named = Named { lane: Some(proof.key.to_string()), role: Some(proof.role.word()) };
+                self.reject(wire, Uuid::nil(), client, &named, code);
+            }
+            ServiceError::Unavailable => {
+                tracing::warn!(event = "relay.ws.unavailable", lane = %proof.key, "no lane for a login now");
+                wire.close(1013, "try_again_later");
+            }
+        }
+    }
+
+    fn reject(&self, wire: &mut Wire, id: Uuid, client: IpAddr, named: &Named, code: AuthCode) {
+        self.metrics.auth(match code {
+            AuthCode::RateLimited => AuthOutcome::RateLimited,
+            AuthCode::InvalidMessage
+            | AuthCode::ChallengeNotFound
+            | AuthCode::ChallengeMismatch
+            | AuthCode::ChallengeAlreadyUsed
+            | AuthCode::ChallengeExpired
+            | AuthCode::InvalidSignatureEncoding
+            | AuthCode::InvalidSignature
+            | AuthCode::InvalidTunnelFrame
+            | AuthCode::NotAdmitted
+            | AuthCode::Revoked => AuthOutcome::Rejected,
+        });
+        tracing::info!(
+            event = "relay.ws.auth.rejected", session.id = %id, remote_address = %client,
+            lane = named.lane, session_role = named.role, code = code.word(), "login refused"
+        );
+        let error = ToGateway::AuthError(AuthError { code: code.word().to_owned() });
+        wire.send(Outgoing::Text(error.to_text()));
+        wire.close(code.close_code(), code.word());
+    }
+}
+
+/// Who a peer says it is, for logs.
+struct Named {
+    lane: Option<String>,
+    role: Option<&'static str>,
+}
+
+impl Named {
+    fn of(handshake: &Handshake) -> Self {
+        let named = handshake.named();
+        Self { lane: named.map(|(key, _)| key.to_string()), role: named.map(|(_, role)| role.word()) }
+    }
+}
+
+/// A session's place in the registry, given back when dropped.
+struct Seat {
+    tunnel: Arc<Tunnel>,
+    key: KeyText,
+    role: SessionRole,
+    id: Uuid,
+    wake: Arc<Wake>,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.tunnel.metrics.tunnel_sessions.dec();
+        let mut registry = lock(&self.tunnel.registry);
+        match self.role {
+            SessionRole::Inbound => registry.leave(&self.key, self.id),
+            SessionRole::Outbound => registry.leave_sender(&self.key),
+        }
+    }
+}
+
+/// A connection without a proof, counted at the door until dropped.
+struct Stranger(Arc<Tunnel>);
+
+impl Stranger {
+    fn enter(tunnel: &Arc<Tunnel>) -> Option<Self> {
+        lock(&tunnel.door).enter().then(|| Self(Arc::clone(tunnel)))
+    }
+}
+
+impl Drop for Stranger {
+    fn drop(&mut self) {
+        lock(&self.0.door).left();
+    }
+}
+
+/// Both maps stay whole when a holder of their lock panics, so they are used on.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The number of a tunnel protocol, for metrics and logs.
+pub(super) fn tunnel_number(dialect: Dialect) -> u8 {
+    match dialect {
+        Dialect::One => 1,
+        Dialect::Two => 2,
+    }
+}
+
+/// Writes what is queued and waits for the peer's close, both for a short time only.
+pub(super) async fn farewell(wire: &mut Wire) {
+    let goodbye = async {
+        loop {
+            match poll_fn(|cx| wire.poll(cx, true)).await {
+                Happened::Ended => return,
+                Happened::Message(_) | Happened::Flushed | Happened::Broken(_) => {}
+            }
+        }
+    };
+    // Whoever has not closed by then is cut off.
+    let _ = tokio::time::timeout(CLOSE_TIME_MAX, goodbye).await;
+}
+
+/// When a socket that is closing is given up.
+pub(super) fn close_deadline(now: Instant) -> Instant {
+    now + CLOSE_TIME_MAX
+}
+
+async fn not_found() -> Response {
+    no_such_target()
+}
+
+fn no_such_target() -> Response {
+    let json = [(header::CONTENT_TYPE, "application/json")];
+    (StatusCode::NOT_FOUND, json, r#"{"error":"not_found"}"#).into_response()
+}
+
+fn refuse(status: StatusCode, text: &'static str) -> Response {
+    (status, [(header::CONTENT_TYPE, "text/html")], text).into_response()
+}
+
+fn not_upgradable() -> Response {
+    refuse(StatusCode::UPGRADE_REQUIRED, "This connection cannot be upgraded")
+}
+
+fn busy() -> Response {
+    let headers = [(header::CONTENT_TYPE, "application/json"), (header::RETRY_AFTER, "1")];
+    (StatusCode::SERVICE_UNAVAILABLE, headers, r#"{"error":"too_many_logins"}"#).into_response()
+}
+
+/// The checks of the upgrade request, in the reference's order, and its key.
+fn upgrade_key(request: &Request) -> Result<String, Response> {
+    let headers = request.headers();
+    let target = request.uri().path_and_query().map(|target| target.as_str());
+    if target != Some("/ws") || !is_upgrade(headers) {
+        return Err(no_such_target());
+    }
+    if request.method() != Method::GET {
+        return Err(refuse(StatusCode::METHOD_NOT_ALLOWED, "Invalid HTTP method"));
+    }
+    let key = headers.get(header::SEC_WEBSOCKET_KEY).and_then(|key| key.to_str().ok()).map(str::trim);
+    let Some(key) = key.filter(|key| is_websocket_key(key)) else {
+        return Err(refuse(StatusCode::BAD_REQUEST, "Missing or invalid Sec-WebSocket-Key header"));
+    };
+    let version = headers.get(header::SEC_WEBSOCKET_VERSION).map(header::HeaderValue::as_bytes);
+    if !matches!(version, Some(b"13" | b"8")) {
+        let mut refusal = refuse(StatusCode::BAD_REQUEST, "Missing or invalid Sec-WebSocket-Version header");
+        refusal
+            .headers_mut()
+            .insert(header::SEC_WEBSOCKET_VERSION, header::HeaderValue::from_static("13, 8"));
+        return Err(refusal);
+    }
+    Ok(key.to_owned())
+}
+
+fn is_upgrade(headers: &HeaderMap) -> bool {
+    let has = |name, word: &str| {
+        headers
+            .get_all(name)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .any(|part| part.trim().eq_ignore_ascii_case(word))
+    };
+    has(header::CONNECTION, "upgrade") && has(header::UPGRADE, "websocket")
+}
+
+/// 16 bytes in base64: 22 characters and two `=`.
+fn is_websocket_key(key: &str) -> bool {
+    key.len() == 24
+        && key.ends_with("==")
+        && key.bytes().take(22).all(|b| b.is_ascii_alphanumeric() || b == b'+' || b == b'/')
+}
+
+fn first_protocol(headers: &HeaderMap) -> Option<header::HeaderValue> {
+    let offered = headers.get(header::SEC_WEBSOCKET_PROTOCOL)?.to_str().ok()?;
+    offered.split(',').next().map(str::trim).filter(|name| !name.is_empty())?.parse().ok()
+}
