@@ -1,1 +1,246 @@
-//! Being written.
+//! PURE: text, environment and flags to one checked [`Config`].
+//!
+//! Order: defaults < file < environment < flags. Unknown keys are refused with the nearest known one. Reads no
+//! file and no environment itself: the command line does, and hands both in. Known to `cli` and `daemon` only;
+//! services take their own small settings structs.
+//!
+//! Failure policy: every problem is a [`ConfigError`] that says file, key, problem and advice; all problems of
+//! one load are reported together, and nothing is started with a part of a configuration.
+
+mod keys;
+mod load;
+mod seed;
+
+use core::net::SocketAddr;
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+
+pub use keys::example;
+
+use load::Loader;
+
+/// Environment variables of ours begin with this.
+pub const ENV_PREFIX: &str = "WAYSTATION_";
+/// Most problems that one load reports.
+const PROBLEMS_MAX: usize = 50;
+
+/// Something about the configuration is wrong.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}", self.sentence())]
+pub struct ConfigError {
+    /// File name, `environment` or `command line`.
+    pub file: String,
+    /// Dotted path of the key; empty when the whole file is meant.
+    pub key: String,
+    /// What is wrong.
+    pub problem: String,
+    /// What to write instead; may be empty.
+    pub advice: String,
+}
+
+impl ConfigError {
+    fn sentence(&self) -> String {
+        let mut text = self.file.clone();
+        if !self.key.is_empty() {
+            text.push_str(": ");
+            text.push_str(&self.key);
+        }
+        text.push_str(": ");
+        text.push_str(&self.problem);
+        if !self.advice.is_empty() {
+            text.push_str("\n    ");
+            text.push_str(&self.advice);
+        }
+        text
+    }
+}
+
+/// All problems of one load, in file order; never empty.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+pub struct ConfigErrors(pub Vec<ConfigError>);
+
+/// One value as found in a source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Value {
+    Bool(bool),
+    Whole(u64),
+    Text(String),
+    List(Vec<String>),
+}
+
+/// Where a configuration comes from.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sources<'a> {
+    /// Name and text of the file. A name that ends in `.json` is the seed relay's format.
+    pub file: Option<(&'a str, &'a str)>,
+    /// Environment; names without [`ENV_PREFIX`] are ignored.
+    pub env: &'a [(String, String)],
+    /// Dotted key and value of flags.
+    pub flags: &'a [(&'static str, String)],
+}
+
+/// Who may register a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AdmissionMode {
+    /// A first proof of possession registers the key.
+    Open,
+    /// Only keys that an operator added.
+    Allowlist,
+}
+
+/// Shape of log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogShape {
+    /// One readable line.
+    Text,
+    /// One JSON object.
+    Json,
+}
+
+/// `[http]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Http {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// Whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<IpNet>,
+}
+
+/// `[smtp]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Smtp {
+    /// Accept mail at all.
+    pub enabled: bool,
+    /// Where to listen; not empty when enabled.
+    pub listen: Vec<SocketAddr>,
+    /// Bytes.
+    pub max_message_bytes: u64,
+    /// Recipients of one message.
+    pub max_recipients: usize,
+    /// Connections at a time.
+    pub max_connections: usize,
+    /// Seconds a silent client is kept.
+    pub command_timeout_seconds: u64,
+}
+
+/// `[tunnel]`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tunnel {
+    /// Seconds a challenge may be answered.
+    pub challenge_ttl_seconds: u64,
+    /// Seconds of silence before a ping.
+    pub heartbeat_interval_seconds: u64,
+    /// Seconds of silence before a gateway counts as dead.
+    pub idle_timeout_seconds: u64,
+    /// Items in flight to one gateway.
+    pub unacked_items_max: u32,
+    /// Bytes in flight to one gateway.
+    pub unacked_bytes_max: u64,
+    /// Items in flight to one gateway of tunnel 1.
+    pub legacy_unacked_items_max: u32,
+}
+
+/// `[admission]`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Admission {
+    /// Who may register.
+    pub mode: AdmissionMode,
+    /// Undelivered items of one mailbox.
+    pub mailbox_items_max: u64,
+    /// Undelivered bytes of one mailbox.
+    pub mailbox_bytes_max: u64,
+}
+
+/// `[limits]`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Whether any of them holds.
+    pub enabled: bool,
+    /// SMTP connections per minute and address.
+    pub smtp_connections_per_minute_per_ip: u32,
+    /// Messages per minute and address.
+    pub smtp_messages_per_minute_per_ip: u32,
+    /// Tunnel logins per minute and address.
+    pub ws_auth_attempts_per_minute_per_ip: u32,
+    /// Seconds an address over its limit is refused.
+    pub deny_window_seconds: u64,
+}
+
+/// `[spool]`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SpoolKeys {
+    /// Seconds acked items stay.
+    pub retain_acked_seconds: u64,
+    /// Seconds until an unfetched item expires.
+    pub expire_undelivered_seconds: u64,
+    /// Free bytes below which intake pauses.
+    pub min_free_bytes: u64,
+}
+
+/// `[log]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// Shape of a line.
+    pub format: LogShape,
+    /// Level or filter directives; checked when logging is set up.
+    pub level: String,
+}
+
+/// A checked configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Where everything durable lies.
+    pub data_dir: PathBuf,
+    /// Our name.
+    pub hostname: String,
+    /// Domains we accept mail for, lower-case A-labels, not empty.
+    pub domains: Vec<String>,
+    /// Address or key text that gets postmaster mail; `None`: the operator lane.
+    pub postmaster: Option<String>,
+    /// `[http]`
+    pub http: Http,
+    /// `[smtp]`
+    pub smtp: Smtp,
+    /// `[tunnel]`
+    pub tunnel: Tunnel,
+    /// `[admission]`
+    pub admission: Admission,
+    /// `[limits]`
+    pub limits: Limits,
+    /// `[spool]`
+    pub spool: SpoolKeys,
+    /// Path of the admin socket.
+    pub admin_socket: PathBuf,
+    /// `[log]`
+    pub log: Log,
+    /// Serve `/metrics`.
+    pub metrics_enabled: bool,
+    /// Fields of a `config.json` that mean nothing here.
+    pub unused: Vec<String>,
+}
+
+impl Config {
+    /// Loads a configuration.
+    ///
+    /// # Errors
+    /// Every problem found, at most 50; nothing is half loaded.
+    pub fn load(sources: &Sources<'_>) -> Result<Self, ConfigErrors> {
+        let mut loader = Loader::default();
+        if let Some((name, text)) = sources.file {
+            loader.file(name, text);
+        }
+        loader.environment(sources.env);
+        for (path, value) in sources.flags {
+            loader.spelled("command line", path, value);
+        }
+        loader.finish().map_err(|mut problems| {
+            problems.truncate(PROBLEMS_MAX);
+            ConfigErrors(problems)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,3 @@
-//! Being written.
+//! Wiring: the one module that knows every service. It decides nothing.
+
+pub mod ledger;

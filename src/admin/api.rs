@@ -1,0 +1,226 @@
+//! Driver: the admin socket's routes. Each turns a request into one question or one change.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::sync::Arc;
+
+use axum::body::{Body, Bytes};
+use axum::extract::{DefaultBodyLimit, Path as UrlPath, Query, State};
+use axum::http::{StatusCode, Uri, header};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use futures_util::stream;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use spool::engine::Handle;
+use spool::error::SpoolError;
+use spool::types::ItemInfo;
+use tokio::net::UnixListener;
+use tokio::sync::Semaphore;
+
+use super::ask::{self, AskError, ItemsAsk};
+use super::{change, request, verify};
+use crate::observe::Metrics;
+use crate::spooler::Spooler;
+
+/// Largest request body, bytes.
+const REQUEST_BYTES_MAX: usize = 64 * 1024;
+
+/// Knows which gateways are connected. The tunnel's registry implements it.
+pub trait Presence: Send + Sync + 'static {
+    /// Whether the gateway of that key text has a session now.
+    fn connected(&self, name: &str) -> bool;
+}
+
+/// What the routes need.
+pub struct Admin {
+    /// The spool.
+    pub spooler: Spooler,
+    /// The same, for `verify`, which may block.
+    pub handle: Handle,
+    /// Who is connected.
+    pub presence: Arc<dyn Presence>,
+    /// The relay's metrics.
+    pub metrics: Arc<Metrics>,
+    /// Domains of ours.
+    pub domains: Vec<String>,
+    /// Milliseconds acked items stay.
+    pub retain_acked_ms: u64,
+    /// Milliseconds until an unfetched item expires.
+    pub expire_ms: u64,
+    /// One `verify` at a time.
+    pub verifying: Semaphore,
+}
+
+impl std::fmt::Debug for Admin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Admin")
+    }
+}
+
+type Shared = State<Arc<Admin>>;
+
+/// Makes the socket, only for its owner, replacing one that a killed daemon left behind.
+///
+/// The caller holds the data directory's lock, so nobody else can be listening there.
+///
+/// # Errors
+/// When the path cannot be used.
+pub fn bind(socket: &Path) -> std::io::Result<UnixListener> {
+    use std::os::unix::fs::FileTypeExt as _;
+    match std::fs::symlink_metadata(socket) {
+        Ok(found) if found.file_type().is_socket() => std::fs::remove_file(socket)?,
+        Ok(_) => return Err(std::io::Error::other("there is something else with that name")),
+        Err(_) => {}
+    }
+    let listener = UnixListener::bind(socket)?;
+    // The directory is 0700 already; this holds for sockets elsewhere.
+    std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// All routes below `/admin`.
+pub fn router(admin: Arc<Admin>) -> Router {
+    Router::new()
+        .route("/admin/mailboxes", get(mailboxes).post(make))
+        .route("/admin/mailboxes/{name}", get(mailbox))
+        .route("/admin/mailboxes/{name}/{verb}", post(make))
+        .route("/admin/spool/items", get(items))
+        .route("/admin/spool/items/{id}", get(item))
+        .route("/admin/spool/items/{id}/explain", get(explain))
+        .route("/admin/spool/items/{id}/raw", get(raw))
+        .route("/admin/spool/items/{id}/{verb}", post(make))
+        .route("/admin/spool/replay", post(make))
+        .route("/admin/spool/stats", get(stats))
+        .route("/admin/spool/verify", post(verify_all))
+        .fallback(|| async { problem(&AskError::NotFound("no such request".to_owned())) })
+        .layer(DefaultBodyLimit::max(REQUEST_BYTES_MAX))
+        .with_state(admin)
+}
+
+/// Puts a question to the spool's thread.
+async fn ask_spool(
+    admin: Arc<Admin>,
+    question: impl FnOnce(&spool::Spool, &ask::Context<'_>) -> Result<Value, AskError> + Send + 'static,
+) -> Response {
+    let spooler = admin.spooler.clone();
+    let now = crate::clock::wall();
+    let answer = spooler
+        .query(move |spool| {
+            let context = ask::Context {
+                now,
+                domains: &admin.domains,
+                retain_acked_ms: admin.retain_acked_ms,
+                expire_ms: admin.expire_ms,
+            };
+            question(spool, &context)
+        })
+        .await;
+    respond(answer.map_err(AskError::from).and_then(|inner| inner))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct After {
+    after: Option<u32>,
+}
+
+async fn mailboxes(State(admin): Shared, Query(page): Query<After>) -> Response {
+    ask_spool(admin, move |spool, context| ask::mailboxes(spool, page.after, context)).await
+}
+
+async fn mailbox(State(admin): Shared, UrlPath(name): UrlPath<String>) -> Response {
+    ask_spool(admin, move |spool, context| ask::mailbox(spool, &name, context)).await
+}
+
+async fn items(State(admin): Shared, Query(ask): Query<ItemsAsk>) -> Response {
+    ask_spool(admin, move |spool, context| ask::items(spool, &ask, context)).await
+}
+
+async fn item(State(admin): Shared, UrlPath(id): UrlPath<String>) -> Response {
+    match request::item_id(&id) {
+        Ok(id) => ask_spool(admin, move |spool, context| ask::item(spool, id, context)).await,
+        Err(error) => problem(&error),
+    }
+}
+
+async fn explain(State(admin): Shared, UrlPath(id): UrlPath<String>) -> Response {
+    match request::item_id(&id) {
+        Ok(id) => {
+            let presence = Arc::clone(&admin.presence);
+            ask_spool(admin, move |spool, context| {
+                let lane = ask::known(spool, id)?.lane_name;
+                ask::explanation(spool, id, Some(presence.connected(&lane)), context)
+            })
+            .await
+        }
+        Err(error) => problem(&error),
+    }
+}
+
+/// Every `POST` is a change; path and body say which.
+async fn make(State(admin): Shared, uri: Uri, body: Bytes) -> Response {
+    let target = uri.path().strip_prefix("/admin").unwrap_or_default();
+    let change = match request::change(target, &body) {
+        Ok(change) => change,
+        Err(error) => return problem(&error),
+    };
+    let now = crate::clock::wall();
+    respond(change::apply(&admin.spooler, change, &admin.domains, Some(&admin.metrics), now).await)
+}
+
+async fn stats(State(admin): Shared) -> Response {
+    ask_spool(admin, ask::stats).await
+}
+
+async fn verify_all(State(admin): Shared) -> Response {
+    let Ok(_one) = admin.verifying.try_acquire() else {
+        return problem(&AskError::Conflict("another verify is running".to_owned()));
+    };
+    let handle = admin.handle.clone();
+    let outcome = tokio::task::spawn_blocking(move || verify::verify(&handle, |_, _| ())).await;
+    respond(outcome.unwrap_or(Err(SpoolError::Closed)).map_err(AskError::from))
+}
+
+/// The bytes that a gateway gets: trace fields, then the body, one piece at a time.
+async fn raw(State(admin): Shared, UrlPath(id): UrlPath<String>) -> Response {
+    let id = match request::item_id(&id) {
+        Ok(id) => id,
+        Err(error) => return problem(&error),
+    };
+    let found = admin.spooler.query(move |spool| ask::known(spool, id)).await;
+    let info = match found.map_err(AskError::from).and_then(|inner| inner) {
+        Ok(info) => info,
+        Err(error) => return problem(&error),
+    };
+    let spooler = admin.spooler.clone();
+    let head = Bytes::from(info.head.clone());
+    let pieces = stream::unfold((spooler, info, 0), |(spooler, info, n)| async move {
+        let piece = next_piece(&spooler, &info, n).await?;
+        Some((piece, (spooler, info, n + 1)))
+    });
+    let whole = futures_util::StreamExt::chain(stream::iter([Ok(head)]), pieces);
+    ([(header::CONTENT_TYPE, "message/rfc822")], Body::from_stream(whole)).into_response()
+}
+
+async fn next_piece(spooler: &Spooler, info: &ItemInfo, n: usize) -> Option<Result<Bytes, SpoolError>> {
+    if n >= info.chunks.len() { None } else { Some(spooler.read_chunk(info, n).await) }
+}
+
+fn respond(answer: Result<Value, AskError>) -> Response {
+    match answer {
+        Ok(value) => Json(value).into_response(),
+        Err(error) => problem(&error),
+    }
+}
+
+fn problem(error: &AskError) -> Response {
+    let (status, word) = match error {
+        AskError::NotFound(_) => (StatusCode::NOT_FOUND, "not_found"),
+        AskError::Bad(_) => (StatusCode::BAD_REQUEST, "bad_request"),
+        AskError::Conflict(_) => (StatusCode::CONFLICT, "conflict"),
+        AskError::Spool(_) => (StatusCode::SERVICE_UNAVAILABLE, "spool"),
+    };
+    (status, Json(json!({ "error": word, "message": error.to_string() }))).into_response()
+}

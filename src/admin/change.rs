@@ -1,0 +1,245 @@
+//! Changes that an operator asks for, made through the spool's own thread: answered when they are stable.
+//!
+//! Used by the daemon's admin socket, and by `--offline` commands that own the directory for a moment.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use spool::Spool;
+use spool::error::RequestError;
+use spool::ids::{ItemId, Seq, WallMs};
+use spool::inspect::ReplayFrom;
+use spool::types::{MailboxChange, Verb};
+
+use super::ask::{self, AskError, Context};
+use crate::identity::key::KeyText;
+use crate::mail::address::Mailbox as Address;
+use crate::observe::Metrics;
+use crate::spooler::Spooler;
+
+/// Longest reason that is kept, characters.
+pub const REASON_CHARS_MAX: usize = 500;
+
+/// What `spool replay` asks for; exactly one of the two starts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReplayAsk {
+    /// Mailbox name, alias or address.
+    pub lane: String,
+    /// Items accepted at or after, milliseconds since 1970 UTC.
+    pub since_ms: Option<u64>,
+    /// Items from this number on.
+    pub from_seq: Option<u64>,
+}
+
+/// What an operator wants changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Register a key.
+    Add {
+        /// Key text.
+        key: String,
+    },
+    /// Register a key, or undo its revocation.
+    Allow {
+        /// Key text, alias or address.
+        name: String,
+    },
+    /// Refuse it from now on.
+    Revoke {
+        /// Key text, alias or address.
+        name: String,
+    },
+    /// Give it an address, or take it away.
+    Alias {
+        /// Key text, alias or address of the mailbox.
+        name: String,
+        /// The full address.
+        address: String,
+        /// Take it away.
+        remove: bool,
+    },
+    /// Own limits; `None` goes back to the default.
+    Quota {
+        /// Key text, alias or address.
+        name: String,
+        /// Most undelivered items.
+        items: Option<u64>,
+        /// Most undelivered bytes.
+        bytes: Option<u64>,
+    },
+    /// Hold or release an item.
+    Item {
+        /// Which.
+        id: ItemId,
+        /// What.
+        verb: Verb,
+        /// Why.
+        reason: String,
+    },
+    /// Offer acked items again.
+    Replay(ReplayAsk),
+}
+
+/// Makes `change` and answers what is so afterwards.
+///
+/// # Errors
+/// [`AskError`]; nothing was changed then, unless the spool itself failed.
+pub async fn apply(
+    spooler: &Spooler,
+    change: Change,
+    domains: &[String],
+    metrics: Option<&Metrics>,
+    now: WallMs,
+) -> Result<Value, AskError> {
+    let domains = domains.to_vec();
+    let asked = change.clone();
+    let answer = spooler.call(move |spool| stage(spool, change, &domains, now)).await??;
+    log(&asked, &answer);
+    if let (Change::Replay(_), Some(metrics)) = (&asked, metrics) {
+        metrics.replayed(answer["replayed"].as_u64().unwrap_or(0));
+    }
+    Ok(answer)
+}
+
+fn stage(spool: &mut Spool, change: Change, domains: &[String], now: WallMs) -> Result<Value, AskError> {
+    let context = Context { now, domains, retain_acked_ms: 0, expire_ms: 0 };
+    let name = match change {
+        Change::Add { key } => {
+            let key = key_text(&key)?;
+            spool.register(&key, now).map_err(refused)?;
+            key
+        }
+        Change::Allow { name } => {
+            let name = match ask::resolve(spool, &name, domains) {
+                Ok(mailbox) => mailbox.name,
+                Err(AskError::NotFound(_)) => {
+                    let key = key_text(&name)?;
+                    spool.register(&key, now).map_err(refused)?;
+                    key
+                }
+                Err(other) => return Err(other),
+            };
+            spool.change_mailbox(&name, MailboxChange::Allow).map_err(refused)?;
+            name
+        }
+        Change::Revoke { name } => change_mailbox(spool, &name, MailboxChange::Revoke, &context)?,
+        Change::Alias { name, address, remove } => {
+            let address = alias(&address, domains)?;
+            let change =
+                if remove { MailboxChange::RemoveAlias(address) } else { MailboxChange::AddAlias(address) };
+            change_mailbox(spool, &name, change, &context)?
+        }
+        Change::Quota { name, items, bytes } => {
+            change_mailbox(spool, &name, MailboxChange::Quota { items, bytes }, &context)?
+        }
+        Change::Item { id, verb, reason } => {
+            let reason: String = reason.chars().filter(|c| !c.is_control()).take(REASON_CHARS_MAX).collect();
+            spool.apply_verb(id, verb, &reason, now).map_err(refused)?;
+            let state = match verb {
+                Verb::Hold => "held",
+                Verb::Release | Verb::Replay => "ready",
+                Verb::Purge => "purged",
+            };
+            return Ok(json!({ "id": id.to_string(), "state": state, "reason": reason }));
+        }
+        Change::Replay(ask) => return replay(spool, &ask, &context),
+    };
+    ask::mailbox(spool, &name, &context)
+}
+
+fn change_mailbox(
+    spool: &mut Spool,
+    name: &str,
+    change: MailboxChange,
+    context: &Context<'_>,
+) -> Result<String, AskError> {
+    let name = ask::resolve(spool, name, context.domains)?.name;
+    spool.change_mailbox(&name, change).map_err(refused)?;
+    Ok(name)
+}
+
+fn replay(spool: &mut Spool, ask: &ReplayAsk, context: &Context<'_>) -> Result<Value, AskError> {
+    let from = match (ask.since_ms, ask.from_seq) {
+        (Some(since), None) => ReplayFrom::Since(WallMs(since)),
+        (None, Some(seq)) => ReplayFrom::Seq(Seq(seq)),
+        (Some(_), Some(_)) | (None, None) => {
+            return Err(AskError::Bad("say either since_ms or from_seq".to_owned()));
+        }
+    };
+    let mailbox = ask::resolve(spool, &ask.lane, context.domains)?;
+    let count = spool.replay(mailbox.lane, from, context.now).map_err(refused)?;
+    Ok(json!({ "lane": mailbox.name, "replayed": count }))
+}
+
+fn key_text(text: &str) -> Result<String, AskError> {
+    let lower = text.trim().to_ascii_lowercase();
+    KeyText::from_peer(&lower).map(|k| k.as_str().to_owned()).map_err(|e| {
+        AskError::Bad(format!("`{text}` is no key text ({e}); `waystation gateway bootstrap` prints one"))
+    })
+}
+
+/// A full address at one of our domains, in the form under which recipients are looked up.
+fn alias(text: &str, domains: &[String]) -> Result<String, AskError> {
+    let address =
+        Address::parse(text, true).map_err(|e| AskError::Bad(format!("`{text}` is no address: {e}")))?;
+    if !domains.iter().any(|d| d == address.domain()) {
+        let ours = domains.join(", ");
+        return Err(AskError::Bad(format!(
+            "`{}` is no domain of this relay; those are {ours}",
+            address.domain()
+        )));
+    }
+    Ok(address.key())
+}
+
+fn refused(error: RequestError) -> AskError {
+    match error {
+        RequestError::UnknownItem(_) | RequestError::UnknownMailbox(_) => {
+            AskError::NotFound(error.to_string())
+        }
+        RequestError::NameTaken(_) | RequestError::WrongState { .. } | RequestError::NoSession => {
+            AskError::Conflict(error.to_string())
+        }
+        RequestError::Spool(error) => AskError::Spool(error),
+    }
+}
+
+/// One line per change that is stable now.
+fn log(change: &Change, answer: &Value) {
+    let lane = answer["lane"].as_str().unwrap_or("");
+    match change {
+        Change::Add { .. } => tracing::info!(event = "relay.mailbox.added", lane, "mailbox added"),
+        Change::Allow { .. } => tracing::info!(event = "relay.mailbox.allowed", lane, "mailbox allowed"),
+        Change::Revoke { .. } => tracing::info!(event = "relay.mailbox.revoked", lane, "mailbox revoked"),
+        Change::Alias { remove, .. } => {
+            tracing::info!(event = "relay.mailbox.alias_changed", lane, remove, "alias changed");
+        }
+        Change::Quota { .. } => tracing::info!(event = "relay.mailbox.quota_changed", lane, "quota changed"),
+        Change::Item { id, .. } => {
+            let state = answer["state"].as_str().unwrap_or("");
+            tracing::info!(event = "relay.item.moved", item.id = %id, state, "item is {state} by an operator");
+        }
+        Change::Replay(_) => {
+            let count = answer["replayed"].as_u64().unwrap_or(0);
+            tracing::info!(event = "relay.item.replayed", lane, count, "operator replayed {count} items");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn aliases_are_full_addresses_at_our_domains() {
+        let domains = ["mail.example".to_owned()];
+        assert_eq!(alias("Home@Mail.Example", &domains), Ok("home@mail.example".to_owned()));
+        assert!(matches!(alias("home@other.example", &domains), Err(AskError::Bad(_))));
+        assert!(matches!(alias("home", &domains), Err(AskError::Bad(_))));
+    }
+
+    #[test]
+    fn key_texts_are_canonical() {
+        assert!(matches!(key_text("short"), Err(AskError::Bad(_))));
+    }
+}

@@ -1,0 +1,137 @@
+//! PURE: path and JSON body of a change, as the admin socket and the command line write them.
+
+use serde::Deserialize;
+use spool::ids::{ItemId, ItemIdError};
+use spool::types::Verb;
+
+use super::ask::AskError;
+use super::change::{Change, ReplayAsk};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AddBody {
+    key: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AliasBody {
+    address: String,
+    #[serde(default)]
+    remove: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct QuotaBody {
+    items: Option<u64>,
+    bytes: Option<u64>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ReasonBody {
+    #[serde(default)]
+    reason: String,
+}
+
+/// The change that a request asks for.
+///
+/// * `target` – the path below `/admin`, its pieces percent-encoded.
+/// * `body` – JSON; fields nobody knows are refused.
+///
+/// # Errors
+/// [`AskError::NotFound`] for another path, [`AskError::Bad`] for a wrong body.
+pub fn change(target: &str, body: &[u8]) -> Result<Change, AskError> {
+    let pieces: Vec<&str> = target.split('/').skip(1).collect();
+    match pieces.as_slice() {
+        ["mailboxes"] => parse(body).map(|AddBody { key }| Change::Add { key }),
+        ["mailboxes", name, verb] => mailbox(unescape(name)?, verb, body),
+        ["spool", "replay"] => parse::<ReplayAsk>(body).map(Change::Replay),
+        ["spool", "items", id, verb] => {
+            let verb = match *verb {
+                "hold" => Verb::Hold,
+                "release" => Verb::Release,
+                _ => return Err(AskError::NotFound(format!("no verb `{verb}`; verbs are hold, release"))),
+            };
+            let ReasonBody { reason } = parse(body)?;
+            Ok(Change::Item { id: item_id(id)?, verb, reason })
+        }
+        _ => Err(AskError::NotFound(format!("no request {target}"))),
+    }
+}
+
+fn mailbox(name: String, verb: &str, body: &[u8]) -> Result<Change, AskError> {
+    match verb {
+        "allow" => Ok(Change::Allow { name }),
+        "revoke" => Ok(Change::Revoke { name }),
+        "alias" => {
+            let AliasBody { address, remove } = parse(body)?;
+            Ok(Change::Alias { name, address, remove })
+        }
+        "quota" => {
+            let QuotaBody { items, bytes } = parse(body)?;
+            Ok(Change::Quota { name, items, bytes })
+        }
+        _ => Err(AskError::NotFound(format!("no verb `{verb}`; verbs are allow, revoke, alias, quota"))),
+    }
+}
+
+/// Reads an item id.
+///
+/// # Errors
+/// [`AskError::Bad`].
+pub fn item_id(text: &str) -> Result<ItemId, AskError> {
+    text.parse().map_err(|e: ItemIdError| AskError::Bad(format!("`{text}` is {e}")))
+}
+
+fn parse<T: for<'de> Deserialize<'de>>(body: &[u8]) -> Result<T, AskError> {
+    serde_json::from_slice(body).map_err(|e| AskError::Bad(format!("the request is wrong: {e}")))
+}
+
+/// Undoes [`super::client::escape`].
+fn unescape(text: &str) -> Result<String, AskError> {
+    let wrong = || AskError::Bad(format!("`{text}` is not percent-encoded UTF-8"));
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        if byte == b'%' {
+            let digit = |b: Option<u8>| b.and_then(|b| char::from(b).to_digit(16));
+            let (Some(high), Some(low)) = (digit(rest.next()), digit(rest.next())) else {
+                return Err(wrong());
+            };
+            bytes.push(u8::try_from(high * 16 + low).map_err(|_| wrong())?);
+        } else {
+            bytes.push(byte);
+        }
+    }
+    String::from_utf8(bytes).map_err(|_| wrong())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::client::escape;
+
+    #[test]
+    fn every_verb_is_read_and_other_paths_are_refused() {
+        let alias = change("/mailboxes/a%40b/alias", br#"{"address":"x@y"}"#);
+        assert_eq!(alias, Ok(Change::Alias { name: "a@b".into(), address: "x@y".into(), remove: false }));
+        assert_eq!(change("/mailboxes/k/allow", b""), Ok(Change::Allow { name: "k".into() }));
+        assert!(matches!(change("/spool/replay", br#"{"lane":"l","from_seq":1}"#), Ok(Change::Replay(_))));
+        assert!(matches!(change("/mailboxes/k/sell", b"{}"), Err(AskError::NotFound(_))));
+        assert!(matches!(change("/spool", b"{}"), Err(AskError::NotFound(_))));
+        assert!(matches!(change("/mailboxes", br#"{"key":"k","x":1}"#), Err(AskError::Bad(_))));
+        assert!(matches!(change("/spool/items/short/hold", b"{}"), Err(AskError::Bad(_))));
+    }
+
+    #[test]
+    fn unescape_inverts_escape_and_refuses_broken_text() {
+        for text in ["home@mail.example", "a/b c", "gr\u{fc}n", ""] {
+            assert_eq!(unescape(&escape(text)), Ok(text.to_owned()));
+        }
+        for text in ["%", "%4", "%zz", "%ff"] {
+            assert!(unescape(text).is_err(), "{text}");
+        }
+    }
+}

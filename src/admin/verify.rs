@@ -1,0 +1,152 @@
+//! Reads every record of the journal and every body, and compares the counters with what is there.
+//!
+//! Works beside the running daemon: the journal only grows, and what is read was stable when the reading
+//! began. Bounded memory: one segment's scan, one page of items, and a list of problems with an end.
+
+use serde_json::{Value, json};
+use spool::Spool;
+use spool::engine::Handle;
+use spool::error::SpoolError;
+use spool::ids::LaneId;
+use spool::inspect::VerifyPlan;
+use spool::reader::JournalReader;
+use spool::types::{Filter, State};
+
+/// Most problems listed; the count goes on.
+const PROBLEMS_MAX: usize = 1000;
+/// Items or lanes of one page.
+const PAGE: usize = 500;
+
+/// Where a question can be put, on a thread that may block.
+pub trait Look {
+    /// Answers `f` about the spool.
+    ///
+    /// # Errors
+    /// When the spool is gone.
+    fn look<T: Send + 'static>(&self, f: impl FnOnce(&Spool) -> T + Send + 'static) -> Result<T, SpoolError>;
+}
+
+impl Look for &Spool {
+    fn look<T: Send + 'static>(&self, f: impl FnOnce(&Spool) -> T + Send + 'static) -> Result<T, SpoolError> {
+        Ok(f(self))
+    }
+}
+
+impl Look for Handle {
+    fn look<T: Send + 'static>(&self, f: impl FnOnce(&Spool) -> T + Send + 'static) -> Result<T, SpoolError> {
+        let (answer, wait) = std::sync::mpsc::sync_channel(1);
+        self.query(Box::new(move |spool| {
+            let _ = answer.send(f(spool));
+        }))?;
+        wait.recv().map_err(|_| SpoolError::Closed)
+    }
+}
+
+#[derive(Default)]
+struct Report {
+    problems: Vec<String>,
+    unlisted: u64,
+    records: u64,
+    bytes: u64,
+    segments: u64,
+    bodies: u64,
+    lanes: u64,
+}
+
+impl Report {
+    fn problem(&mut self, text: String) {
+        if self.problems.len() < PROBLEMS_MAX {
+            self.problems.push(text);
+        } else {
+            self.unlisted += 1;
+        }
+    }
+}
+
+/// Checks everything. `progress` is told bytes read and bytes to read.
+///
+/// # Errors
+/// When the spool is gone or its index cannot be read; damage is no error but a line of the answer.
+pub fn verify(look: &impl Look, mut progress: impl FnMut(u64, u64)) -> Result<Value, SpoolError> {
+    let mut report = Report::default();
+    let (plan, reader) = look.look(|spool| (spool.verify_plan(), spool.reader()))?;
+    segments(&plan, &mut report, &mut progress);
+    lanes(look, &mut report)?;
+    bodies(look, &reader, &mut report)?;
+    if report.unlisted > 0 {
+        report.problems.push(format!("{} more problems", report.unlisted));
+    }
+    Ok(json!({
+        "ok": report.problems.is_empty(),
+        "problems": report.problems,
+        "records": report.records,
+        "bytes": report.bytes,
+        "segments": report.segments,
+        "bodies": report.bodies,
+        "lanes": report.lanes,
+    }))
+}
+
+fn segments(plan: &VerifyPlan, report: &mut Report, progress: &mut impl FnMut(u64, u64)) {
+    let total = plan.total_bytes();
+    for number in plan.segments() {
+        progress(report.bytes, total);
+        match plan.check_segment(number) {
+            Ok(check) => {
+                report.segments += 1;
+                report.records += check.records;
+                report.bytes += check.bytes;
+                for (lsn, bytes) in check.damaged {
+                    report.problem(format!("journal at {lsn}: {bytes} bytes are no record"));
+                }
+            }
+            Err(error) => report.problem(format!("segment {number}: {error}")),
+        }
+    }
+    progress(report.bytes, total);
+}
+
+fn lanes(look: &impl Look, report: &mut Report) -> Result<(), SpoolError> {
+    let mut after: Option<LaneId> = None;
+    loop {
+        let page = look.look(move |spool| -> Result<_, SpoolError> {
+            let lanes = spool.mailboxes(after, PAGE)?;
+            Ok(lanes.into_iter().map(|m| (m.lane, m.name, spool.verify_lane(m.lane))).collect::<Vec<_>>())
+        })??;
+        let Some((last, ..)) = page.last() else { return Ok(()) };
+        after = Some(*last);
+        for (_, name, outcome) in page {
+            report.lanes += 1;
+            match outcome {
+                Ok(None) => {}
+                Ok(Some(problem)) => report.problem(format!("lane {name}: {problem}")),
+                Err(error) => report.problem(format!("lane {name}: {error}")),
+            }
+        }
+    }
+}
+
+fn bodies(look: &impl Look, reader: &JournalReader, report: &mut Report) -> Result<(), SpoolError> {
+    let mut after = None;
+    loop {
+        let (items, next) = look.look(move |spool| spool.list(&Filter::default(), after, PAGE))??;
+        for item in items.iter().filter(|i| i.state != State::Purged) {
+            report.bodies += 1;
+            let Err(error) = reader.check_body(item) else { continue };
+            // Compaction may have moved it, or retention ended, since the page was made.
+            let id = item.id;
+            let problem = match look.look(move |spool| spool.item(id))? {
+                Ok(Some(again)) if again.chunks != item.chunks => reader.check_body(&again).err(),
+                Ok(Some(_)) | Err(_) => Some(error),
+                Ok(None) => None,
+            };
+            if let Some(problem) = problem {
+                report.problem(format!("item {id}: {problem}"));
+            }
+        }
+        after = next;
+        if after.is_none() {
+            return Ok(());
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! Where answers come from: the running daemon, or the directory when no daemon runs.
+
+use std::io::Write;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use serde_json::{Value, json};
+use spool::Spool;
+use spool::disk::real::RealDisk;
+use spool::ids::ItemId;
+use tokio_util::sync::CancellationToken;
+
+use super::{Exit, Global, Stop, load, screen};
+use crate::admin::ask::{self, AskError, ItemsAsk};
+use crate::admin::client::{Client, ClientError, escape, query};
+use crate::admin::{change, request, verify};
+use crate::config::Config;
+use crate::daemon::ledger::{self, Ledger};
+use crate::observe::Metrics;
+
+/// Who answers.
+pub(crate) struct Backend {
+    pub(crate) config: Config,
+    runtime: tokio::runtime::Runtime,
+    source: Source,
+}
+
+enum Source {
+    /// A running daemon.
+    Daemon(Client),
+    /// The directory, for looking only.
+    Directory(Box<Spool>),
+    /// The directory, owned for the length of this command.
+    Owned(Ledger),
+}
+
+impl Backend {
+    /// Looks for a daemon, and opens the directory read-only when there is none. Says which.
+    pub(crate) fn open(global: &Global) -> anyhow::Result<Self> {
+        let (config, runtime) = (load::config(global)?, runtime()?);
+        let (source, note) = match runtime.block_on(Client::find(&config.admin_socket)).map_err(stop)? {
+            Some(client) => {
+                let note = format!("from the running relay at {}", client.socket().display());
+                (Source::Daemon(client), note)
+            }
+            None => {
+                let note =
+                    format!("no relay runs; reading {} directly, read-only", config.data_dir.display());
+                (Source::Directory(Box::new(open_directory(&config)?)), note)
+            }
+        };
+        say(global, &note);
+        Ok(Self { config, runtime, source })
+    }
+
+    /// Looks for a daemon; with `offline`, and when there is none, owns the directory for this command.
+    pub(crate) fn open_for_change(global: &Global, offline: bool) -> anyhow::Result<Self> {
+        let (config, runtime) = (load::config(global)?, runtime()?);
+        if let Some(client) = runtime.block_on(Client::find(&config.admin_socket)).map_err(stop)? {
+            say(global, &format!("through the running relay at {}", client.socket().display()));
+            return Ok(Self { config, runtime, source: Source::Daemon(client) });
+        }
+        if !offline {
+            let socket = config.admin_socket.display();
+            let message = format!(
+                "no relay listens on {socket}; start it, or say --offline to open the directory for this change"
+            );
+            return Err(Stop::new(Exit::Later, message).into());
+        }
+        say(global, &format!("no relay runs; changing {} directly", config.data_dir.display()));
+        let ledger = ledger::open(&config, Arc::new(Metrics::new()), CancellationToken::new())?;
+        Ok(Self { config, runtime, source: Source::Owned(ledger) })
+    }
+
+    /// Makes a change; `target` and `body` are those of the admin socket.
+    pub(crate) fn change(&self, target: &str, body: Value) -> anyhow::Result<Value> {
+        match &self.source {
+            Source::Daemon(client) => Ok(self.runtime.block_on(client.post(target, &body)).map_err(stop)?),
+            Source::Owned(ledger) => {
+                let domains = &self.config.domains;
+                let change =
+                    request::change(target, body.to_string().as_bytes()).map_err(|e| ask_stop(&e))?;
+                let now = crate::clock::wall();
+                let made = change::apply(&ledger.spooler, change, domains, None, now);
+                Ok(self.runtime.block_on(made).map_err(|e| ask_stop(&e))?)
+            }
+            Source::Directory(_) => {
+                Err(Stop::new(Exit::Failed, "the directory is open for looking only").into())
+            }
+        }
+    }
+
+    /// Reads everything and checks it.
+    pub(crate) fn verify(&self, mut progress: impl FnMut(u64, u64)) -> anyhow::Result<Value> {
+        match &self.source {
+            Source::Daemon(client) => {
+                Ok(self.runtime.block_on(client.post("/spool/verify", &json!({}))).map_err(stop)?)
+            }
+            Source::Directory(spool) => Ok(verify::verify(&&**spool, &mut progress)?),
+            Source::Owned(ledger) => Ok(verify::verify(&ledger.engine.handle(), &mut progress)?),
+        }
+    }
+
+    /// Writes the bytes a gateway gets.
+    pub(crate) fn raw(&self, id: ItemId, out: &mut impl Write) -> anyhow::Result<()> {
+        match &self.source {
+            Source::Daemon(client) => {
+                let take = |piece: &[u8]| out.write_all(piece).map_err(anyhow::Error::from);
+                let target = format!("/spool/items/{id}/raw");
+                let streamed = client.stream(&target, take);
+                self.runtime.block_on(streamed).map_err(|e| match e.downcast::<ClientError>() {
+                    Ok(refused) => stop(refused).into(),
+                    Err(other) => other,
+                })
+            }
+            Source::Directory(spool) => {
+                let info = ask::known(spool, id).map_err(|e| ask_stop(&e))?;
+                out.write_all(&info.head)?;
+                let reader = spool.reader();
+                for n in 0..info.chunks.len() {
+                    out.write_all(&reader.chunk(&info, n)?)?;
+                }
+                Ok(())
+            }
+            Source::Owned(_) => Err(Stop::new(Exit::Failed, "this command changes, it does not ask").into()),
+        }
+    }
+
+    fn context(&self) -> ask::Context<'_> {
+        ask::Context {
+            now: crate::clock::wall(),
+            domains: &self.config.domains,
+            retain_acked_ms: self.config.spool.retain_acked_seconds.saturating_mul(1000),
+            expire_ms: self.config.spool.expire_undelivered_seconds.saturating_mul(1000),
+        }
+    }
+
+    fn answer(
+        &self,
+        target: &str,
+        directly: impl FnOnce(&Spool, &ask::Context<'_>) -> Result<Value, AskError>,
+    ) -> anyhow::Result<Value> {
+        match &self.source {
+            Source::Daemon(client) => Ok(self.runtime.block_on(client.get(target)).map_err(stop)?),
+            Source::Directory(spool) => Ok(directly(spool, &self.context()).map_err(|e| ask_stop(&e))?),
+            Source::Owned(_) => Err(Stop::new(Exit::Failed, "this command changes, it does not ask").into()),
+        }
+    }
+
+    pub(crate) fn items(&self, ask: &ItemsAsk) -> anyhow::Result<Value> {
+        let number = |n: Option<u64>| n.map(|n| n.to_string());
+        let target = query(&[
+            ("lane", ask.lane.clone()),
+            ("state", ask.state.clone()),
+            ("since_ms", number(ask.since_ms)),
+            ("until_ms", number(ask.until_ms)),
+            ("from", ask.from.clone()),
+            ("to", ask.to.clone()),
+            ("after", ask.after.clone()),
+            ("limit", ask.limit.map(|n| n.to_string())),
+        ]);
+        self.answer(&format!("/spool/items{target}"), |spool, context| ask::items(spool, ask, context))
+    }
+
+    pub(crate) fn item(&self, id: ItemId) -> anyhow::Result<Value> {
+        self.answer(&format!("/spool/items/{id}"), |spool, context| ask::item(spool, id, context))
+    }
+
+    pub(crate) fn explain(&self, id: ItemId) -> anyhow::Result<Value> {
+        self.answer(&format!("/spool/items/{id}/explain"), |spool, context| {
+            ask::explanation(spool, id, None, context)
+        })
+    }
+
+    pub(crate) fn stats(&self) -> anyhow::Result<Value> {
+        self.answer("/spool/stats", ask::stats)
+    }
+
+    pub(crate) fn mailboxes(&self, after: Option<u32>) -> anyhow::Result<Value> {
+        let target = query(&[("after", after.map(|n| n.to_string()))]);
+        self.answer(&format!("/mailboxes{target}"), |spool, context| ask::mailboxes(spool, after, context))
+    }
+
+    pub(crate) fn mailbox(&self, name: &str) -> anyhow::Result<Value> {
+        self.answer(&format!("/mailboxes/{}", escape(name)), |spool, context| {
+            ask::mailbox(spool, name, context)
+        })
+    }
+}
+
+/// Says who answers, on standard error, so that it never mixes with results.
+fn say(global: &Global, note: &str) {
+    if !global.json {
+        eprintln!("{}", screen::Paint::new(global.color.on_stderr()).dim(&format!("({note})")));
+    }
+}
+
+/// Opens the spool of a stopped relay without changing it.
+fn open_directory(config: &Config) -> anyhow::Result<Spool> {
+    let dir = ledger::spool_dir(&config.data_dir);
+    if !dir.is_dir() {
+        let message = format!(
+            "there is no spool in {}; name the relay's directory with --data-dir or --config",
+            config.data_dir.display()
+        );
+        return Err(Stop::new(Exit::Failed, message).into());
+    }
+    let disk = Arc::new(RealDisk::new(dir));
+    let (spool, _) = Spool::open_read_only(disk, ledger::options(config), crate::clock::wall())
+        .map_err(|e| ask_stop(&AskError::Spool(e)))?;
+    Ok(spool)
+}
+
+/// One thread is plenty for one command.
+pub(crate) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the async runtime")
+}
+
+/// A refusal of the daemon with the exit code that fits it.
+pub(crate) fn stop(error: ClientError) -> Stop {
+    let exit = match &error {
+        ClientError::Refused { status: 404, .. } => Exit::Nothing,
+        ClientError::Refused { status: 400, .. } => Exit::Usage,
+        ClientError::Refused { status: 503, .. } => Exit::Later,
+        ClientError::Refused { .. } | ClientError::Socket { .. } | ClientError::Broken(_) => Exit::Failed,
+    };
+    Stop::new(exit, error.to_string())
+}
+
+/// The same for answers from the directory.
+pub(crate) fn ask_stop(error: &AskError) -> Stop {
+    let exit = match error {
+        AskError::NotFound(_) => Exit::Nothing,
+        AskError::Bad(_) => Exit::Usage,
+        AskError::Conflict(_) => Exit::Failed,
+        AskError::Spool(spool::error::SpoolError::Locked) => Exit::Later,
+        AskError::Spool(_) => Exit::Failed,
+    };
+    Stop::new(exit, error.to_string())
+}

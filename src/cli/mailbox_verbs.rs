@@ -1,0 +1,198 @@
+//! `waystation mailbox ...`: who may connect, and what they may hold.
+
+use serde_json::{Value, json};
+
+use super::backend::Backend;
+use super::screen::{self, Paint};
+use super::{Exit, Global};
+use crate::admin::client::escape;
+
+/// Shown below the help.
+pub(crate) const EXAMPLES: &str = "\
+A mailbox is named by its gateway's key text: 52 characters that `waystation gateway bootstrap` prints.
+
+Examples:
+  waystation mailbox ls
+  waystation mailbox alias home@mail.example.org KEY
+  waystation mailbox quota KEY --items 5000 --bytes 1073741824
+  waystation mailbox revoke KEY";
+
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Verb {
+    /// List mailboxes
+    Ls,
+    /// Show one mailbox
+    Show {
+        /// Key text, alias, or address
+        #[arg(value_name = "NAME")]
+        name: String,
+    },
+    /// Register a key before its gateway connects (needed when admission.mode is allowlist)
+    Add {
+        /// Key text
+        #[arg(value_name = "KEY")]
+        key: String,
+        #[command(flatten)]
+        offline: Offline,
+    },
+    /// Register a key, or undo its revocation
+    Allow {
+        /// Key text
+        #[arg(value_name = "KEY")]
+        key: String,
+        #[command(flatten)]
+        offline: Offline,
+    },
+    /// Refuse mail for a mailbox and logins of its gateway; what it holds stays
+    Revoke {
+        /// Key text, alias, or address
+        #[arg(value_name = "NAME")]
+        name: String,
+        #[command(flatten)]
+        offline: Offline,
+    },
+    /// Give a mailbox another address, or take it away
+    #[command(after_help = "Examples:\n  \
+        waystation mailbox alias home@mail.example.org KEY\n  \
+        waystation mailbox alias home@mail.example.org KEY --remove")]
+    Alias {
+        /// A full address at one of the relay's domains
+        #[arg(value_name = "ADDRESS")]
+        address: String,
+        /// Key text, alias, or address of the mailbox
+        #[arg(value_name = "NAME")]
+        name: String,
+        /// Take the address away
+        #[arg(long)]
+        remove: bool,
+        #[command(flatten)]
+        offline: Offline,
+    },
+    /// Give a mailbox its own limits; without options it goes back to the defaults
+    #[command(after_help = "Example:\n  waystation mailbox quota KEY --items 5000 --bytes 1073741824")]
+    Quota {
+        /// Key text, alias, or address
+        #[arg(value_name = "NAME")]
+        name: String,
+        /// Most undelivered items
+        #[arg(long, value_name = "N")]
+        items: Option<u64>,
+        /// Most undelivered bytes
+        #[arg(long, value_name = "BYTES")]
+        bytes: Option<u64>,
+        #[command(flatten)]
+        offline: Offline,
+    },
+}
+
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub(crate) struct Offline {
+    /// Open the directory for the change when no relay runs
+    #[arg(long)]
+    offline: bool,
+}
+
+pub(crate) fn run(global: &Global, verb: Verb) -> anyhow::Result<Exit> {
+    match verb {
+        Verb::Ls => ls(global),
+        Verb::Show { name } => {
+            let mailbox = Backend::open(global)?.mailbox(&name)?;
+            show(global, &mailbox)
+        }
+        Verb::Add { key, offline } => change(global, offline, "/mailboxes".to_owned(), json!({ "key": key })),
+        Verb::Allow { key, offline } => change(global, offline, verb_of(&key, "allow"), json!({})),
+        Verb::Revoke { name, offline } => change(global, offline, verb_of(&name, "revoke"), json!({})),
+        Verb::Alias { address, name, remove, offline } => {
+            let body = json!({ "address": address, "remove": remove });
+            change(global, offline, verb_of(&name, "alias"), body)
+        }
+        Verb::Quota { name, items, bytes, offline } => {
+            let body = json!({ "items": items, "bytes": bytes });
+            change(global, offline, verb_of(&name, "quota"), body)
+        }
+    }
+}
+
+fn verb_of(name: &str, verb: &str) -> String {
+    format!("/mailboxes/{}/{verb}", escape(name))
+}
+
+fn change(global: &Global, offline: Offline, target: String, body: Value) -> anyhow::Result<Exit> {
+    let mailbox = Backend::open_for_change(global, offline.offline)?.change(&target, body)?;
+    show(global, &mailbox)
+}
+
+fn ls(global: &Global) -> anyhow::Result<Exit> {
+    let backend = Backend::open(global)?;
+    let (mut rows, mut after, mut count) = (Vec::new(), None, 0);
+    loop {
+        let page = backend.mailboxes(after)?;
+        for mailbox in page["mailboxes"].as_array().into_iter().flatten() {
+            count += 1;
+            if global.json {
+                screen::line(mailbox)?;
+            } else {
+                rows.push(row(mailbox));
+            }
+        }
+        after = page["next"].as_u64().and_then(|n| u32::try_from(n).ok());
+        if after.is_none() {
+            break;
+        }
+    }
+    if count == 0 {
+        if !global.json {
+            eprintln!("no mailbox yet; a gateway registers its key with its first connection");
+        }
+        return Ok(Exit::Nothing);
+    }
+    if !global.json {
+        let header = ["MAILBOX", "READY", "HELD", "BYTES", "OLDEST", "STATUS", "ALIASES"];
+        let right = [false, true, true, true, true, false, false];
+        screen::print(&screen::table(Paint::new(global.color.on_stdout()), &header, &right, &rows))?;
+    }
+    Ok(Exit::Done)
+}
+
+fn row(mailbox: &Value) -> Vec<String> {
+    let of = |what: &str, state: &str| mailbox[what][state].as_u64().unwrap_or(0);
+    vec![
+        mailbox["lane"].as_str().unwrap_or("").to_owned(),
+        of("items", "ready").to_string(),
+        of("items", "held").to_string(),
+        screen::bytes(of("bytes", "ready") + of("bytes", "held")),
+        mailbox["oldest_ready_seconds"].as_u64().map_or(String::new(), screen::age),
+        if mailbox["revoked"] == true { "revoked" } else { "allowed" }.to_owned(),
+        aliases(mailbox),
+    ]
+}
+
+fn aliases(mailbox: &Value) -> String {
+    let names = mailbox["aliases"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    names.collect::<Vec<_>>().join(" ")
+}
+
+fn show(global: &Global, mailbox: &Value) -> anyhow::Result<Exit> {
+    if global.json {
+        screen::line(mailbox)?;
+        return Ok(Exit::Done);
+    }
+    let paint = Paint::new(global.color.on_stdout());
+    let mut page = String::new();
+    let mut field = |name: &str, value: &str| {
+        page.push_str(&format!("{} {value}\n", paint.dim(&format!("{name:>12}"))));
+    };
+    let row = row(mailbox);
+    let limit = |key: &str| mailbox[key].as_u64().map_or("default".to_owned(), |n| n.to_string());
+    field("mailbox", &paint.strong(&row[0]));
+    field("status", &if row[5] == "revoked" { paint.warn(&row[5]) } else { paint.good(&row[5]) });
+    field("aliases", if row[6].is_empty() { "none" } else { &row[6] });
+    field("created", mailbox["created_at"].as_str().unwrap_or(""));
+    field("ready", &format!("{} items, {}", row[1], row[3]));
+    field("held", &row[2]);
+    field("acked", &mailbox["items"]["acked"].to_string());
+    field("next number", &mailbox["next_seq"].to_string());
+    field("quota", &format!("{} items, {} bytes", limit("quota_items"), limit("quota_bytes")));
+    screen::print(&page)?;
+    Ok(Exit::Done)
+}

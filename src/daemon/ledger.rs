@@ -1,0 +1,226 @@
+//! Opens the spool of a data directory and starts its thread.
+//!
+//! Used by the daemon, by `--offline` commands and by the demo. What the thread tells ([`Told`]) becomes
+//! metrics and log lines here; a poisoned spool cancels `poisoned`, and the owner ends the process.
+
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use spool::disk::Disk as _;
+use spool::disk::real::RealDisk;
+use spool::engine::{Engine, Observer};
+use spool::error::SpoolError;
+use spool::ids::{LaneId, Seq};
+use spool::index::sled::SledIndex;
+use spool::types::{Filter, Page};
+use spool::upkeep::Upkeep;
+use spool::{Options, Recovery, Spool};
+use tokio_util::sync::CancellationToken;
+
+use crate::clock;
+use crate::config::Config;
+use crate::observe::Metrics;
+use crate::spooler::Spooler;
+
+/// Longest data directory path that still leaves room for a Unix socket's name (108 bytes with its end).
+const SOCKET_PATH_MAX: usize = 107;
+
+/// The data directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    /// It cannot be made or entered.
+    #[error("data directory {dir}: {error}")]
+    Directory {
+        /// The directory.
+        dir: PathBuf,
+        /// The system's words.
+        error: std::io::Error,
+    },
+    /// Another process owns it.
+    #[error(
+        "data directory {dir} is in use: another waystation runs on it. Stop that one, or name another with --data-dir"
+    )]
+    InUse {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// The spool in it does not open.
+    #[error("spool in {dir}: {error}")]
+    Spool {
+        /// The directory.
+        dir: PathBuf,
+        /// Why.
+        error: SpoolError,
+    },
+    /// The admin socket's path does not fit.
+    #[error(
+        "admin socket path {socket} is longer than {SOCKET_PATH_MAX} bytes; set admin.socket to a shorter one"
+    )]
+    LongSocket {
+        /// The path.
+        socket: PathBuf,
+    },
+}
+
+/// A running spool.
+#[derive(Debug)]
+pub struct Ledger {
+    /// Its thread. Stop it last.
+    pub engine: Engine,
+    /// The async handle.
+    pub spooler: Spooler,
+    /// What the start found.
+    pub recovery: Recovery,
+    /// How long the start took, milliseconds.
+    pub recovery_ms: u64,
+}
+
+/// Where the spool of a data directory lies.
+#[must_use]
+pub fn spool_dir(data_dir: &Path) -> PathBuf {
+    data_dir.join("spool")
+}
+
+/// The spool's options that a configuration asks for.
+#[must_use]
+pub fn options(config: &Config) -> Options {
+    Options {
+        retain_ms: config.spool.retain_acked_seconds.saturating_mul(1000),
+        expire_ms: config.spool.expire_undelivered_seconds.saturating_mul(1000),
+        min_free_bytes: config.spool.min_free_bytes,
+        lane_items_max: config.admission.mailbox_items_max,
+        lane_bytes_max: config.admission.mailbox_bytes_max,
+        seed: rand::random(),
+        ..Options::default()
+    }
+}
+
+/// Makes the data directory when it is missing, opens the spool in it, and starts its thread.
+///
+/// * `poisoned` – cancelled when a commit fails.
+///
+/// # Errors
+/// [`LedgerError`]; nothing was changed, but perhaps an empty directory made.
+pub fn open(
+    config: &Config,
+    metrics: Arc<Metrics>,
+    poisoned: CancellationToken,
+) -> Result<Ledger, LedgerError> {
+    let dir = &config.data_dir;
+    let refused = |error| LedgerError::Directory { dir: dir.clone(), error };
+    if config.admin_socket.as_os_str().len() > SOCKET_PATH_MAX {
+        return Err(LedgerError::LongSocket { socket: config.admin_socket.clone() });
+    }
+    private_dir(dir).map_err(refused)?;
+    let root = spool_dir(dir);
+    private_dir(&root).map_err(refused)?;
+    let wrong = |error| {
+        let dir = dir.clone();
+        if error == SpoolError::Locked {
+            LedgerError::InUse { dir }
+        } else {
+            LedgerError::Spool { dir, error }
+        }
+    };
+    let started = clock::monotonic();
+    let disk = Arc::new(RealDisk::new(root.clone()));
+    let (spool, recovery) = open_spool(disk, &root, options(config)).map_err(wrong)?;
+    let recovery_ms = elapsed_ms(started);
+    metrics.set_recovery_ms(recovery_ms);
+    let reader = spool.reader();
+    let told = Told { metrics, poisoned, started: clock::monotonic() };
+    let engine = Engine::start(spool, Arc::new(clock::wall), told).map_err(wrong)?;
+    let spooler = Spooler::new(engine.handle(), reader, clock::wall);
+    Ok(Ledger { engine, spooler, recovery, recovery_ms })
+}
+
+fn open_spool(disk: Arc<RealDisk>, root: &Path, options: Options) -> Result<(Spool, Recovery), SpoolError> {
+    // Looked at first, so that a second daemon is told so in our words, before the index engine notices.
+    match disk.lock() {
+        Ok(lock) => drop(lock),
+        Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => return Err(SpoolError::Locked),
+        // Spool::open meets the same trouble and words it.
+        Err(_) => {}
+    }
+    let index = Arc::new(SledIndex::open(&root.join("index"))?);
+    Spool::open(disk, index, options, clock::wall())
+}
+
+fn elapsed_ms(since: Instant) -> u64 {
+    u64::try_from(clock::monotonic().duration_since(since).as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Makes a directory that only its owner may enter; takes away what others may do in one that is there.
+fn private_dir(dir: &Path) -> std::io::Result<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    let mode = std::fs::metadata(dir)?.permissions().mode();
+    if mode & 0o007 != 0 {
+        std::fs::set_permissions(dir, std::fs::Permissions::from_mode(mode & 0o770))?;
+    }
+    Ok(())
+}
+
+/// Turns what the spool's thread tells into metrics and log lines.
+struct Told {
+    metrics: Arc<Metrics>,
+    poisoned: CancellationToken,
+    started: Instant,
+}
+
+impl Observer for Told {
+    fn committed(&mut self, requests: usize, _bytes: u64, micros: u64) {
+        #[expect(clippy::cast_precision_loss, reason = "a histogram sorts into buckets")]
+        let (seconds, requests) = (micros as f64 / 1e6, requests as f64);
+        self.metrics.histograms.commit.observe(seconds);
+        self.metrics.histograms.batch.observe(requests);
+    }
+
+    fn upkeep(&mut self, spool: &Spool, upkeep: &Upkeep) {
+        for (lane, seq) in &upkeep.expired {
+            self.metrics.items_expired.inc();
+            let (id, name) = name_of(spool, *lane, *seq);
+            tracing::info!(
+                event = "relay.item.expired",
+                item.id = id,
+                lane = name,
+                seq = seq.0,
+                "item {id} expired: no gateway fetched it in time"
+            );
+        }
+    }
+
+    fn segments_removed(&mut self, numbers: &[u32]) {
+        for number in numbers {
+            tracing::info!(
+                event = "relay.spool.segment_removed",
+                segment = number,
+                "journal segment removed"
+            );
+        }
+    }
+
+    fn poisoned(&mut self, error: &SpoolError) {
+        tracing::error!(
+            event = "relay.spool.poisoned",
+            %error,
+            "a commit failed: nothing is accepted any more, the relay stops and must be restarted"
+        );
+        self.poisoned.cancel();
+    }
+
+    fn micros(&mut self) -> u64 {
+        u64::try_from(clock::monotonic().duration_since(self.started).as_micros()).unwrap_or(u64::MAX)
+    }
+}
+
+/// Id and lane name of the item at that place; empty when it cannot be read.
+fn name_of(spool: &Spool, lane: LaneId, seq: Seq) -> (String, String) {
+    let filter = Filter { lane: Some(lane), ..Filter::default() };
+    let before = Page { lane, seq: Seq(seq.0.saturating_sub(1)) };
+    let found = spool.list(&filter, Some(before), 1).ok().and_then(|(items, _)| items.into_iter().next());
+    found
+        .filter(|item| item.seq == seq)
+        .map_or_else(|| (String::new(), String::new()), |item| (item.id.to_string(), item.lane_name))
+}

@@ -1,0 +1,99 @@
+//! Driver: accepts connections, within limits, and lets hyper speak HTTP/1.1 on them.
+//!
+//! `axum::serve` has neither a connection limit nor a time limit for request heads; both are here.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::ConnectInfo;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::ServiceExt as _;
+
+/// Most connections at a time; tunnels count for as long as they live.
+pub const CONNECTIONS_MAX: usize = 200_000;
+/// How long a client may take for its request head.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
+/// Bytes of one request head; an upgrade request has a few hundred.
+const HEAD_BYTES_MAX: usize = 16 * 1024;
+/// Pause after a failed accept (out of file descriptors), so that the loop does not burn the processor.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves `router` on `listener` until `stop`; open requests may finish, tunnels end by their own rules.
+///
+/// Connections run on `tasks`, which the caller waits for.
+pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToken, tasks: TaskTracker) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let place = tokio::select! {
+            () = stop.cancelled() => return,
+            // Never closed, so the error branch cannot happen; if it did, ending is right.
+            place = Arc::clone(&places).acquire_owned() => match place { Ok(p) => p, Err(_) => return },
+        };
+        let accepted = tokio::select! {
+            () = stop.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((socket, peer)) => {
+                // Frames of the tunnel are small; waiting for more of them only adds delay.
+                let _ = socket.set_nodelay(true);
+                let router = router.clone();
+                let stop = stop.clone();
+                tasks.spawn(async move {
+                    connection(TokioIo::new(socket), peer, router, stop, place).await;
+                });
+            }
+            Err(error) => {
+                tracing::warn!(event = "relay.http.accept_failed", %error, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn connection(
+    io: TokioIo<tokio::net::TcpStream>,
+    peer: SocketAddr,
+    router: Router,
+    stop: CancellationToken,
+    place: tokio::sync::OwnedSemaphorePermit,
+) {
+    // An upgraded connection outlives this function; the handler keeps the place as long as it needs it.
+    let place = Arc::new(place);
+    let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+        request.extensions_mut().insert(ConnectInfo(peer));
+        request.extensions_mut().insert(ConnectionPlace(Arc::clone(&place)));
+        router.clone().oneshot(request)
+    });
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .serve_connection(io, service)
+        .with_upgrades();
+    tokio::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(event = "relay.http.connection_failed", %error, "connection ended with an error");
+    }
+}
+
+/// The right to be one of [`CONNECTIONS_MAX`]; whoever upgrades the connection keeps it.
+#[derive(Clone, Debug)]
+pub struct ConnectionPlace(
+    #[expect(dead_code, reason = "held, not read")] Arc<tokio::sync::OwnedSemaphorePermit>,
+);

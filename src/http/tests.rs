@@ -1,0 +1,100 @@
+//! The table of requests and answers of the protocol (vectors `http`), and ours beside it.
+
+use std::sync::Mutex;
+
+use axum::routing::any;
+use http_body_util::BodyExt as _;
+use tower::ServiceExt as _;
+
+use super::*;
+
+struct Fake(Mutex<Vec<String>>);
+
+impl Vitals for Fake {
+    fn connections(&self) -> u64 {
+        3
+    }
+    fn uptime_seconds(&self) -> u64 {
+        42
+    }
+    fn problems(&self) -> Vec<String> {
+        self.0.lock().expect("lock").clone()
+    }
+}
+
+fn app(problems: &[&str], with_metrics: bool) -> Router {
+    let vitals = Fake(Mutex::new(problems.iter().map(|p| (*p).to_owned()).collect()));
+    let metrics = with_metrics.then(|| Arc::new(Metrics::new()));
+    let tunnel = Router::new().route("/ws", any(|| async { "tunnel" }));
+    router(Arc::new(vitals), metrics, Vec::new(), tunnel)
+}
+
+async fn ask(app: Router, method: &str, target: &str, headers: &[(&str, &str)]) -> (u16, String, String) {
+    let mut request = axum::http::Request::builder().method(method).uri(target);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let response = app.oneshot(request.body(Body::empty()).expect("request")).await.expect("answer");
+    let status = response.status().as_u16();
+    let kind = response.headers().get("content-type").map_or("", |v| v.to_str().expect("text")).to_owned();
+    let body = response.into_body().collect().await.expect("body").to_bytes();
+    (status, kind, String::from_utf8(body.to_vec()).expect("text"))
+}
+
+#[tokio::test]
+async fn unknown_requests_get_the_protocols_404() {
+    for (method, target) in [
+        ("POST", "/health"),
+        ("GET", "/health?x=1"),
+        ("GET", "/ws"),
+        ("GET", "/"),
+        ("GET", "/admin/spool/stats"),
+        ("DELETE", "/metrics"),
+        ("HEAD", "/health"),
+    ] {
+        let (status, kind, body) = ask(app(&[], true), method, target, &[]).await;
+        assert_eq!((status, kind.as_str()), (404, "application/json"), "{method} {target}");
+        let expected = if method == "HEAD" { "" } else { r#"{"error":"not_found"}"# };
+        assert_eq!(body, expected, "{method} {target}");
+    }
+}
+
+#[tokio::test]
+async fn health_says_that_the_process_lives() {
+    let (status, kind, body) = ask(app(&["disk full"], true), "GET", "/health", &[]).await;
+    let body: Value = serde_json::from_str(&body).expect("json");
+    assert_eq!((status, kind.as_str()), (200, "application/json"));
+    assert_eq!(
+        (&body["status"], &body["connections"], &body["uptime"]),
+        (&json!("ok"), &json!(3), &json!(42))
+    );
+    assert_eq!(body["version"], env!("CARGO_PKG_VERSION"));
+}
+
+#[tokio::test]
+async fn ready_gives_reasons_when_it_is_not() {
+    assert_eq!(ask(app(&[], true), "GET", "/ready", &[]).await.0, 200);
+    let (status, _, body) = ask(app(&["spool is poisoned"], true), "GET", "/ready", &[]).await;
+    assert_eq!(status, 503);
+    assert!(body.contains("spool is poisoned"), "{body}");
+}
+
+#[tokio::test]
+async fn metrics_speak_text_and_json_and_can_be_off() {
+    let (status, kind, body) = ask(app(&[], true), "GET", "/metrics", &[]).await;
+    assert_eq!(status, 200);
+    assert!(kind.starts_with("application/openmetrics-text"), "{kind}");
+    assert!(body.contains("waystation_ready 1"), "{body}");
+    let (_, kind, body) = ask(app(&[], true), "GET", "/metrics", &[("accept", "application/json")]).await;
+    assert_eq!(kind, "application/json");
+    assert!(serde_json::from_str::<Value>(&body).expect("json")["waystation_ready"].is_object());
+    assert_eq!(ask(app(&[], false), "GET", "/metrics", &[]).await.0, 404);
+}
+
+#[tokio::test]
+async fn upgrades_reach_the_tunnel_and_nothing_else_does() {
+    let upgrade = [("connection", "keep-alive, Upgrade"), ("upgrade", "WebSocket")];
+    assert_eq!(ask(app(&[], true), "GET", "/ws", &upgrade).await.2, "tunnel");
+    assert_eq!(ask(app(&[], true), "GET", "/other", &upgrade).await.0, 404);
+    assert_eq!(ask(app(&[], true), "GET", "/ws", &upgrade[1..]).await.0, 404);
+}
