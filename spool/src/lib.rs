@@ -46,4 +46,6 @@ pub use spool::{OPEN_BODIES_MAX, Options, Recovery, Spool};
 pub use tail::CheckpointJob;
 
 #[cfg(test)]
+mod golden;
+#[cfg(test)]
 mod tests;
