@@ -1,1 +1,6 @@
 //! Scenarios.
+
+mod dialogs;
+mod lost_replies;
+mod smuggling;
+mod support;
