@@ -658,3 +658,6 @@ fn chain_step(before: &[u8; 32], seq: u64, id: ItemId, trace: &[u8; 32], rest: &
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod pair;
