@@ -7,6 +7,7 @@
 
 mod backend;
 mod check;
+mod gateway;
 mod load;
 mod mailbox_verbs;
 mod manual;
@@ -133,6 +134,9 @@ enum Command {
         waystation check-config config.json      a file of the seed relay\n  \
         waystation check-config --defaults > waystation.toml")]
     CheckConfig(check::Args),
+    /// The home side: fetch what the relay holds, and deliver it
+    #[command(subcommand, after_help = gateway::EXAMPLES)]
+    Gateway(gateway::Verb),
     /// Who may connect, and what they may hold
     #[command(subcommand, after_help = mailbox_verbs::EXAMPLES)]
     Mailbox(mailbox_verbs::Verb),
@@ -173,6 +177,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
     match cli.command {
         Command::Serve => serve::run(global),
         Command::CheckConfig(args) => check::run(global, &args),
+        Command::Gateway(verb) => gateway::run(global, verb),
         Command::Mailbox(verb) => mailbox_verbs::run(global, verb),
         Command::Spool(verb) => spool_verbs::run(global, verb),
         Command::Completions(args) => manual::completions(&args),

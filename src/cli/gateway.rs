@@ -1,0 +1,171 @@
+//! `gateway bootstrap | run | status`: the home side.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::{Exit, Global, Stop, screen};
+use crate::clock;
+use crate::gateway::bootstrap::{self, BootstrapError, CONFIG_NAME};
+use crate::gateway::config::Config;
+use crate::gateway::{ClientError, run};
+use crate::observe::{self, LogFormat, LogSettings};
+
+pub(crate) const EXAMPLES: &str = "Examples:\n  \
+    waystation gateway bootstrap wss://relay.example.org/ws      a key and gateway.toml, here\n  \
+    waystation gateway run                                       connect and deliver into ./Maildir\n  \
+    waystation gateway status";
+
+/// How long `bootstrap --check` waits for the relay.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(15);
+
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Verb {
+    /// Make a key and a configuration for a relay; contacts nobody, overwrites nothing
+    #[command(after_help = "Examples:\n  \
+        waystation gateway bootstrap wss://relay.example.org/ws\n  \
+        waystation gateway bootstrap ws://127.0.0.1:8080/ws --dir ~/mail --maildir ~/Maildir")]
+    Bootstrap(Bootstrap),
+    /// Connect to the relay and deliver what comes
+    #[command(after_help = "Examples:\n  \
+        waystation gateway run\n  \
+        waystation gateway run --config ~/mail/gateway.toml")]
+    Run,
+    /// Show how a running gateway does
+    #[command(after_help = "Examples:\n  \
+        waystation gateway status\n  \
+        waystation gateway status --config ~/mail/gateway.toml --json")]
+    Status,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Bootstrap {
+    /// The relay's tunnel, ws:// or wss://
+    #[arg(value_name = "RELAY_URL")]
+    relay_url: String,
+    /// Where key and configuration go
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    dir: PathBuf,
+    /// Where mail will be delivered; relative to DIR
+    #[arg(long, value_name = "PATH", default_value = "Maildir")]
+    maildir: PathBuf,
+    /// Domain of the address; by default inferred from the URL
+    #[arg(long, value_name = "DOMAIN")]
+    mail_domain: Option<String>,
+    /// Also see whether the relay can be reached
+    #[arg(long)]
+    check: bool,
+}
+
+pub(crate) fn run(global: &Global, verb: Verb) -> anyhow::Result<Exit> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().worker_threads(2).build()?;
+    match verb {
+        Verb::Bootstrap(args) => runtime.block_on(make(global, &args)),
+        Verb::Run => runtime.block_on(serve(global)),
+        Verb::Status => runtime.block_on(status(global)),
+    }
+}
+
+async fn make(global: &Global, args: &Bootstrap) -> anyhow::Result<Exit> {
+    let made = bootstrap::bootstrap(&args.relay_url, &args.dir, &args.maildir, args.mail_domain.as_deref())
+        .map_err(|error| {
+        let exit = match error {
+            BootstrapError::Url(_) | BootstrapError::Exists(_) | BootstrapError::Config(_) => Exit::Usage,
+            BootstrapError::Key(_) | BootstrapError::Io { .. } => Exit::Failed,
+        };
+        Stop::new(exit, error.to_string())
+    })?;
+    let reached = if args.check { Some(reach(&args.relay_url).await) } else { None };
+    if global.json {
+        let mut object = serde_json::to_value(&made)?;
+        if let Some(reached) = &reached {
+            object["relay_answers"] = serde_json::Value::Bool(reached.is_ok());
+        }
+        screen::line(&object)?;
+    } else {
+        let key = if made.key_is_new { "made" } else { "kept" };
+        let at = made.config_file.display();
+        screen::print(&format!(
+            "address  {}\nkey      {} ({key})\nconfig   {at}\n\nNext: waystation gateway run --config {at}\n",
+            made.address,
+            made.key_file.display(),
+        ))?;
+    }
+    match reached {
+        Some(Err(problem)) => Err(Stop::new(Exit::Later, problem).into()),
+        Some(Ok(())) | None => Ok(Exit::Done),
+    }
+}
+
+/// Whether something answers at the relay's address.
+async fn reach(relay_url: &str) -> Result<(), String> {
+    use crate::gateway::dial::{self, Endpoint, Trust};
+    let endpoint = Endpoint::relay(relay_url).map_err(|error| error.to_string())?;
+    let trust = Trust::new(None).map_err(|error| error.to_string())?;
+    match tokio::time::timeout(CHECK_TIMEOUT, dial::open(&endpoint, &trust)).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err(format!("{relay_url} does not answer")),
+    }
+}
+
+fn load(global: &Global) -> anyhow::Result<Config> {
+    let file = global.config.clone().unwrap_or_else(|| PathBuf::from(CONFIG_NAME));
+    let text = std::fs::read_to_string(&file).map_err(|error| {
+        let advice = "make one with `waystation gateway bootstrap RELAY_URL`, or name it with --config";
+        Stop::new(Exit::Usage, format!("{}: {error}; {advice}", file.display()))
+    })?;
+    let mut config =
+        Config::parse(&text, &file).map_err(|error| Stop::new(Exit::Usage, error.to_string()))?;
+    observe::check_level(&config.log_level)
+        .map_err(|error| Stop::new(Exit::Usage, format!("{}: log_level: {error}", file.display())))?;
+    if let Some(data_dir) = &global.data_dir {
+        if config.status_socket == config.data_dir.join("gateway.sock") {
+            config.status_socket = data_dir.join("gateway.sock");
+        }
+        config.data_dir.clone_from(data_dir);
+    }
+    Ok(config)
+}
+
+async fn serve(global: &Global) -> anyhow::Result<Exit> {
+    let config = load(global)?;
+    let format = if global.json { LogFormat::Json } else { LogFormat::Text };
+    observe::init_log(&LogSettings { format, level: config.log_level.clone(), color: global.color })?;
+    let stop = CancellationToken::new();
+    let signalled = stop.clone();
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = tokio::signal::ctrl_c() => {}
+        }
+        signalled.cancel();
+    });
+    match run::run(config, stop).await {
+        Ok(()) => Ok(Exit::Done),
+        Err(run::RunError::Client(ClientError::InUse(dir))) => {
+            Err(Stop::new(Exit::Later, format!("{} is in use by another gateway", dir.display())).into())
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn status(global: &Global) -> anyhow::Result<Exit> {
+    let config = load(global)?;
+    let report = match run::ask(&config.status_socket).await {
+        Ok(report) => report,
+        Err(error) => return Err(not_running(&config.status_socket, &error).into()),
+    };
+    if global.json {
+        screen::line(&serde_json::to_value(&report)?)?;
+    } else {
+        screen::print(&report.to_text(clock::wall()))?;
+    }
+    Ok(Exit::Done)
+}
+
+fn not_running(socket: &Path, error: &std::io::Error) -> Stop {
+    Stop::new(Exit::Nothing, format!("no gateway answers at {}: {error}", socket.display()))
+}
