@@ -75,7 +75,9 @@ impl Lane {
             match change {
                 Change::Ack(flight) => self.entry(flight.item).acked = true,
                 Change::Nack { item, .. } => self.entry(*item).leased = false,
-                Change::Reject { .. } | Change::Replay(_) => panic!("not in this test: {change:?}"),
+                Change::Reject { .. } | Change::Damaged { .. } | Change::Replay(_) => {
+                    panic!("not in this test: {change:?}")
+                }
             }
         }
         if let Some(Window { items, .. }) = batch.lease {
