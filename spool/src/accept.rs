@@ -133,7 +133,9 @@ impl Spool {
 
     /// Forgets a body that will not be committed; its chunks become garbage.
     pub fn abandon_body(&mut self, body: BodyId) {
-        self.open_bodies.remove(&body);
+        if let Some(open) = self.open_bodies.remove(&body) {
+            self.freed_bytes += open.bytes;
+        }
     }
 
     /// Would one more small item be taken for `lane`?

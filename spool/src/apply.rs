@@ -65,6 +65,7 @@ impl Spool {
         let new = Entry {
             state,
             size_bytes: u32::try_from(item.size_bytes()).unwrap_or(u32::MAX),
+            overhead_bytes: u16::try_from(item.overhead_bytes()).unwrap_or(u16::MAX),
             first_segment: if target.first_segment == 0 { lsn.segment() } else { target.first_segment },
             item_lsn: lsn,
             state_lsn: lsn,
@@ -163,6 +164,7 @@ impl Spool {
 
     /// Removes every trace of an item but its records, which the retention has passed by.
     pub(crate) fn retire(&mut self, lane: LaneId, seq: Seq, old: Entry) -> Result<(), SpoolError> {
+        self.freed_bytes += u64::from(old.size_bytes) + u64::from(old.overhead_bytes);
         self.forget(lane, &old)?;
         self.tail.remove_entry(lane, seq)?;
         // Without its record the id stays in its bucket and leads to nothing, which is what retired means.

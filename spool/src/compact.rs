@@ -30,6 +30,21 @@ use crate::types::{ChunkRef, State, Transition};
 /// Transitions a moved item takes along.
 const HISTORY_MAX: usize = 16;
 
+/// At rest, segments with less than this share of live bytes are walked, percent.
+const AT_REST_BELOW_PERCENT: u8 = 90;
+
+/// How eagerly to give space back.
+///
+/// A pass walks the segments that were there when it began and then ends; the next one begins when enough has
+/// become garbage since. So estimates of what is live may be off without compaction ever chasing its own tail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effort {
+    /// Beside traffic: only what is mostly dead ([`crate::Options::compact_below_percent`]).
+    Busy,
+    /// Nobody waits: until garbage is a small part of what is stored.
+    AtRest,
+}
+
 /// A walk through one segment.
 #[derive(Debug)]
 pub(crate) struct Compaction {
@@ -42,14 +57,12 @@ impl Spool {
     /// One step of compaction: reads about `budget_bytes` of a segment that is mostly dead, and stages what must
     /// be written again. True while there is work. Commit afterwards.
     ///
-    /// * `below_percent`: only segments with less than this share of live bytes are worth it.
-    ///
     /// # Errors
     /// [`SpoolError`].
     pub fn compact_step(
         &mut self,
         budget_bytes: u32,
-        below_percent: u8,
+        effort: Effort,
         now: WallMs,
     ) -> Result<bool, SpoolError> {
         self.healthy()?;
@@ -58,9 +71,12 @@ impl Spool {
         }
         let mut compaction = match self.compaction.take() {
             Some(compaction) => compaction,
-            None => match self.choose_segment(below_percent) {
+            None => match self.choose_segment(effort) {
                 Some(compaction) => compaction,
-                None => return Ok(false),
+                None => {
+                    self.compact_until = None;
+                    return Ok(false);
+                }
             },
         };
         if self.first_open_segment().is_some_and(|open| open <= compaction.segment) {
@@ -107,8 +123,24 @@ impl Spool {
         self.open_bodies.values().filter_map(|open| open.first_segment).min()
     }
 
-    fn choose_segment(&self, below_percent: u8) -> Option<Compaction> {
-        let active = self.journal.active();
+    /// Bytes of records in all segments.
+    pub(crate) fn used_bytes(&self) -> u64 {
+        self.journal.segments().values().map(|segment| u64::from(segment.end)).sum()
+    }
+
+    fn choose_segment(&mut self, effort: Effort) -> Option<Compaction> {
+        let (below_percent, worth_bytes) = match effort {
+            Effort::Busy => (self.options.compact_below_percent, u64::from(self.options.segment_bytes) / 2),
+            Effort::AtRest => (AT_REST_BELOW_PERCENT, self.used_bytes() / 20),
+        };
+        if self.compact_until.is_none() {
+            if self.freed_bytes == 0 || self.freed_bytes < worth_bytes {
+                return None;
+            }
+            self.freed_bytes = 0;
+            self.compact_until = Some(self.journal.active());
+        }
+        let active = self.compact_until?;
         let open = self.first_open_segment().unwrap_or(active);
         let (number, segment, _) = self
             .journal

@@ -14,6 +14,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use crate::compact::Effort;
 use crate::error::SpoolError;
 use crate::ids::WallMs;
 use crate::spare::SpareJob;
@@ -28,8 +29,6 @@ pub const BATCH_REQUESTS_MAX: usize = 512;
 const TICK: Duration = Duration::from_millis(200);
 /// Bytes of a segment that one step of compaction reads.
 const COMPACT_STEP_BYTES: u32 = 4 * 1024 * 1024;
-/// At rest (no request during a tick), segments are compacted that are live up to this share, percent.
-const COMPACT_AT_REST_PERCENT: u8 = 90;
 
 /// What to do with the outcome of the commit.
 pub type Answer = Box<dyn FnOnce(Result<(), SpoolError>) + Send>;
@@ -220,6 +219,11 @@ fn run_chores(queue: &Receiver<Chore>, back: &SyncSender<Request>) {
     }
 }
 
+/// Time between two readings of a wall clock, which may have been set back in between.
+fn elapsed(earlier: WallMs, later: WallMs) -> Duration {
+    Duration::from_millis(later.since(earlier).max(earlier.since(later)))
+}
+
 struct Ledger<O> {
     spool: Spool,
     clock: Clock,
@@ -233,6 +237,7 @@ struct Ledger<O> {
 impl<O: Observer> Ledger<O> {
     fn run(mut self, queue: &Receiver<Request>) -> Result<(), SpoolError> {
         let mut last_tick = WallMs(0);
+        let mut last_request = WallMs(0);
         let mut working = false;
         loop {
             let wait = if working { Duration::ZERO } else { TICK };
@@ -241,16 +246,17 @@ impl<O: Observer> Ledger<O> {
                 Err(RecvTimeoutError::Timeout) => None,
                 Err(RecvTimeoutError::Disconnected) => Some(Request::Stop),
             };
-            let at_rest = first.is_none();
+            let asked = matches!(first, Some(Request::Call(_) | Request::Query(_)));
             if !self.batch(first, queue) {
                 return self.stop(queue);
             }
             let now = (self.clock)();
-            // `since` is 0 when the clock went back, so look at both directions.
-            let elapsed = now.since(last_tick).max(last_tick.since(now));
-            if working || elapsed >= TICK.as_millis() as u64 {
+            if asked {
+                last_request = now;
+            }
+            if working || elapsed(last_tick, now) >= TICK {
                 last_tick = now;
-                working = self.tick(now, at_rest && !working);
+                working = self.tick(now, elapsed(last_request, now) >= TICK);
             }
         }
     }
@@ -330,8 +336,6 @@ impl<O: Observer> Ledger<O> {
         if self.spool.healthy().is_err() {
             return false;
         }
-        let below =
-            if at_rest { COMPACT_AT_REST_PERCENT } else { self.spool.options().compact_below_percent };
         let upkeep = self.spool.maintain(now);
         let mut more = false;
         if let Ok(upkeep) = &upkeep {
@@ -342,11 +346,16 @@ impl<O: Observer> Ledger<O> {
         if self.commit().is_err() {
             return false;
         }
-        let compacted = self.spool.compact_step(COMPACT_STEP_BYTES, below, now);
+        let effort = if at_rest { Effort::AtRest } else { Effort::Busy };
+        let compacted = self.spool.compact_step(COMPACT_STEP_BYTES, effort, now);
         more |= matches!(compacted, Ok(true));
         self.note(&compacted);
         if self.commit().is_err() {
             return false;
+        }
+        if at_rest && !more && self.spool.trim_due() {
+            let trimmed = self.spool.trim();
+            self.note(&trimmed);
         }
         if self.spool.checkpoint_due(now)
             && let Ok(Some(job)) = self.spool.begin_checkpoint(now)

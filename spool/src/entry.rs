@@ -47,6 +47,8 @@ pub struct Entry {
     pub state: State,
     /// Bytes of head and body.
     pub size_bytes: u32,
+    /// Bytes of journal it takes beside `size_bytes`, near enough.
+    pub overhead_bytes: u16,
     /// Segment of its first record.
     pub first_segment: u32,
     /// Its newest item record.
@@ -63,6 +65,7 @@ impl Entry {
     fn encode(self) -> [u8; ENTRY_BYTES] {
         let mut out = [0; ENTRY_BYTES];
         out[0] = state_code(self.state);
+        out[2..4].copy_from_slice(&self.overhead_bytes.to_le_bytes());
         out[4..8].copy_from_slice(&self.size_bytes.to_le_bytes());
         out[8..12].copy_from_slice(&self.first_segment.to_le_bytes());
         out[12..20].copy_from_slice(&self.item_lsn.0.to_le_bytes());
@@ -77,6 +80,7 @@ impl Entry {
         let u64_at = |at: usize| Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?));
         Some(Self {
             state: state_from_code(*bytes.first()?)?,
+            overhead_bytes: u16::from_le_bytes(bytes.get(2..4)?.try_into().ok()?),
             size_bytes: u32_at(4)?,
             first_segment: u32_at(8)?,
             item_lsn: Lsn(u64_at(12)?),
@@ -214,6 +218,7 @@ mod tests {
         Entry {
             state: State::Held,
             size_bytes: 77,
+            overhead_bytes: 501,
             first_segment: 3,
             item_lsn: Lsn(n),
             state_lsn: Lsn(n + 1),

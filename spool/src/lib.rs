@@ -40,6 +40,7 @@ mod tail;
 pub mod types;
 pub mod upkeep;
 
+pub use compact::Effort;
 pub use inspect::ReplayFrom;
 pub use lease::Bell;
 pub use spool::{OPEN_BODIES_MAX, Options, Recovery, Spool};

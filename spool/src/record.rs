@@ -164,6 +164,16 @@ impl ItemRecord {
         self.targets.len() != 1 || self.targets.first().is_some_and(|target| target.id != self.body)
     }
 
+    /// Bytes of journal that the item takes beside [`ItemRecord::size_bytes`], near enough to choose segments by.
+    #[must_use]
+    pub fn overhead_bytes(&self) -> u64 {
+        const FIXED_BYTES: usize = 2 * OVERHEAD_BYTES + 100;
+        const TARGET_BYTES: usize = 90;
+        const CHUNK_BYTES: usize = OVERHEAD_BYTES + CHUNK_PREFIX_BYTES + 12;
+        let targets: usize = self.targets.iter().map(|target| target.tag.len() + TARGET_BYTES).sum();
+        (FIXED_BYTES + self.meta.len() + targets + self.chunks.len() * CHUNK_BYTES) as u64
+    }
+
     /// Bytes handed to a gateway.
     #[must_use]
     pub fn size_bytes(&self) -> u64 {

@@ -101,6 +101,9 @@ pub(crate) fn open_as(
         sweep: Default::default(),
         oldest_ready: None,
         compaction: None,
+        compact_until: None,
+        freed_bytes: 0,
+        trim_wanted: false,
         emptied: Default::default(),
         removable: Default::default(),
         checkpoint_at: now,
@@ -116,6 +119,7 @@ pub(crate) fn open_as(
     let floor = spool.recover_state(last, &mut recovery)?;
     spool.damaged = recovery.damaged.len() as u64;
     spool.look_at_free_space();
+    spool.freed_bytes = spool.used_bytes().saturating_sub(spool.live.values().sum());
     match mode {
         Mode::ReadWrite => spool.journal.begin(epoch, floor)?,
         Mode::ReadOnly => spool.journal.poison_with("opened for reading only"),

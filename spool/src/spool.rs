@@ -22,7 +22,7 @@ use crate::reader::JournalReader;
 use crate::recover;
 use crate::spare::SpareJob;
 use crate::tail::{CheckpointJob, Tail};
-use crate::types::{BodyId, ChunkRef, SegmentInfo, SpoolStats};
+use crate::types::{BodyId, ChunkRef, SegmentInfo, SpoolStats, State};
 use crate::upkeep::Sweep;
 
 /// Bodies that may be streamed at the same time.
@@ -122,6 +122,12 @@ pub struct Spool {
     pub(crate) sweep: Sweep,
     pub(crate) oldest_ready: Option<WallMs>,
     pub(crate) compaction: Option<Compaction>,
+    /// Only segments below this one are walked, so that a pass of compaction ends.
+    pub(crate) compact_until: Option<u32>,
+    /// Bytes that became garbage since the last pass.
+    pub(crate) freed_bytes: u64,
+    /// Segments went; what is set aside for new ones may be too much now.
+    pub(crate) trim_wanted: bool,
     /// Nothing in these is needed any more, once a checkpoint has been made.
     pub(crate) emptied: BTreeSet<u32>,
     pub(crate) removable: BTreeSet<u32>,
@@ -297,6 +303,7 @@ impl Spool {
         self.journal.set_floor(job.applied());
         self.journal.confirm()?;
         let recycle = self.free_bytes > self.options.min_free_bytes.saturating_mul(2);
+        self.trim_wanted = true;
         for segment in removable {
             self.live.remove(&segment);
             self.tail.remove(Tree::Segment, segment.to_be_bytes().to_vec());
@@ -327,12 +334,23 @@ impl Spool {
         self.journal.adopt_spare(number);
     }
 
+    /// Segments went since the last trim, none is about to go, and what is set aside is more than a tenth of
+    /// what is stored.
+    #[must_use]
+    pub fn trim_due(&self) -> bool {
+        self.trim_wanted
+            && self.emptied.is_empty()
+            && self.removable.is_empty()
+            && u64::from(self.options.segment_bytes) > self.used_bytes() / 10
+    }
+
     /// Gives unused space back to the file system: the spare, and what is set aside in the active segment.
     /// For a spool at rest; it costs the next writer some speed.
     ///
     /// # Errors
     /// [`SpoolError::Io`].
     pub fn trim(&mut self) -> Result<(), SpoolError> {
+        self.trim_wanted = false;
         self.journal.drop_spares()?;
         self.journal.trim_active()
     }
@@ -360,25 +378,26 @@ impl Spool {
     }
 
     pub(crate) fn add_live(&mut self, entry: &entry::Entry) {
-        *self.live.entry(entry.item_lsn.segment()).or_default() += live_cost(entry);
+        let (item, state) = live_cost(entry);
+        *self.live.entry(entry.item_lsn.segment()).or_default() += item;
+        *self.live.entry(entry.state_lsn.segment()).or_default() += state;
     }
 
     pub(crate) fn sub_live(&mut self, entry: &entry::Entry) {
-        if let Some(live) = self.live.get_mut(&entry.item_lsn.segment()) {
-            *live = live.saturating_sub(live_cost(entry));
+        let (item, state) = live_cost(entry);
+        for (lsn, cost) in [(entry.item_lsn, item), (entry.state_lsn, state)] {
+            if let Some(live) = self.live.get_mut(&lsn.segment()) {
+                *live = live.saturating_sub(cost);
+            }
         }
     }
 }
 
-/// Bytes of journal an entry keeps alive, near enough to choose segments by.
-fn live_cost(entry: &entry::Entry) -> u64 {
-    const RECORD_BYTES: u64 = 300;
-    match entry.state {
-        crate::types::State::Purged => RECORD_BYTES,
-        crate::types::State::Ready
-        | crate::types::State::Acked
-        | crate::types::State::Expired
-        | crate::types::State::Held
-        | crate::types::State::Quarantined => RECORD_BYTES + u64::from(entry.size_bytes),
-    }
+/// Bytes of journal an entry keeps alive at its item record and at its state record, near enough to choose
+/// segments by.
+fn live_cost(entry: &entry::Entry) -> (u64, u64) {
+    const STATE_RECORD_BYTES: u64 = 80;
+    let body = if entry.state == State::Purged { 0 } else { u64::from(entry.size_bytes) };
+    let state = if entry.state_lsn == entry.item_lsn { 0 } else { STATE_RECORD_BYTES };
+    (body + u64::from(entry.overhead_bytes), state)
 }

@@ -11,7 +11,7 @@ use crate::error::{AcceptError, RequestError, SpoolError};
 use crate::ids::{ItemId, LaneId, Seq, SessionId, WallMs};
 use crate::index::memory::MemoryIndex;
 use crate::types::{AckOutcome, Filter, MailboxChange, NewMessage, Room, State, Target, Verb};
-use crate::{Options, ReplayFrom, Spool};
+use crate::{Effort, Options, ReplayFrom, Spool};
 
 const NOW: WallMs = WallMs(1_800_000_000_000);
 const ROOM: Room = Room { items: 100, bytes: 1 << 30 };
@@ -248,7 +248,7 @@ fn expiry_retention_and_compaction_give_space_back_and_keep_what_lives() {
     for _ in 0..50 {
         spool.maintain(later).unwrap();
         spool.commit(later).unwrap();
-        while spool.compact_step(1 << 20, 50, later).unwrap() {
+        while spool.compact_step(1 << 20, Effort::Busy, later).unwrap() {
             spool.commit(later).unwrap();
         }
         spool.commit(later).unwrap();
