@@ -1,1 +1,3 @@
 //! Properties.
+
+mod smtp_split;
