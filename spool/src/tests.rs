@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use sha2::{Digest, Sha256};
 
 use crate::accept::ChunkBuilder;
-use crate::disk::sim::SimDisk;
+use crate::disk::sim::{Fault, SimDisk};
 use crate::error::{AcceptError, RequestError, SpoolError};
 use crate::ids::{ItemId, LaneId, Seq, SessionId, WallMs};
 use crate::index::memory::MemoryIndex;
@@ -294,4 +294,87 @@ fn twin_is_remembered_across_a_restart_and_forgotten_in_time() {
     assert_eq!(spool.twin(&[5; 32], NOW), Ok(Some(id(1))));
     assert_eq!(spool.twin(&[5; 32], NOW.plus(1000)), Ok(None));
     assert_eq!(spool.twin(&[6; 32], NOW), Ok(None));
+}
+
+#[test]
+fn full_disk_refuses_intake_lets_acks_through_and_recovers_without_restart() {
+    let (disk, index) = (SimDisk::new(), Arc::new(MemoryIndex::new()));
+    let mut spool = open(&disk, &index);
+    let lane = spool.register("a", NOW).unwrap();
+    spool.commit(NOW).unwrap();
+    disk.set_capacity(3 * 1024 * 1024);
+    let mut accepted = 0;
+    let refused = loop {
+        match put(&mut spool, accepted + 1, &[lane], &[7; 60_000]) {
+            Ok(_) => accepted += 1,
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(refused, AcceptError::NoSpace, "H6, U7");
+    assert!(accepted > 5, "{accepted}");
+    assert_eq!(spool.healthy(), Ok(()), "nothing was written, so nothing is poisoned");
+    let s = session(&mut spool, lane);
+    assert_eq!(lent(&mut spool, s).len(), accepted as usize);
+    assert_eq!(spool.ack(s, id(1), NOW), Ok(AckOutcome::Acked));
+    spool.commit(NOW).unwrap();
+    disk.set_capacity(100 * 1024 * 1024);
+    assert!(put(&mut spool, 100, &[lane], &[7; 60_000]).is_ok(), "space came back");
+    drop(spool);
+    let mut spool = open(&disk.kill(), &index);
+    let s = session(&mut spool, lane);
+    assert_eq!(lent(&mut spool, s).len(), accepted as usize, "all that was accepted but the acked one");
+}
+
+#[test]
+fn failed_sync_poisons_and_the_restart_has_what_was_answered() {
+    let (disk, index) = (SimDisk::new(), Arc::new(MemoryIndex::new()));
+    let mut spool = open(&disk, &index);
+    let lane = spool.register("a", NOW).unwrap();
+    put(&mut spool, 1, &[lane], b"answered").unwrap();
+    disk.fail_at(disk.ops() + 1, Fault::Io); // the write goes through, the sync fails
+    let failed = put(&mut spool, 2, &[lane], b"never answered");
+    assert!(matches!(failed, Err(AcceptError::Spool(SpoolError::Io { .. }))), "{failed:?}");
+    let after = put(&mut spool, 3, &[lane], b"x");
+    assert!(matches!(after, Err(AcceptError::Spool(SpoolError::Poisoned { .. }))), "W2: {after:?}");
+    drop(spool);
+    for seed in 0..20 {
+        let index = Arc::new(MemoryIndex::new());
+        let mut spool = open(&disk.crash(seed), &index);
+        let s = session(&mut spool, lane);
+        let seqs = lent(&mut spool, s);
+        assert!(seqs == [1] || seqs == [1, 2], "whole or absent: {seqs:?}");
+    }
+}
+
+#[test]
+fn damaged_item_is_stepped_over_and_its_neighbours_are_served() {
+    let (disk, index) = (SimDisk::new(), Arc::new(MemoryIndex::new()));
+    let mut spool = open(&disk, &index);
+    let lane = spool.register("a", NOW).unwrap();
+    for n in 1..=3 {
+        put(&mut spool, n, &[lane], &[n; 100]).unwrap();
+    }
+    spool.close(NOW).unwrap();
+    drop(spool);
+    let file = disk.files().into_iter().find(|name| name.ends_with(".wsj")).unwrap();
+    let bytes = disk.contents(&file).unwrap();
+    let body = bytes.windows(100).position(|w| w == [2; 100]).unwrap();
+    // The item record follows its chunk: flip a bit behind it.
+    assert!(disk.flip(&file, body as u64 + 100 + 4 + 40, 3));
+    for keep_index in [true, false] {
+        let index = if keep_index { index.clone() } else { Arc::new(MemoryIndex::new()) };
+        let disk = disk.kill();
+        let (mut spool, recovery) = Spool::open(Arc::new(disk.clone()), index, options(), NOW).unwrap();
+        assert_eq!(recovery.damaged.len(), usize::from(!keep_index), "found when it is read");
+        let plan = spool.verify_plan();
+        let found: usize = plan.segments().map(|n| plan.check_segment(n).unwrap().damaged.len()).sum();
+        assert_eq!(found, 1, "W5: verify finds it");
+        let s = session(&mut spool, lane);
+        assert_eq!(lent(&mut spool, s), [1, 3]);
+        if keep_index {
+            spool.commit(NOW).unwrap();
+            let mailbox = spool.mailbox("a").unwrap().unwrap();
+            assert_eq!(mailbox.stats.items[4], 1, "quarantined, counted");
+        }
+    }
 }
