@@ -2,5 +2,6 @@
 
 mod dialogs;
 mod lost_replies;
+mod peers;
 mod smuggling;
 mod support;
