@@ -4,6 +4,7 @@
 //! * [`smtp`]: codecs and the session machine of our SMTP server, without sockets or clock.
 //! * [`limits`]: what one corner of the network may ask.
 //! * [`intake`]: the driver: sockets on one side, the spool on the other.
+//! * [`lane`]: the driver between a gateway's lane and the tunnel.
 //!
 //! Promise: a message that was answered `250` is on stable storage; one that was not leaves no trace in
 //! any lane. Whatever strangers send is bounded in memory and answered with a complete reply.
@@ -11,6 +12,7 @@
 pub mod address;
 pub mod envelope;
 pub mod intake;
+pub mod lane;
 pub mod limits;
 pub mod smtp;
 pub mod trace;

@@ -1,0 +1,459 @@
+//! Driver: what the relay does with one gateway's lane.
+//!
+//! The tunnel moves offers and acks and knows no mail; here an item becomes an [`Offer`] (stream id, start body)
+//! and an ack becomes a durable change. One batch of changes and the next lease are one request to the ledger,
+//! so that many acks share one commit.
+//!
+//! Promises: an offer's stream id is the same each time the item is offered; an item whose metadata cannot be
+//! read is set aside and does not block its lane; the session's leases end with the [`Lane`] value.
+//!
+//! Failure policy: when the ledger fails or the session was replaced the lane is lost, which ends the tunnel
+//! session; the ledger offers everything unacked again.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use data_encoding::HEXLOWER;
+use futures_util::future::BoxFuture;
+use spool::error::{RequestError, SpoolError};
+use spool::ids::{ItemId, LaneId, Seq, SessionId, WallMs};
+use spool::types::{AckOutcome, ItemInfo, Leased, Room};
+use spool::{ReplayFrom, Spool};
+
+use super::envelope::Meta;
+use crate::clock;
+use crate::identity::challenge::AuthCode;
+use crate::identity::key::KeyText;
+use crate::observe::Metrics;
+use crate::spooler::Spooler;
+use crate::tunnel::Dialect;
+use crate::tunnel::control::ReplayRequest;
+use crate::tunnel::frame::{STREAM_ID_BYTES_MAX, StartBody};
+use crate::tunnel::session::{Batch, Change, Flight, Offer, PieceError, Settled, Window};
+use crate::tunnel::ws::{Bell, Lane, LaneLost, Service, ServiceError};
+
+/// Who may connect.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Admission {
+    /// The first proof of a key registers it.
+    #[default]
+    Open,
+    /// Only keys that an operator has allowed.
+    AllowList,
+}
+
+/// The lanes of the mail service.
+#[derive(Debug)]
+pub struct Lanes {
+    spooler: Spooler,
+    admission: Admission,
+    metrics: Arc<Metrics>,
+}
+
+impl Lanes {
+    /// The service that [`crate::tunnel::ws::Tunnel`] is put in front of.
+    #[must_use]
+    pub fn new(spooler: Spooler, admission: Admission, metrics: Arc<Metrics>) -> Arc<Self> {
+        Arc::new(Self { spooler, admission, metrics })
+    }
+}
+
+impl Service for Lanes {
+    fn admit(&self, key: KeyText) -> BoxFuture<'_, Result<(), ServiceError>> {
+        Box::pin(async move {
+            let (admission, now) = (self.admission, clock::wall());
+            let admitted = self.spooler.call(move |spool| admit(spool, key, admission, now)).await;
+            admitted.map_err(|error| unavailable(&error))?
+        })
+    }
+
+    fn open(
+        &self,
+        key: KeyText,
+        dialect: Dialect,
+        bell: Bell,
+    ) -> BoxFuture<'_, Result<Arc<dyn Lane>, ServiceError>> {
+        Box::pin(async move {
+            let opened = self.spooler.call(move |spool| open(spool, key, bell)).await;
+            let (lane, session) = opened.map_err(|error| unavailable(&error))??;
+            let lane = GatewayLane {
+                spooler: self.spooler.clone(),
+                metrics: Arc::clone(&self.metrics),
+                key,
+                dialect,
+                lane,
+                session,
+                carried: Mutex::default(),
+            };
+            Ok(Arc::new(lane) as Arc<dyn Lane>)
+        })
+    }
+}
+
+/// On the ledger's thread.
+fn admit(spool: &mut Spool, key: KeyText, admission: Admission, now: WallMs) -> Result<(), ServiceError> {
+    let known = spool.mailbox(key.as_str()).map_err(|error| unavailable(&error))?;
+    match (known, admission) {
+        (Some(mailbox), _) if mailbox.revoked => Err(ServiceError::Refused(AuthCode::Revoked)),
+        (Some(mailbox), _) if mailbox.name == key.as_str() => Ok(()),
+        // The text is another mailbox's alias: an operator's mistake, not this peer's place.
+        (Some(_), _) | (None, Admission::AllowList) => Err(ServiceError::Refused(AuthCode::NotAdmitted)),
+        (None, Admission::Open) => match spool.register(key.as_str(), now) {
+            Ok(_) => Ok(()),
+            Err(RequestError::Spool(error)) => Err(unavailable(&error)),
+            Err(error) => {
+                tracing::warn!(event = "relay.mailbox.not_registered", lane = %key, %error, "cannot register a key");
+                Err(ServiceError::Refused(AuthCode::NotAdmitted))
+            }
+        },
+    }
+}
+
+/// On the ledger's thread.
+fn open(spool: &mut Spool, key: KeyText, bell: Bell) -> Result<(LaneId, SessionId), ServiceError> {
+    let mailbox = spool.mailbox(key.as_str()).map_err(|error| unavailable(&error))?;
+    let Some(mailbox) = mailbox.filter(|mailbox| !mailbox.revoked) else {
+        return Err(ServiceError::Refused(AuthCode::Revoked));
+    };
+    let session = spool.open_session(mailbox.lane, bell).map_err(|_| ServiceError::Unavailable)?;
+    Ok((mailbox.lane, session))
+}
+
+fn unavailable(error: &SpoolError) -> ServiceError {
+    tracing::warn!(event = "relay.spool.unavailable", %error, "the spool does not answer a login");
+    ServiceError::Unavailable
+}
+
+/// One session's lane.
+struct GatewayLane {
+    spooler: Spooler,
+    metrics: Arc<Metrics>,
+    key: KeyText,
+    dialect: Dialect,
+    lane: LaneId,
+    session: SessionId,
+    /// What is lent to the session now; bounded by its window.
+    carried: Mutex<HashMap<ItemId, Arc<ItemInfo>>>,
+}
+
+impl Drop for GatewayLane {
+    fn drop(&mut self) {
+        self.spooler.close_session(self.session);
+    }
+}
+
+impl Lane for GatewayLane {
+    fn settle(self: Arc<Self>, batch: Batch) -> BoxFuture<'static, Result<Settled, LaneLost>> {
+        Box::pin(async move {
+            let (lane, session, now) = (self.lane, self.session, clock::wall());
+            let answer = self.spooler.call(move |spool| carry_out(spool, lane, session, batch, now)).await;
+            match answer {
+                Ok(Ok(done)) => Ok(self.note(done, now).await),
+                Ok(Err(error)) => {
+                    tracing::debug!(lane = %self.key, %error, "lane is lost");
+                    Err(LaneLost)
+                }
+                Err(error) => {
+                    tracing::warn!(event = "relay.spool.unavailable", lane = %self.key, %error, "lane is lost");
+                    Err(LaneLost)
+                }
+            }
+        })
+    }
+
+    fn read(self: Arc<Self>, item: ItemId, n: usize) -> BoxFuture<'static, Result<Bytes, PieceError>> {
+        Box::pin(async move {
+            let Some(info) = self.with_carried(|carried| carried.get(&item).cloned()) else {
+                return Err(PieceError::Unreadable("not leased".to_owned()));
+            };
+            self.spooler.read_chunk(&info, n).await.map_err(|error| {
+                tracing::error!(event = "relay.item.unreadable", item.id = %item, lane = %self.key, %error,
+                    "a stored body cannot be read");
+                match error {
+                    SpoolError::Corrupt { .. } => PieceError::Damaged(error.to_string()),
+                    SpoolError::Io { .. }
+                    | SpoolError::Index(_)
+                    | SpoolError::Poisoned { .. }
+                    | SpoolError::Locked
+                    | SpoolError::NewerFormat { .. }
+                    | SpoolError::Foreign { .. }
+                    | SpoolError::Closed => PieceError::Unreadable(error.to_string()),
+                }
+            })
+        })
+    }
+}
+
+/// What a batch did.
+struct Done {
+    /// The changes that took effect.
+    changes: Vec<Change>,
+    leased: Leased,
+    replayed: Option<u64>,
+}
+
+/// On the ledger's thread: changes in order, then the lease.
+fn carry_out(
+    spool: &mut Spool,
+    lane: LaneId,
+    session: SessionId,
+    batch: Batch,
+    now: WallMs,
+) -> Result<Done, RequestError> {
+    let mut done =
+        Done { changes: Vec::with_capacity(batch.changes.len()), leased: Leased::default(), replayed: None };
+    for change in batch.changes {
+        let effect = match &change {
+            Change::Ack(flight) => {
+                spool.ack(session, flight.item, now).map(|outcome| outcome == AckOutcome::Acked)
+            }
+            Change::Nack { item, retry_after_ms } => {
+                spool.nack(session, *item, *retry_after_ms, now).map(|()| true)
+            }
+            Change::Reject { item, reason } => spool.reject(session, *item, reason, now).map(|()| true),
+            Change::Damaged { item, problem } => spool
+                .quarantine(*item, problem, now)
+                .and_then(|()| spool.unlease(session, *item))
+                .map(|()| true),
+            Change::Replay(request) => replay(spool, lane, *request, now).map(|items| {
+                done.replayed = Some(items);
+                true
+            }),
+        };
+        match effect {
+            Ok(true) => done.changes.push(change),
+            Ok(false)
+            | Err(
+                RequestError::UnknownItem(_)
+                | RequestError::UnknownMailbox(_)
+                | RequestError::NameTaken(_)
+                | RequestError::WrongState { .. },
+            ) => {}
+            Err(error @ (RequestError::NoSession | RequestError::Spool(_))) => return Err(error),
+        }
+    }
+    if let Some(Window { items, bytes }) = batch.lease {
+        done.leased = spool.lease(session, Room { items, bytes }, now)?;
+    }
+    Ok(done)
+}
+
+fn replay(spool: &mut Spool, lane: LaneId, request: ReplayRequest, now: WallMs) -> Result<u64, RequestError> {
+    let from = match (request.from_seq, request.since_ms) {
+        (Some(seq), _) => ReplayFrom::Seq(Seq(seq)),
+        (None, Some(since)) => ReplayFrom::Since(WallMs(since)),
+        (None, None) => return Ok(0),
+    };
+    spool.replay(lane, from, now)
+}
+
+impl GatewayLane {
+    fn with_carried<T>(&self, f: impl FnOnce(&mut HashMap<ItemId, Arc<ItemInfo>>) -> T) -> T {
+        let mut carried = self.carried.lock().unwrap_or_else(PoisonError::into_inner);
+        let value = f(&mut carried);
+        if carried.is_empty() && carried.capacity() > 0 {
+            *carried = HashMap::new(); // an idle lane keeps no memory of busy times
+        }
+        value
+    }
+
+    fn tunnel(&self) -> u8 {
+        match self.dialect {
+            Dialect::One => 1,
+            Dialect::Two => 2,
+        }
+    }
+
+    /// Logs and counts what happened, and makes offers of what was leased.
+    async fn note(&self, done: Done, now: WallMs) -> Settled {
+        let session = self.session.0;
+        for change in &done.changes {
+            let Change::Ack(Flight { item, size_bytes, .. }) = change else {
+                self.note_refusal(change);
+                continue;
+            };
+            let info = self.with_carried(|carried| carried.remove(item));
+            let wait_ms = info.map_or(0, |info| now.since(info.accepted_at));
+            self.metrics.acked(self.tunnel(), wait_ms);
+            tracing::info!(
+                event = "relay.item.acked", item.id = %item, lane = %self.key, session.id = session,
+                size_bytes, duration_ms = wait_ms, "gateway has the item"
+            );
+        }
+        if let Some(items) = done.replayed {
+            self.metrics.replayed(items);
+            tracing::info!(
+                event = "relay.item.replayed", lane = %self.key, session.id = session, items,
+                "gateway asked for acked items again"
+            );
+        }
+        let mut offers = Vec::with_capacity(done.leased.items.len());
+        for info in done.leased.items {
+            match offer(&info, self.dialect) {
+                Ok(offer) => {
+                    self.metrics.offered(self.tunnel());
+                    tracing::info!(
+                        event = "relay.item.offered", item.id = %info.id, lane = %self.key, session.id = session,
+                        seq = info.seq.0, size_bytes = info.size_bytes, "item goes to the gateway"
+                    );
+                    offers.push(offer);
+                    self.with_carried(|carried| carried.insert(info.id, Arc::new(info)));
+                }
+                Err(problem) => self.set_aside(info.id, problem, now).await,
+            }
+        }
+        Settled { offers, retry_at: done.leased.retry_at, replayed: done.replayed }
+    }
+
+    fn note_refusal(&self, change: &Change) {
+        let session = self.session.0;
+        match change {
+            Change::Ack(_) | Change::Replay(_) => {}
+            Change::Nack { item, retry_after_ms } => {
+                self.with_carried(|carried| carried.remove(item));
+                self.metrics.items_nacked.inc();
+                tracing::info!(
+                    event = "relay.item.nacked", item.id = %item, lane = %self.key, session.id = session,
+                    retry_after_ms, "item goes later"
+                );
+            }
+            Change::Reject { item, reason } => {
+                self.with_carried(|carried| carried.remove(item));
+                self.metrics.items_rejected.inc();
+                tracing::warn!(
+                    event = "relay.item.held", item.id = %item, lane = %self.key, session.id = session, reason,
+                    "gateway refuses the item; it is held"
+                );
+            }
+            Change::Damaged { item, problem } => {
+                self.with_carried(|carried| carried.remove(item));
+                tracing::error!(
+                    event = "relay.item.quarantined", item.id = %item, lane = %self.key, problem,
+                    "a damaged item is set aside"
+                );
+            }
+        }
+    }
+
+    /// An item that cannot be offered does not block those behind it.
+    async fn set_aside(&self, item: ItemId, problem: String, now: WallMs) {
+        tracing::error!(
+            event = "relay.item.quarantined", item.id = %item, lane = %self.key, problem,
+            "an item's envelope cannot be read; it is set aside"
+        );
+        let session = self.session;
+        let set_aside = self.spooler.call(move |spool| {
+            spool.quarantine(item, &problem, now).and_then(|()| spool.unlease(session, item))
+        });
+        match set_aside.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::warn!(event = "relay.item.not_quarantined", item.id = %item, %error, "still offered");
+            }
+            Err(error) => {
+                tracing::warn!(event = "relay.item.not_quarantined", item.id = %item, %error, "still offered");
+            }
+        }
+    }
+}
+
+/// An item as the tunnel sends it. Tunnel 1 gets exactly the fields it knows.
+fn offer(info: &ItemInfo, dialect: Dialect) -> Result<Offer, String> {
+    let meta = Meta::decode(&info.meta).map_err(|error| error.to_string())?;
+    let rcpt_to = String::from_utf8_lossy(&info.tag).into_owned();
+    let stream = stream_id(info.id, &rcpt_to);
+    let mut start = StartBody { mail_from: meta.mail_from, rcpt_to, ..StartBody::default() };
+    if dialect == Dialect::Two {
+        start.item_id = Some(info.id.to_string());
+        start.seq = Some(info.seq.0);
+        start.chain = Some(HEXLOWER.encode(&info.chain));
+        start.size = Some(info.size_bytes);
+        start.trace_bytes = Some(info.head.len() as u64);
+        start.sha256 = Some(HEXLOWER.encode(&info.sha256));
+    }
+    Ok(Offer {
+        item: info.id,
+        seq: info.seq,
+        stream,
+        start,
+        head: Bytes::copy_from_slice(&info.head),
+        pieces: info.chunks.len(),
+        size_bytes: info.size_bytes,
+        sha256: info.sha256,
+    })
+}
+
+/// `<item id>:<recipient>`, or the item id alone when that does not fit a frame.
+fn stream_id(item: ItemId, rcpt_to: &str) -> String {
+    let both = format!("{item}:{rcpt_to}");
+    if both.len() <= STREAM_ID_BYTES_MAX { both } else { item.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use spool::types::State;
+
+    use super::*;
+
+    fn info(tag: &[u8], meta: Vec<u8>) -> ItemInfo {
+        ItemInfo {
+            id: ItemId::new(WallMs(5), [1; 10]),
+            lane: LaneId(1),
+            lane_name: "lane".into(),
+            seq: Seq(7),
+            state: State::Ready,
+            leased: true,
+            size_bytes: 12,
+            accepted_at: WallMs(5),
+            changed_at: WallMs(5),
+            sha256: [2; 32],
+            chain: [3; 32],
+            meta,
+            tag: tag.to_vec(),
+            head: b"Received: x\r\n".to_vec(),
+            chunks: Vec::new(),
+        }
+    }
+
+    fn meta() -> Vec<u8> {
+        Meta { mail_from: "a@b.example".into(), ..Meta::default() }.encode()
+    }
+
+    #[test]
+    fn tunnel_1_sees_only_the_fields_it_knows() {
+        let offer = offer(&info(b"C@d.example", meta()), Dialect::One).unwrap();
+        let expected = StartBody {
+            mail_from: "a@b.example".into(),
+            rcpt_to: "C@d.example".into(),
+            ..StartBody::default()
+        };
+        assert_eq!(offer.start, expected);
+    }
+
+    #[test]
+    fn tunnel_2_names_the_item_its_place_and_its_hash() {
+        let info = info(b"c@d.example", meta());
+        let offer = offer(&info, Dialect::Two).unwrap();
+        assert_eq!(offer.start.item_id, Some(info.id.to_string()));
+        assert_eq!(
+            (offer.start.seq, offer.start.size, offer.start.trace_bytes),
+            (Some(7), Some(12), Some(13))
+        );
+        assert_eq!(offer.start.sha256, Some("02".repeat(32)));
+        assert_eq!(offer.start.chain, Some("03".repeat(32)));
+    }
+
+    #[test]
+    fn a_stream_id_is_stable_and_always_fits() {
+        let id = ItemId::new(WallMs(5), [1; 10]);
+        assert_eq!(stream_id(id, "a@b"), format!("{id}:a@b"));
+        assert_eq!(stream_id(id, &"x".repeat(228)).len(), 255);
+        assert_eq!(stream_id(id, &"x".repeat(229)), id.to_string());
+    }
+
+    #[test]
+    fn unreadable_metadata_is_no_offer() {
+        assert!(offer(&info(b"c@d", vec![99]), Dialect::One).is_err());
+    }
+}
