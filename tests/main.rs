@@ -5,3 +5,4 @@ mod lost_replies;
 mod peers;
 mod smuggling;
 mod support;
+mod tunnel;

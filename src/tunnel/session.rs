@@ -174,7 +174,7 @@ pub enum Input {
     Ping,
     /// A pong came.
     Pong(Bytes),
-    /// The socket took bytes it had been holding back.
+    /// The socket took all that it was given.
     Progress,
     /// The lane may have something.
     Bell,
@@ -257,6 +257,8 @@ pub struct Session {
     retry: Option<Instant>,
     replay_waits: bool,
     life: Instant,
+    /// A stream's message was handed out since the socket was last empty.
+    pulled: bool,
     pong: Instant,
     pinged: Instant,
     phase: Phase,
@@ -303,6 +305,7 @@ impl Session {
             retry: None,
             replay_waits: false,
             life: now,
+            pulled: false,
             pong: now,
             pinged: now,
             phase: Phase::Open,
@@ -366,7 +369,12 @@ impl Session {
                 self.pong = now;
                 self.pong(&payload);
             }
-            Input::Progress => self.life = now,
+            // Only a stream's bytes: our own pings vanish into the kernel of a line that is dead.
+            Input::Progress => {
+                if std::mem::take(&mut self.pulled) {
+                    self.life = now;
+                }
+            }
             Input::Bell => self.more = true,
             Input::Settled(settled) => self.settled(settled, now, wall),
             Input::LaneLost => {
@@ -401,6 +409,12 @@ impl Session {
         if self.phase == Phase::Closed {
             return None;
         }
+        let message = self.pull_stream(now);
+        self.pulled |= message.is_some();
+        message
+    }
+
+    fn pull_stream(&mut self, now: Instant) -> Option<Outgoing> {
         loop {
             self.hold_back_too_large();
             match self.outflow.next(now) {

@@ -402,14 +402,32 @@ fn an_idle_peer_that_answers_lives_for_ever() {
 }
 
 #[test]
-fn a_slow_reader_lives_while_the_socket_moves() {
-    let mut world = World::legacy(Lane::default());
+fn a_slow_reader_lives_while_a_stream_moves_and_a_dead_line_does_not() {
+    let mut world = World::new(&proof(&[], None), Lane::default(), Habit::Frozen);
     world.blocked = true;
+    world.lane.put(1 << 20);
+    world.give(Input::Bell);
+    world.run();
     for _ in 0..100 {
         world.pass(Duration::from_secs(60));
+        let message = loop {
+            match world.session.pull(world.now) {
+                Some(message) => break message,
+                None => world.run(), // fetches the next piece
+            }
+        };
+        world.receive(message);
         world.give(Input::Progress);
+        world.run();
     }
     assert_eq!(world.closed, None);
+    // From here on only pings leave.
+    for _ in 0..3 {
+        world.pass(Duration::from_secs(60));
+        world.give(Input::Progress);
+        world.run();
+    }
+    assert_eq!(world.closed, Some((4408, "heartbeat_timeout")));
 }
 
 #[test]
