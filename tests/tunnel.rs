@@ -314,7 +314,7 @@ async fn upgrade_requests_are_answered_as_the_reference_does() {
     let extras = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n\
                   Sec-WebSocket-Protocol: soap, wamp\r\nOrigin: https://elsewhere.example\r\n";
     let cases = [
-        (format!("GET /ws HTTP/1.1\r\nHost: relay\r\n\r\n"), "404", r#"{"error":"not_found"}"#),
+        ("GET /ws HTTP/1.1\r\nHost: relay\r\n\r\n".to_owned(), "404", r#"{"error":"not_found"}"#),
         (format!("GET /ws?x=1 HTTP/1.1\r\n{upgrade}{key}{version}\r\n"), "404", r#"{"error":"not_found"}"#),
         (
             format!("GET /ws HTTP/1.1\r\n{upgrade}{version}\r\n"),

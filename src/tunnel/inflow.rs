@@ -126,7 +126,7 @@ mod tests {
     fn error(heard: &Heard) -> &str {
         match heard {
             Heard::Answer(ToGateway::RelayDeliveryResult(result)) => result.error.as_deref().unwrap(),
-            other => panic!("{other:?}"),
+            other @ (Heard::Answer(_) | Heard::Noted | Heard::Ignored) => panic!("{other:?}"),
         }
     }
 

@@ -5,6 +5,7 @@
 
 use std::future::{Future, poll_fn};
 use std::sync::Arc;
+use std::task::Poll;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -35,7 +36,14 @@ pub(super) struct Pump<'a> {
 #[derive(Default)]
 struct Work {
     batch: Option<BoxFuture<'static, Result<Settled, LaneLost>>>,
-    piece: Option<(ItemId, usize, BoxFuture<'static, Result<Bytes, PieceError>>)>,
+    piece: Option<Fetch>,
+}
+
+/// One piece of a body on its way to us.
+struct Fetch {
+    item: ItemId,
+    n: usize,
+    bytes: BoxFuture<'static, Result<Bytes, PieceError>>,
 }
 
 enum Event {
@@ -112,7 +120,9 @@ impl Pump<'_> {
                     Output::Send(message) => self.wire.send(message),
                     Output::Lane(batch) => work.batch = self.ask(batch),
                     Output::Read { item, n } => {
-                        work.piece = self.lane.as_ref().map(|lane| (item, n, Arc::clone(lane).read(item, n)));
+                        let fetch =
+                            |lane: &Arc<dyn Lane>| Fetch { item, n, bytes: Arc::clone(lane).read(item, n) };
+                        work.piece = self.lane.as_ref().map(fetch);
                     }
                     Output::Note(note) => self.log(&note),
                     Output::Close(code, reason) => {
@@ -191,17 +201,17 @@ impl Pump<'_> {
 fn next<'a>(wire: &'a mut Wire, work: &'a mut Work, may_read: bool) -> impl Future<Output = Event> + 'a {
     poll_fn(move |cx| {
         if let Some(batch) = &mut work.batch
-            && let std::task::Poll::Ready(settled) = batch.as_mut().poll(cx)
+            && let Poll::Ready(settled) = batch.as_mut().poll(cx)
         {
             work.batch = None;
-            return std::task::Poll::Ready(Event::Settled(settled));
+            return Poll::Ready(Event::Settled(settled));
         }
-        if let Some((item, n, piece)) = &mut work.piece
-            && let std::task::Poll::Ready(bytes) = piece.as_mut().poll(cx)
+        if let Some(fetch) = &mut work.piece
+            && let Poll::Ready(bytes) = fetch.bytes.as_mut().poll(cx)
         {
-            let (item, n) = (*item, *n);
+            let (item, n) = (fetch.item, fetch.n);
             work.piece = None;
-            return std::task::Poll::Ready(Event::Piece(item, n, bytes));
+            return Poll::Ready(Event::Piece(item, n, bytes));
         }
         wire.poll(cx, may_read).map(Event::Wire)
     })

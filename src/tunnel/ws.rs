@@ -523,6 +523,7 @@ fn busy() -> Response {
 }
 
 /// The checks of the upgrade request, in the reference's order, and its key.
+#[expect(clippy::result_large_err, reason = "made once per connection")]
 fn upgrade_key(request: &Request) -> Result<String, Response> {
     let headers = request.headers();
     let target = request.uri().path_and_query().map(|target| target.as_str());

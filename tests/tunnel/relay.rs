@@ -1,4 +1,5 @@
 //! A relay's tunnel on a port of its own, with a ledger on a simulated disk, and gateways to try it with.
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use std::net::SocketAddr;
 use std::sync::Arc;
