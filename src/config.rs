@@ -123,6 +123,8 @@ pub struct Smtp {
     pub max_connections: usize,
     /// Seconds a silent client is kept.
     pub command_timeout_seconds: u64,
+    /// Networks whose stray line ends are repaired instead of refused; empty when nobody's are.
+    pub normalize_networks: Vec<IpNet>,
 }
 
 /// `[tunnel]`

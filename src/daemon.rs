@@ -1,3 +1,292 @@
 //! Wiring: the one module that knows every service. It decides nothing.
+//!
+//! [`start`] opens the spool, binds every listener and starts the services; [`Daemon::ended`] waits for the end
+//! and closes in order: no new mail, sessions drained, last checkpoint, directory given up.
+//!
+//! Failure policy: whatever is missing at the start is a typed error before anything was accepted. A spool that
+//! is poisoned ends the daemon with an error; recovery is the next start.
 
 pub mod ledger;
+mod vitals;
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use spool::error::SpoolError;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::admin::api::{self, Admin, Presence};
+use crate::config::{AdmissionMode, Config};
+use crate::http;
+use crate::identity::key::KeyText;
+use crate::mail::intake;
+use crate::mail::lane::{Admission, Lanes};
+use crate::mail::limits::{self, Limits};
+use crate::mail::smtp::receiver;
+use crate::observe::Metrics;
+use crate::tunnel::session::{self, Window};
+use crate::tunnel::ws::{self, RateSettings, Tunnel};
+use ledger::{Ledger, LedgerError};
+use vitals::Pulse;
+
+/// How long messages under way may take to finish after a stop.
+pub const DRAIN_SMTP: Duration = Duration::from_secs(20);
+/// How long everything together may take after a stop, before what is left is dropped.
+pub const DRAIN_ALL: Duration = Duration::from_secs(30);
+/// What gateways are told to wait before they come back.
+const RECONNECT_AFTER: Duration = Duration::from_secs(2);
+
+/// The relay cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Data directory or spool.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address} for {what}: {error}")]
+    Listen {
+        /// `HTTP` or `SMTP`.
+        what: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// The system's words.
+        error: io::Error,
+    },
+    /// The admin socket cannot be made.
+    #[error("cannot make the admin socket {socket}: {error}")]
+    Admin {
+        /// Its path.
+        socket: PathBuf,
+        /// The system's words.
+        error: io::Error,
+    },
+}
+
+/// The relay ended and should not have.
+#[derive(Debug, thiserror::Error)]
+pub enum EndError {
+    /// A commit failed; nothing was accepted since.
+    #[error("the spool failed and the relay stopped; look at the disk, then start it again")]
+    Poisoned,
+    /// The last words could not be written; the next start recovers.
+    #[error("the spool did not close cleanly: {0}")]
+    Close(SpoolError),
+}
+
+/// A running relay.
+#[derive(Debug)]
+pub struct Daemon {
+    /// Where HTTP and tunnel listen.
+    pub http: SocketAddr,
+    /// Where SMTP listens.
+    pub smtp: Vec<SocketAddr>,
+    /// Where the admin socket is.
+    pub admin_socket: PathBuf,
+    /// The relay's metrics.
+    pub metrics: Arc<Metrics>,
+    ledger: Ledger,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+    poisoned: CancellationToken,
+}
+
+/// Starts a relay; it stops when `stop` is cancelled.
+///
+/// # Errors
+/// [`StartError`]; nothing runs then, and nothing was accepted.
+pub async fn start(config: &Config, stop: CancellationToken) -> Result<Daemon, StartError> {
+    let metrics = Arc::new(Metrics::new());
+    let poisoned = CancellationToken::new();
+    let ledger = {
+        let (settings, metrics, poisoned) = (config.clone(), Arc::clone(&metrics), poisoned.clone());
+        // Recovery reads files for as long as it takes; a panic in there is a bug that may end the start.
+        let opened = tokio::task::spawn_blocking(move || ledger::open(&settings, metrics, poisoned)).await;
+        opened.unwrap_or_else(|_| {
+            Err(LedgerError::Spool { dir: config.data_dir.clone(), error: SpoolError::Closed })
+        })?
+    };
+    ledger.log_recovery();
+    let http_listener = listen("HTTP", config.http.listen).await?;
+    let mut smtp_listeners = Vec::new();
+    if config.smtp.enabled {
+        for address in &config.smtp.listen {
+            smtp_listeners.push(listen("SMTP", *address).await?);
+        }
+    }
+    let admin_listener = api::bind(&config.admin_socket)
+        .map_err(|error| StartError::Admin { socket: config.admin_socket.clone(), error })?;
+    let http = local(&http_listener, config.http.listen);
+    let smtp: Vec<_> =
+        smtp_listeners.iter().zip(&config.smtp.listen).map(|(l, configured)| local(l, *configured)).collect();
+
+    let tasks = TaskTracker::new();
+    let admission = match config.admission.mode {
+        AdmissionMode::Open => Admission::Open,
+        AdmissionMode::Allowlist => Admission::AllowList,
+    };
+    let service = Lanes::new(ledger.spooler.clone(), admission, Arc::clone(&metrics));
+    let tunnel =
+        Tunnel::new(tunnel_settings(config), service, Arc::clone(&metrics), stop.clone(), tasks.clone());
+
+    let pulse = Pulse::new(Arc::clone(&tunnel), Arc::clone(&metrics));
+    tasks.spawn(Arc::clone(&pulse).run(ledger.spooler.clone(), stop.clone()));
+
+    let shown = config.metrics_enabled.then(|| Arc::clone(&metrics));
+    let router = http::router(pulse, shown, tunnel.router());
+    tasks.spawn(http::serve(http_listener, router, stop.clone(), tasks.clone()));
+
+    let deps = intake::Deps {
+        spooler: ledger.spooler.clone(),
+        metrics: Arc::clone(&metrics),
+        limits: Arc::new(Limits::new(limit_settings(config))),
+    };
+    tasks.spawn(intake::run(smtp_listeners, intake_settings(config), deps, stop.clone()));
+
+    let admin = Arc::new(Admin {
+        spooler: ledger.spooler.clone(),
+        handle: ledger.engine.handle(),
+        presence: Arc::new(Connected(tunnel)),
+        metrics: Arc::clone(&metrics),
+        domains: config.domains.clone(),
+        retain_acked_ms: config.spool.retain_acked_seconds.saturating_mul(1000),
+        expire_ms: config.spool.expire_undelivered_seconds.saturating_mul(1000),
+        verifying: Semaphore::new(1),
+    });
+    tasks.spawn(api::serve(admin_listener, api::router(admin), stop.clone()));
+
+    tracing::info!(
+        event = "relay.started",
+        version = env!("CARGO_PKG_VERSION"),
+        http = %http,
+        smtp = ?smtp,
+        data_dir = %config.data_dir.display(),
+        "relay started"
+    );
+    Ok(Daemon {
+        http,
+        smtp,
+        admin_socket: config.admin_socket.clone(),
+        metrics,
+        ledger,
+        tasks,
+        stop,
+        poisoned,
+    })
+}
+
+impl Daemon {
+    /// The running spool's handle.
+    #[must_use]
+    pub fn spooler(&self) -> crate::spooler::Spooler {
+        self.ledger.spooler.clone()
+    }
+
+    /// Waits for `stop` or for trouble, then ends everything in order.
+    ///
+    /// # Errors
+    /// [`EndError`] when it was trouble.
+    pub async fn ended(self) -> Result<(), EndError> {
+        tokio::select! {
+            () = self.stop.cancelled() => {}
+            () = self.poisoned.cancelled() => self.stop.cancel(),
+        }
+        tracing::info!(event = "relay.stopping", "stopping: sessions finish what is under way");
+        self.tasks.close();
+        if tokio::time::timeout(DRAIN_ALL, self.tasks.wait()).await.is_err() {
+            tracing::warn!(
+                event = "relay.drain_timeout",
+                left = self.tasks.len(),
+                "some sessions were cut off"
+            );
+        }
+        let poisoned = self.poisoned.is_cancelled();
+        let engine = self.ledger.engine;
+        let closed =
+            tokio::task::spawn_blocking(move || engine.stop()).await.unwrap_or(Err(SpoolError::Closed));
+        // The next start would replace it; a tidy directory tells an operator that nothing runs.
+        let _ = std::fs::remove_file(&self.admin_socket);
+        if poisoned {
+            return Err(EndError::Poisoned);
+        }
+        closed.map_err(EndError::Close)?;
+        tracing::info!(event = "relay.stopped", "relay stopped");
+        Ok(())
+    }
+}
+
+async fn listen(what: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).await.map_err(|error| StartError::Listen { what, address, error })
+}
+
+/// The address really listened on: port 0 means any.
+fn local(listener: &TcpListener, configured: SocketAddr) -> SocketAddr {
+    listener.local_addr().unwrap_or(configured)
+}
+
+struct Connected(Arc<Tunnel>);
+
+impl Presence for Connected {
+    fn connected(&self, name: &str) -> bool {
+        KeyText::from_peer(name).is_ok_and(|key| self.0.is_connected(&key))
+    }
+
+    fn revoke(&self, name: &str) {
+        if let Ok(key) = KeyText::from_peer(name) {
+            self.0.revoke(&key);
+        }
+    }
+}
+
+fn tunnel_settings(config: &Config) -> ws::Settings {
+    let (t, l) = (&config.tunnel, &config.limits);
+    ws::Settings {
+        host: config.hostname.clone(),
+        challenge_ttl: Duration::from_secs(t.challenge_ttl_seconds),
+        rates: l.enabled.then(|| RateSettings {
+            per_minute: l.ws_auth_attempts_per_minute_per_ip,
+            deny_window: Duration::from_secs(l.deny_window_seconds),
+        }),
+        trusted_proxies: config.http.trusted_proxies.clone(),
+        session: session::Settings {
+            heartbeat_interval: Duration::from_secs(t.heartbeat_interval_seconds),
+            idle_timeout: Duration::from_secs(t.idle_timeout_seconds),
+            window: Window { items: t.unacked_items_max, bytes: t.unacked_bytes_max },
+            legacy_items_max: t.legacy_unacked_items_max,
+        },
+        reconnect_after: RECONNECT_AFTER,
+    }
+}
+
+fn limit_settings(config: &Config) -> limits::Settings {
+    let l = &config.limits;
+    limits::Settings {
+        enabled: l.enabled,
+        connections_max: config.smtp.max_connections,
+        connections_per_minute: l.smtp_connections_per_minute_per_ip,
+        messages_per_minute: l.smtp_messages_per_minute_per_ip,
+        deny_window: Duration::from_secs(l.deny_window_seconds),
+        ..limits::Settings::default()
+    }
+}
+
+fn intake_settings(config: &Config) -> intake::Settings {
+    let smtp = &config.smtp;
+    let session = receiver::Settings {
+        message_bytes_max: smtp.max_message_bytes,
+        recipients_max: smtp.max_recipients,
+        command_timeout: Duration::from_secs(smtp.command_timeout_seconds),
+        ..receiver::Settings::new(&config.hostname, &config.domains)
+    };
+    intake::Settings {
+        postmaster: config.postmaster.clone().unwrap_or_default(),
+        normalize_networks: smtp.normalize_networks.clone(),
+        drain_timeout: DRAIN_SMTP,
+        ..intake::Settings::new(session)
+    }
+}

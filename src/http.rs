@@ -5,22 +5,18 @@
 //! requests (the admin socket takes them), or anything about mail.
 //! Failure policy: trouble of one connection ends that connection; trouble of the listener ends the daemon.
 
-mod proxy;
 mod serve;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{ConnectInfo, Request, State};
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, Method, StatusCode, header};
-use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
-use ipnet::IpNet;
 use serde_json::{Value, json};
+use tower::ServiceExt as _;
 
-pub use proxy::{ClientIp, client_ip};
 pub use serve::{CONNECTIONS_MAX, ConnectionPlace, serve};
 
 use crate::observe::Metrics;
@@ -43,7 +39,6 @@ struct Shared {
     vitals: Arc<dyn Vitals>,
     /// `None` when metrics are off.
     metrics: Option<Arc<Metrics>>,
-    trusted: Vec<IpNet>,
     /// The tunnel, with its own state inside.
     tunnel: Router,
 }
@@ -51,36 +46,17 @@ struct Shared {
 /// Everything the public listener answers.
 ///
 /// * `metrics` – `None` turns `/metrics` off.
-/// * `trusted` – networks whose `X-Forwarded-For` is believed; handlers find the result as
-///   [`ClientIp`] among the request's extensions.
-/// * `tunnel` – a router with the route `/ws`; it sees upgrade requests only.
-pub fn router(
-    vitals: Arc<dyn Vitals>,
-    metrics: Option<Arc<Metrics>>,
-    trusted: Vec<IpNet>,
-    tunnel: Router,
-) -> Router {
-    let shared = Arc::new(Shared { vitals, metrics, trusted, tunnel });
-    Router::new()
-        .fallback(answer)
-        .with_state(Arc::clone(&shared))
-        .layer(middleware::from_fn_with_state(shared, remember_client))
-}
-
-/// Puts the client's real address where handlers find it.
-async fn remember_client(State(shared): State<Arc<Shared>>, mut request: Request, next: Next) -> Response {
-    if let Some(ConnectInfo(peer)) = request.extensions().get::<ConnectInfo<SocketAddr>>().copied() {
-        let ip = client_ip(peer.ip(), request.headers(), &shared.trusted);
-        request.extensions_mut().insert(ClientIp(ip));
-    }
-    next.run(request).await
+/// * `tunnel` – answers every request for `/ws`, in the protocol's words when it is no upgrade.
+pub fn router(vitals: Arc<dyn Vitals>, metrics: Option<Arc<Metrics>>, tunnel: Router) -> Router {
+    Router::new().fallback(answer).with_state(Arc::new(Shared { vitals, metrics, tunnel }))
 }
 
 /// One exact match on method and target, as gateways and probes of the protocol know it: a query string
 /// makes another target.
 async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response {
-    if request.uri().path() == "/ws" && is_upgrade(request.headers()) {
-        return tower_service(&shared.tunnel, request).await;
+    if request.uri().path() == "/ws" {
+        let Ok(response) = shared.tunnel.clone().oneshot(request).await;
+        return response;
     }
     let target = request.uri().path_and_query().map_or("/", |t| t.as_str()).to_owned();
     match (request.method(), target.as_str()) {
@@ -89,25 +65,6 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
         (&Method::GET, "/metrics") => metrics(&shared, request.headers()),
         _ => not_found(),
     }
-}
-
-async fn tower_service(router: &Router, request: Request) -> Response {
-    use tower::ServiceExt as _;
-    match router.clone().oneshot(request).await {
-        Ok(response) => response,
-        Err(never) => match never {},
-    }
-}
-
-fn is_upgrade(headers: &HeaderMap) -> bool {
-    let has = |name, word: &str| {
-        headers
-            .get_all(name)
-            .iter()
-            .filter_map(|v| v.to_str().ok())
-            .any(|v| v.split(',').any(|part| part.trim().eq_ignore_ascii_case(word)))
-    };
-    has(header::CONNECTION, "upgrade") && has(header::UPGRADE, "websocket")
 }
 
 fn health(vitals: &dyn Vitals) -> Response {

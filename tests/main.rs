@@ -1,6 +1,7 @@
 //! Scenarios.
 
 mod dialogs;
+mod layering;
 mod lost_replies;
 mod peers;
 mod smuggling;

@@ -18,9 +18,11 @@ use spool::error::SpoolError;
 use spool::types::ItemInfo;
 use tokio::net::UnixListener;
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
 use super::ask::{self, AskError, ItemsAsk};
-use super::{change, request, verify};
+use super::change::{self, Change};
+use super::{request, verify};
 use crate::observe::Metrics;
 use crate::spooler::Spooler;
 
@@ -31,6 +33,8 @@ const REQUEST_BYTES_MAX: usize = 64 * 1024;
 pub trait Presence: Send + Sync + 'static {
     /// Whether the gateway of that key text has a session now.
     fn connected(&self, name: &str) -> bool;
+    /// Ends the session of a mailbox that was revoked.
+    fn revoke(&self, name: &str);
 }
 
 /// What the routes need.
@@ -78,6 +82,14 @@ pub fn bind(socket: &Path) -> std::io::Result<UnixListener> {
     // The directory is 0700 already; this holds for sockets elsewhere.
     std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600))?;
     Ok(listener)
+}
+
+/// Serves the socket until `stop`; requests under way may finish.
+pub async fn serve(listener: UnixListener, router: Router, stop: CancellationToken) {
+    let served = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await;
+    if let Err(error) = served {
+        tracing::error!(event = "relay.admin.failed", %error, "admin socket failed");
+    }
 }
 
 /// All routes below `/admin`.
@@ -167,7 +179,12 @@ async fn make(State(admin): Shared, uri: Uri, body: Bytes) -> Response {
         Err(error) => return problem(&error),
     };
     let now = crate::clock::wall();
-    respond(change::apply(&admin.spooler, change, &admin.domains, Some(&admin.metrics), now).await)
+    let revokes = matches!(change, Change::Revoke { .. });
+    let answer = change::apply(&admin.spooler, change, &admin.domains, Some(&admin.metrics), now).await;
+    if let (true, Some(lane)) = (revokes, answer.as_ref().ok().and_then(|a| a["lane"].as_str())) {
+        admin.presence.revoke(lane);
+    }
+    respond(answer)
 }
 
 async fn stats(State(admin): Shared) -> Response {

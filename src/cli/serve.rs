@@ -1,8 +1,94 @@
-//! `serve`: runs the relay.
+//! `serve`: runs the relay until a signal.
 
-use super::{Exit, Global, load};
+use anyhow::Context as _;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use super::{Exit, Global, load, screen};
+use crate::config::{Config, LogShape};
+use crate::daemon::{self, Daemon};
+use crate::observe::{self, LogFormat, LogSettings};
 
 pub(crate) fn run(global: &Global) -> anyhow::Result<Exit> {
-    let _config = load::config(global)?;
-    Ok(Exit::Done)
+    let config = load::config(global)?;
+    observe::init_log(&LogSettings {
+        format: match config.log.format {
+            LogShape::Text => LogFormat::Text,
+            LogShape::Json => LogFormat::Json,
+        },
+        level: config.log.level.clone(),
+        color: global.color,
+    })?;
+    for field in &config.unused {
+        tracing::warn!(event = "relay.config.not_used", field, "this relay has no use for `{field}`");
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the async runtime")?;
+    let ended = runtime.block_on(serve(global, &config));
+    // A look-up or a read that hangs may not keep a stopped relay from ending.
+    runtime.shutdown_background();
+    ended
+}
+
+async fn serve(global: &Global, config: &Config) -> anyhow::Result<Exit> {
+    let stop = CancellationToken::new();
+    let mut term = signal(SignalKind::terminate()).context("cannot wait for signals")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for signals")?;
+    let daemon = daemon::start(config, stop.clone()).await?;
+    if global.config.is_none() && !global.json {
+        let text = introduction(config, &daemon, screen::Paint::new(global.color.on_stdout()));
+        // Nobody has to read it.
+        let _ = screen::print(&text);
+    }
+    let ended = daemon.ended();
+    tokio::pin!(ended);
+    tokio::select! {
+        outcome = &mut ended => return Ok(outcome.map(|()| Exit::Done)?),
+        _ = term.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    stop.cancel();
+    tokio::select! {
+        outcome = &mut ended => Ok(outcome.map(|()| Exit::Done)?),
+        // Asked twice: what is stable is stable, the rest was not answered.
+        _ = term.recv() => Ok(Exit::Failed),
+        _ = interrupt.recv() => Ok(Exit::Failed),
+    }
+}
+
+/// What a first-time user needs: where it listens, where data lies, and three commands to a first mail.
+fn introduction(config: &Config, daemon: &Daemon, paint: screen::Paint) -> String {
+    let program = std::env::args().next().unwrap_or_else(|| "waystation".to_owned());
+    let domain = config.domains.first().map_or("mail.localhost", String::as_str);
+    let smtp = daemon.smtp.first().map_or("no SMTP".to_owned(), ToString::to_string);
+    let data_dir = std::path::absolute(&config.data_dir).unwrap_or_else(|_| config.data_dir.clone());
+    let (host, port) = smtp.rsplit_once(':').unwrap_or(("127.0.0.1", "2526"));
+    let field = |name: &str, value: &str| format!("  {} {value}\n", paint.dim(&format!("{name:<8}")));
+    let mut text = format!("\n{}\n\n", paint.strong("Waystation is running."));
+    text.push_str(&field("mail", &format!("smtp://{smtp} for {domain}")));
+    text.push_str(&field("gateways", &format!("ws://{}/ws", daemon.http)));
+    text.push_str(&field("status", &format!("http://{}/ready and /metrics", daemon.http)));
+    text.push_str(&field("data", &data_dir.display().to_string()));
+    text.push_str(&format!("\n{}\n", paint.strong("Connect a gateway, in a second terminal:")));
+    let http = daemon.http;
+    text.push_str(&format!(
+        "  {program} gateway bootstrap ws://{http}/ws --dir ./gateway --mail-domain {domain}\n"
+    ));
+    text.push_str(&format!("  {program} gateway run --config ./gateway/gateway.toml\n"));
+    text.push_str(&format!(
+        "\n{}\n  bootstrap prints the address; mail waits here while the gateway is away.\n",
+        paint.strong("Send it a first mail, in a third:")
+    ));
+    text.push_str(&format!(
+        "  swaks --server {host} --port {port} --from me@example.org --to ADDRESS --header 'Subject: hello'\n  \
+         or: python3 -c \"import smtplib; smtplib.SMTP('{host}', {port}).sendmail('me@example.org', \
+         'ADDRESS', 'Subject: hello\\n\\nhello')\"\n"
+    ));
+    text.push_str(&format!(
+        "\n{}\n  {program} spool ls     {program} spool explain ID     stop with Ctrl-C\n\n",
+        paint.strong("Look at what it holds:")
+    ));
+    text
 }

@@ -109,6 +109,18 @@ pub(super) const KEYS: &[Key] = &[
         "How long a silent client is kept (RFC 5321 section 4.5.3.2.7 asks for 300).",
     ),
     key(
+        "smtp.on_stray_line_ending",
+        Kind::Word(&["reject", "normalize"]),
+        "\"reject\"",
+        "What happens to messages with a bare CR or LF: reject refuses them; normalize repairs those from smtp.normalize_networks and refuses the others.",
+    ),
+    key(
+        "smtp.normalize_networks",
+        Kind::List,
+        "[]",
+        "Networks of old machines of yours whose stray line ends are repaired when the key above says normalize.",
+    ),
+    key(
         "tunnel.challenge_ttl_seconds",
         Kind::Whole(5, 600),
         "60",

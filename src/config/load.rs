@@ -216,16 +216,15 @@ impl Loader {
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
         let listen = self.text("http.listen");
         let http_listen = self.address("http.listen", &listen).unwrap_or(nowhere);
-        let mut trusted_proxies = Vec::new();
-        for text in self.list("http.trusted_proxies") {
-            match text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)) {
-                Ok(net) => trusted_proxies.push(net),
-                Err(_) => self.refuse(
-                    "http.trusted_proxies",
-                    format!("`{text}` is not a network"),
-                    "write it like \"10.0.0.0/8\"",
-                ),
-            }
+        let trusted_proxies = self.networks("http.trusted_proxies");
+        let normalize = self.networks("smtp.normalize_networks");
+        let repairs = self.text("smtp.on_stray_line_ending") == "normalize";
+        if repairs && normalize.is_empty() {
+            self.refuse(
+                "smtp.on_stray_line_ending",
+                "is normalize, but smtp.normalize_networks is empty",
+                "name the networks; repairing everybody's mail would let strangers smuggle messages",
+            );
         }
         let smtp_enabled = self.bool("smtp.enabled");
         let mut smtp_listen = Vec::new();
@@ -270,6 +269,7 @@ impl Loader {
                 max_recipients: self.size("smtp.max_recipients"),
                 max_connections: self.size("smtp.max_connections"),
                 command_timeout_seconds: self.whole("smtp.command_timeout_seconds"),
+                normalize_networks: if repairs { normalize } else { Vec::new() },
             },
             tunnel: Tunnel {
                 challenge_ttl_seconds: self.whole("tunnel.challenge_ttl_seconds"),
@@ -306,6 +306,19 @@ impl Loader {
             metrics_enabled: self.bool("metrics.enabled"),
             unused: std::mem::take(&mut self.unused),
         }
+    }
+
+    fn networks(&mut self, path: &str) -> Vec<IpNet> {
+        let mut networks = Vec::new();
+        for text in self.list(path) {
+            match text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)) {
+                Ok(net) => networks.push(net),
+                Err(_) => {
+                    self.refuse(path, format!("`{text}` is not a network"), "write it like \"10.0.0.0/8\"");
+                }
+            }
+        }
+        networks
     }
 
     fn domains(&mut self) -> Vec<String> {

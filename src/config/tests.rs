@@ -63,6 +63,7 @@ fn every_problem_names_file_key_and_advice() {
         ("[http]\ntrusted_proxies = [\"lan\"]\n", "http.trusted_proxies", "not a network"),
         ("[tunnel]\nidle_timeout_seconds = 10\n", "tunnel.idle_timeout_seconds", "not longer than"),
         ("[log]\nlevel = \"waystation=loud\"\n", "log.level", "not understood"),
+        ("[smtp]\non_stray_line_ending = \"normalize\"\n", "smtp.on_stray_line_ending", "is empty"),
         ("data_dir = \"\"\n", "data_dir", "is empty"),
     ] {
         let e = first(text);

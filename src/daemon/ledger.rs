@@ -77,6 +77,37 @@ pub struct Ledger {
     pub recovery_ms: u64,
 }
 
+impl Ledger {
+    /// One line that says what the start found.
+    pub fn log_recovery(&self) {
+        let r = &self.recovery;
+        tracing::info!(
+            event = "relay.spool.recovered",
+            epoch = r.epoch.0,
+            records = r.records,
+            size_bytes = r.bytes,
+            torn_bytes = r.torn_bytes,
+            rebuilt_index = r.rebuilt_index,
+            duration_ms = self.recovery_ms,
+            "spool is open"
+        );
+        if !r.damaged.is_empty() {
+            tracing::error!(
+                event = "relay.spool.damaged",
+                stretches = r.damaged.len(),
+                "the journal has damaged stretches; `waystation spool verify` lists them"
+            );
+        }
+        if !r.foreign.is_empty() {
+            tracing::warn!(
+                event = "relay.spool.foreign",
+                names = r.foreign.join(", "),
+                "files in the journal directory that are not ours; they are left alone"
+            );
+        }
+    }
+}
+
 /// Where the spool of a data directory lies.
 #[must_use]
 pub fn spool_dir(data_dir: &Path) -> PathBuf {

@@ -5,7 +5,7 @@
 //! relay cannot make a gateway sign a text of its choice (X3), and a tunnel-2 text made for another relay cannot be
 //! passed on (X1). A tunnel-1 text names nobody; whether it may be signed is the caller's setting.
 
-use std::net::IpAddr;
+use core::net::IpAddr;
 
 use uuid::Uuid;
 
