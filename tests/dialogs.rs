@@ -93,6 +93,7 @@ fn settings(plan: &mut Plan, script: &str) {
             "greet_delay_ms" => plan.intake.session.greet_delay = millis(),
             "command_timeout_ms" => plan.intake.session.command_timeout = millis(),
             "body_timeout_ms" => plan.intake.session.body_timeout = millis(),
+            "domains" if value == "none" => plan.intake.session.domains.clear(),
             "postmaster" => plan.intake.postmaster = value.to_owned(),
             "suppress_twins" => plan.intake.suppress_twins = value == "true",
             "normalize" => plan.intake.normalize_networks = vec![value.parse().expect("a network")],

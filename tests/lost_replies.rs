@@ -146,3 +146,29 @@ async fn a_message_that_does_not_finish_in_time_is_dropped_unanswered() {
     assert!(relay.items().await.is_empty());
     relay.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_that_takes_too_long_is_answered_451_and_its_repeat_is_no_second_message() {
+    let relay = MailRelay::start_with(|plan| plan.intake.commit_timeout = Duration::from_millis(100)).await;
+    let mut client = Client::in_data(&relay).await;
+    // The ledger is busy with something else until we let go.
+    let (release, released) = std::sync::mpsc::channel::<()>();
+    let spooler = relay.spooler.clone();
+    let stall = tokio::spawn(async move { spooler.call(move |_| released.recv().is_err()).await });
+    tokio::task::yield_now().await;
+    client.send(MESSAGE).await;
+    client.expect("451 4.3.0").await; // Q33
+    drop(release);
+    stall.await.expect("task").expect("commit");
+    // It came through after all; when the sender tries again he is told of that one.
+    let first = relay.wait_for_items(1).await.remove(0);
+    client.send("QUIT\r\n").await;
+    client.expect("221").await;
+    let mut again = Client::in_data(&relay).await;
+    again.send(MESSAGE).await;
+    let reply = again.expect("250 2.0.0").await;
+    assert!(reply.contains(&first.id.to_string()), "{reply:?}");
+    assert_eq!(relay.items().await.len(), 1);
+    drop(again);
+    relay.stop().await;
+}

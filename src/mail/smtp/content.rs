@@ -262,12 +262,14 @@ impl Header {
         self.field.make_ascii_lowercase();
         if self.field.starts_with(b"received:") {
             self.received += 1;
-            let follows = memmem::find_iter(&self.field, &self.by_us).any(|at| {
-                let before = at.checked_sub(1).and_then(|n| self.field.get(n));
-                let after = self.field.get(at + self.by_us.len());
-                let blank = |b: Option<&u8>| b.is_none_or(|b| matches!(b, b' ' | b'\t' | b';' | b'('));
-                blank(before) && blank(after)
-            });
+            // A name without a dot (`localhost`) is everybody's; it proves no loop through us.
+            let follows = self.by_us.contains(&b'.')
+                && memmem::find_iter(&self.field, &self.by_us).any(|at| {
+                    let before = at.checked_sub(1).and_then(|n| self.field.get(n));
+                    let after = self.field.get(at + self.by_us.len());
+                    let blank = |b: Option<&u8>| b.is_none_or(|b| matches!(b, b' ' | b'\t' | b';' | b'('));
+                    blank(before) && blank(after)
+                });
             self.own_received += usize::from(follows);
         }
         self.field.clear();

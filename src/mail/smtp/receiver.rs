@@ -232,35 +232,19 @@ struct Message {
 impl Receiver {
     /// A session with a client that has just connected.
     ///
-    /// `normalize`: the client is in a network whose stray line ends are repaired instead of refused.
+    /// Without any domain of ours there is no service: 554 in place of the banner, then only QUIT (RFC 5321
+    /// §3.1). `normalize`: the client is in a network whose stray line ends are repaired instead of refused.
     #[must_use]
     pub fn new(settings: Arc<Settings>, normalize: bool, now: Instant) -> Self {
-        let mut receiver = Self::before_greeting(settings, normalize, now);
-        receiver.tick(now);
-        receiver
-    }
-
-    /// A session that offers no service: 554 in place of the banner, then only QUIT (RFC 5321 §3.1).
-    #[must_use]
-    pub fn refusing(settings: Arc<Settings>, now: Instant) -> Self {
-        let mut receiver = Self::before_greeting(settings, false, now);
-        receiver.refusing = true;
-        let reply = Reply::no_service_here(&receiver.settings.hostname);
-        receiver.say(reply, Stage::Session);
-        receiver.phase = Phase::Command { line: LineReader::default(), since: now };
-        receiver
-    }
-
-    fn before_greeting(settings: Arc<Settings>, normalize: bool, now: Instant) -> Self {
         let at = now + settings.greet_delay;
-        Self {
+        let mut receiver = Self {
+            refusing: settings.domains.is_empty(),
             settings,
             normalize,
             phase: Phase::Greeting { at },
             outputs: VecDeque::new(),
             hello: None,
             transaction: None,
-            refusing: false,
             draining: false,
             loaded: false,
             tickets: 0,
@@ -268,7 +252,9 @@ impl Receiver {
             errors: 0,
             idle_commands: 0,
             unknown_recipients: 0,
-        }
+        };
+        receiver.tick(now);
+        receiver
     }
 
     /// The next thing to do.
@@ -286,12 +272,6 @@ impl Receiver {
     #[must_use]
     pub fn is_closed(&self) -> bool {
         matches!(self.phase, Phase::Closed)
-    }
-
-    /// True while a message is on its way in, from the first octet until it is stored or refused.
-    #[must_use]
-    pub fn is_inside_message(&self) -> bool {
-        matches!(self.phase, Phase::Body { .. } | Phase::Skip { .. } | Phase::Storing { .. })
     }
 
     /// When [`Receiver::tick`] has something to do, if nothing happens before.
@@ -384,7 +364,9 @@ impl Receiver {
             return;
         }
         if let Phase::Greeting { .. } = self.phase {
-            let banner = Reply::banner(&self.settings.hostname);
+            let hostname = &self.settings.hostname;
+            let banner =
+                if self.refusing { Reply::no_service_here(hostname) } else { Reply::banner(hostname) };
             self.say(banner, Stage::Session);
             self.phase = Phase::Command { line: LineReader::default(), since: now };
         } else {

@@ -23,12 +23,8 @@ struct World {
 impl World {
     fn with(settings: Settings) -> Self {
         let now = clock::monotonic();
-        Self::around(Receiver::new(Arc::new(settings), false, now), now)
-    }
-
-    fn around(receiver: Receiver, now: Instant) -> Self {
         let mut world = Self {
-            receiver,
+            receiver: Receiver::new(Arc::new(settings), false, now),
             now,
             wire: String::new(),
             body: None,
@@ -172,9 +168,8 @@ fn greeting_and_capabilities() {
 }
 
 #[test]
-fn refusing_sessions_only_know_quit() {
-    let now = clock::monotonic();
-    let mut world = World::around(Receiver::refusing(Arc::new(settings()), now), now);
+fn without_a_domain_there_is_no_service() {
+    let mut world = World::with(Settings { domains: Vec::new(), ..settings() });
     assert_eq!(codes(&world.wire), "554"); // A2
     assert_eq!(world.say("EHLO x\r\nMAIL FROM:<>\r\n"), "503 5.5.1|503 5.5.1");
     assert_eq!(world.say("QUIT\r\n"), "221 2.0.0|closed");
