@@ -7,6 +7,7 @@
 
 mod backend;
 mod check;
+mod demo;
 mod gateway;
 mod load;
 mod mailbox_verbs;
@@ -128,6 +129,12 @@ enum Command {
         waystation serve --config /etc/waystation/waystation.toml\n  \
         WAYSTATION_SMTP__LISTEN=127.0.0.1:2600 waystation serve --data-dir /tmp/relay")]
     Serve,
+    /// The whole promise in one process, on loopback, in under a minute
+    #[command(
+        after_help = "Example:\n  waystation demo\n\nUses free ports and a temporary directory, and leaves \
+        nothing behind.\nExit code 0 when every message arrived once, in order, byte for byte."
+    )]
+    Demo,
     /// Check a configuration and say what is wrong, where, and what to write instead
     #[command(after_help = "Examples:\n  \
         waystation check-config /etc/waystation/waystation.toml\n  \
@@ -176,6 +183,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
     let global = &cli.global;
     match cli.command {
         Command::Serve => serve::run(global),
+        Command::Demo => demo::run(global),
         Command::CheckConfig(args) => check::run(global, &args),
         Command::Gateway(verb) => gateway::run(global, verb),
         Command::Mailbox(verb) => mailbox_verbs::run(global, verb),

@@ -187,6 +187,12 @@ impl Daemon {
         self.ledger.spooler.clone()
     }
 
+    /// How long opening the spool took, milliseconds.
+    #[must_use]
+    pub fn recovery_ms(&self) -> u64 {
+        self.ledger.recovery_ms
+    }
+
     /// Waits for `stop` or for trouble, then ends everything in order.
     ///
     /// # Errors
