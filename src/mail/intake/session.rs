@@ -10,11 +10,11 @@ use tokio::time::timeout;
 
 use super::Shared;
 use super::ledger::{self, StoreSettings, Stored};
-use crate::clock;
 use crate::mail::smtp::receiver::{Acceptance, Answer, Output, Question, Receiver, Stage};
 use crate::mail::smtp::reply::Reply;
 use crate::observe::RefusalStage;
 use crate::spooler::BodyWriter;
+use crate::{clock, crashpoint};
 
 /// Read buffer of one connection.
 const READ_BYTES: usize = 16 * 1024;
@@ -180,6 +180,7 @@ impl Session<'_> {
     async fn persist(&mut self, acceptance: Acceptance, receiver: &mut Receiver) {
         let started = clock::monotonic();
         let ticket = acceptance.ticket;
+        crashpoint::reach("intake.before_commit");
         let Some(body) = self.body.take() else {
             return receiver.store_failed(ticket, Answer::Failed, started);
         };
@@ -225,6 +226,7 @@ impl Session<'_> {
                         duration_ms = duration.as_millis(), "accepted item {id}",
                     );
                 }
+                crashpoint::reach("intake.after_commit");
                 if let Some(&id) = accepted.ids.first() {
                     self.heard_later(fingerprint, id);
                     receiver.persisted(ticket, id, now);
@@ -268,6 +270,9 @@ impl Session<'_> {
             () = self.shared.kill.cancelled() => return Err(Gone),
         };
         self.replies.clear();
+        if self.unheard.is_some() {
+            crashpoint::reach("intake.after_reply");
+        }
         match written {
             Ok(Ok(())) if !gone_before => Ok(()),
             Ok(Ok(()) | Err(_)) | Err(_) => Err(Gone),
