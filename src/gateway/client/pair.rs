@@ -165,7 +165,7 @@ impl Pair {
             let answered = match self.line.pop_front() {
                 Some(message) => {
                     self.carry()?;
-                    self.to_home(&message);
+                    self.carry_to_home(&message);
                     true
                 }
                 None => self.relay_speaks(lane),
@@ -189,7 +189,7 @@ impl Pair {
             match output {
                 Output::Text(text) => {
                     self.carry()?;
-                    self.to_relay(text);
+                    self.carry_to_relay(text);
                 }
                 Output::Begin { stream, offer } => {
                     if home.knows(&offer.item_id) {
@@ -215,7 +215,7 @@ impl Pair {
         Some(spoke)
     }
 
-    fn to_home(&mut self, message: &Outgoing) {
+    fn carry_to_home(&mut self, message: &Outgoing) {
         match message {
             Outgoing::Text(text) => self.client.handle_text(text, self.now),
             Outgoing::Binary(bytes) => self.client.handle_binary(bytes, self.now),
@@ -223,7 +223,7 @@ impl Pair {
         }
     }
 
-    fn to_relay(&mut self, text: String) {
+    fn carry_to_relay(&mut self, text: String) {
         match &mut self.relay {
             RelayEnd::Open(session) => session.handle(relay::Input::Text(text), self.now, WALL),
             RelayEnd::Proving(handshake) => {
