@@ -1,6 +1,7 @@
 //! Scenarios.
 
 mod dialogs;
+mod gateway;
 mod layering;
 mod lost_replies;
 mod peers;
