@@ -202,6 +202,7 @@ async fn a_second_process_on_the_same_directory_is_turned_away() {
     until("connected", || relay.sessions() == 1).await;
     let mut second = home.start(None);
     assert_eq!(second.ended().await.code(), Some(75));
+    assert!(home.log().contains("is in use by another gateway"), "{}", home.log());
     running.stop().await;
 }
 
