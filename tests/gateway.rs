@@ -209,8 +209,8 @@ async fn a_second_process_on_the_same_directory_is_turned_away() {
 /// A script in the gateway's directory, for the command destination.
 fn script(home: &Home, text: &str) {
     let path = home.path().join("deliver");
-    fs::write(&path, text).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::write(&path, text).expect("written");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("permitted");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -326,7 +326,7 @@ async fn an_lmtp_server_gets_each_message_and_its_no_counts() {
             let mut stream = BufReader::new(stream);
             stream.get_mut().write_all(b"220 test LMTP\r\n").await.unwrap();
             let mut line = Vec::new();
-            while stream.read_until(b'\n', &mut line).await.unwrap() > 0 {
+            while matches!(stream.read_until(b'\n', &mut line).await, Ok(1..)) {
                 let command = String::from_utf8_lossy(&line[..4]).into_owned();
                 line.clear();
                 let answer = match command.as_str() {
