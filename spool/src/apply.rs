@@ -142,10 +142,16 @@ impl Spool {
             lane.cursor = lane.cursor.min(seq.0 - 1);
             return Ok(());
         }
-        let (mut at, end) = (lane.cursor + 1, lane.next_seq);
-        if at != seq.0 {
+        if lane.cursor + 1 != seq.0 {
             return Ok(());
         }
+        self.settle_cursor(lane_id)
+    }
+
+    /// Moves the cursor to where something waits, or to the end.
+    pub(crate) fn settle_cursor(&mut self, lane_id: LaneId) -> Result<(), SpoolError> {
+        let lane = self.tail.lane_mut(lane_id)?;
+        let (mut at, end) = ((lane.cursor + 1).max(lane.first_seq), lane.next_seq);
         // Walk over what no longer waits, a block at a time, so that long stretches of reaped items are cheap.
         'blocks: while at < end {
             let number = entry::block_of(Seq(at));

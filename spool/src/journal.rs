@@ -96,6 +96,8 @@ pub(crate) struct Journal {
     active: u32,
     pending: Vec<Pending>,
     pending_bytes: u32,
+    /// Where the last batch that recovery read begins.
+    last_batch_at: u32,
     floor: Lsn,
     now: WallMs,
     poisoned: Option<String>,
@@ -125,6 +127,7 @@ impl Journal {
             active,
             pending: Vec::new(),
             pending_bytes: 0,
+            last_batch_at: u32::MAX,
             floor: Lsn(0),
             now: WallMs(0),
             poisoned: None,
@@ -143,6 +146,7 @@ impl Journal {
         self.epoch = epoch;
         self.floor = floor;
         let last = self.active;
+        self.make_stable(last)?;
         self.begin_segment()?;
         if let Some(segment) = self.segments.get(&last) {
             if segment.end == SEGMENT_HEADER_BYTES {
@@ -153,8 +157,30 @@ impl Journal {
         Ok(())
     }
 
-    /// Corrects where the records of a segment end, once recovery has read it.
-    pub(crate) fn set_end(&mut self, number: u32, end: u32) {
+    /// Writes the last batch of an earlier process again, and syncs: recovery may have read it from the page
+    /// cache alone. After a sync that failed the kernel calls such pages clean, so that only a write brings them
+    /// to the medium. Batches before it were stable when it was begun.
+    fn make_stable(&self, number: u32) -> Result<(), SpoolError> {
+        let Some(segment) = self.segments.get(&number) else { return Ok(()) };
+        let name = segment::file_name(number);
+        let mut batch = vec![0; segment.end.saturating_sub(self.last_batch_at) as usize];
+        if !batch.is_empty() {
+            let at = u64::from(self.last_batch_at);
+            segment
+                .file
+                .read_exact_at(&mut batch, at)
+                .map_err(|error| SpoolError::io("read", &name, &error))?;
+            segment
+                .file
+                .write_all_at(&mut [IoSlice::new(&batch)], at)
+                .map_err(|error| SpoolError::io("write", &name, &error))?;
+        }
+        segment.file.sync().map_err(|error| SpoolError::io("sync", &name, &error))
+    }
+
+    /// Corrects where the records of the last segment end and its last batch begins, once recovery has read it.
+    pub(crate) fn set_end(&mut self, number: u32, end: u32, batch_at: u32) {
+        self.last_batch_at = batch_at;
         if let Some(segment) = self.segments.get_mut(&number) {
             segment.end = end;
         }

@@ -5,6 +5,9 @@
 //! * Damage anywhere else is reported and stepped over; its neighbours are read.
 //! * An index that is missing, claims more than the journal holds, or is older than segments that are gone is
 //!   emptied and rebuilt from everything there is.
+//! * What is read in the last segment may lie in the page cache only: its process was killed before the sync, or
+//!   saw the sync fail, after which the kernel calls the pages clean. The last batch is therefore written again
+//!   and the segment synced before anything is built on it.
 //! * Whatever ends this function with an error has changed nothing.
 
 use std::collections::BTreeMap;
@@ -66,11 +69,23 @@ pub(crate) fn open_as(
     if mode == Mode::ReadWrite {
         disk.create_dir(JOURNAL_DIR).map_err(|error| SpoolError::io("create", JOURNAL_DIR, &error))?;
     }
-    let known_seed = read_format(disk.as_ref())?;
-    let found = find_segments(&disk, known_seed, mode)?;
-    let seed = known_seed.or(found.seed).unwrap_or(options.seed);
-    if known_seed.is_none() && mode == Mode::ReadWrite {
-        write_format(disk.as_ref(), seed)?;
+    let format = read_format(disk.as_ref())?;
+    let mut found = find_segments(&disk, &format, mode)?;
+    let seed = match (found.seed, &format) {
+        (Some(seed), _) => seed,
+        (None, FormatFile::Missing) => options.seed,
+        (None, FormatFile::Seed(seed)) => *seed,
+        (None, FormatFile::Damaged(problem)) => {
+            return Err(SpoolError::Foreign { name: FORMAT_FILE.to_owned(), problem: problem.clone() });
+        }
+    };
+    if format != FormatFile::Seed(seed) {
+        if format != FormatFile::Missing {
+            found.foreign.push(FORMAT_FILE.to_owned());
+        }
+        if mode == Mode::ReadWrite {
+            write_format(disk.as_ref(), seed)?;
+        }
     }
     let epoch = BootEpoch(found.epoch + 1);
     let last = found.segments.keys().next_back().copied();
@@ -149,7 +164,24 @@ impl Spool {
         self.tail = Tail::new(self.tail.index().clone());
         self.live.clear();
         (self.items, self.bytes, self.lane_count, self.next_lane) = ([0; 6], [0; 6], 0, 1);
-        self.replay_from(Lsn(0), last, recovery)
+        let floor = self.replay_from(Lsn(0), last, recovery)?;
+        self.settle_cursors()?;
+        Ok(floor)
+    }
+
+    /// Moves the cursor of every lane over positions whose items are gone from the journal too.
+    fn settle_cursors(&mut self) -> Result<(), SpoolError> {
+        let mut after = None;
+        loop {
+            let page = self.tail.lanes(after, LANES_PAGE)?;
+            for (id, _) in &page {
+                self.settle_cursor(*id)?;
+            }
+            match page.last() {
+                Some((id, _)) if page.len() == LANES_PAGE => after = Some(*id),
+                Some(_) | None => return Ok(()),
+            }
+        }
     }
 
     /// Keeps memory bounded while the whole journal is read.
@@ -215,6 +247,7 @@ impl Spool {
                 Scanner::new(segment.file.clone(), number, self.journal.seed(), start, segment.end);
             let begun = scanner.at().offset();
             let mut end = begun;
+            let mut batch_at = begun;
             loop {
                 match scanner.next()? {
                     None => break,
@@ -229,7 +262,10 @@ impl Spool {
                         recovery.records += 1;
                         let len = payload.len() as u32;
                         match Kind::from_u8(kind).map(|kind| record::decode(kind, payload)) {
-                            Some(Ok(Record::Batch(batch))) => floor = floor.max(Lsn(batch.floor)),
+                            Some(Ok(Record::Batch(batch))) => {
+                                floor = floor.max(Lsn(batch.floor));
+                                batch_at = lsn.offset();
+                            }
                             Some(Ok(record)) => self.apply(lsn, &record)?,
                             Some(Err(_)) | None => recovery.damaged.push((lsn, len)),
                         }
@@ -242,7 +278,7 @@ impl Spool {
             recovery.bytes += u64::from(end - begun);
             if Some(number) == last {
                 recovery.torn_bytes = torn_bytes(&segment.file, number, end, segment.end)?;
-                self.journal.set_end(number, end);
+                self.journal.set_end(number, end, batch_at);
             }
         }
         Ok(floor)
@@ -288,17 +324,13 @@ struct FoundSegments {
     epoch: u32,
 }
 
-fn find_segments(
-    disk: &Arc<dyn Disk>,
-    known_seed: Option<u32>,
-    mode: Mode,
-) -> Result<FoundSegments, SpoolError> {
+fn find_segments(disk: &Arc<dyn Disk>, format: &FormatFile, mode: Mode) -> Result<FoundSegments, SpoolError> {
     let mut found = FoundSegments {
         segments: BTreeMap::new(),
         spares: Vec::new(),
         foreign: Vec::new(),
         damaged_headers: Vec::new(),
-        seed: known_seed,
+        seed: None,
         epoch: 0,
     };
     let entries = match disk.list(JOURNAL_DIR) {
@@ -332,6 +364,10 @@ fn find_segments(
                 found.segments.insert(number, Segment { file, end });
             }
         }
+    }
+    // Headers carry a checksum, the format file is text: where they differ, the headers are right.
+    if let (None, FormatFile::Seed(seed)) = (found.seed, format) {
+        found.seed = Some(*seed);
     }
     for number in headless {
         drop_or_keep_headless(disk.as_ref(), &mut found, number, mode)?;
@@ -382,37 +418,46 @@ fn read_header(file: &Arc<dyn DiskFile>, number: u32) -> Result<SegmentHeader, H
     SegmentHeader::decode(&bytes, number)
 }
 
-/// The checksum seed of an existing spool; `None` when there is no format file.
-fn read_format(disk: &dyn Disk) -> Result<Option<u32>, SpoolError> {
-    let foreign =
-        |problem: &str| SpoolError::Foreign { name: FORMAT_FILE.to_owned(), problem: problem.to_owned() };
+/// What the format file says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum FormatFile {
+    /// There is none: a new spool, or one that never got further.
+    Missing,
+    /// The checksum seed of this spool.
+    Seed(u32),
+    /// It is not what we write; a spool all the same if there are segments with good headers.
+    Damaged(String),
+}
+
+fn read_format(disk: &dyn Disk) -> Result<FormatFile, SpoolError> {
+    let damaged = |problem: &str| Ok(FormatFile::Damaged(problem.to_owned()));
     let file = match disk.open(FORMAT_FILE, false) {
         Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(FormatFile::Missing),
         Err(error) => return Err(SpoolError::io("open", FORMAT_FILE, &error)),
     };
     let len = file.len().map_err(|error| SpoolError::io("read", FORMAT_FILE, &error))?;
     if len > 4096 {
-        return Err(foreign("it is too long"));
+        return damaged("it is too long");
     }
     let mut bytes = vec![0; len as usize];
     file.read_exact_at(&mut bytes, 0).map_err(|error| SpoolError::io("read", FORMAT_FILE, &error))?;
-    let text = String::from_utf8(bytes).map_err(|_| foreign("it is not text"))?;
+    let Ok(text) = String::from_utf8(bytes) else { return damaged("it is not text") };
     let mut words = text.split_whitespace();
     if words.next() != Some("waystation-spool") {
-        return Err(foreign("it does not begin with waystation-spool"));
+        return damaged("it does not begin with waystation-spool");
     }
-    let version: u32 =
-        words.next().and_then(|word| word.parse().ok()).ok_or_else(|| foreign("it has no version"))?;
+    let Some(version) = words.next().and_then(|word| word.parse::<u32>().ok()) else {
+        return damaged("it has no version");
+    };
     if version > FORMAT_VERSION {
         return Err(SpoolError::NewerFormat { found: version, supported: FORMAT_VERSION });
     }
-    words
-        .next()
-        .and_then(|word| word.strip_prefix("seed="))
-        .and_then(|word| u32::from_str_radix(word, 16).ok())
-        .map(Some)
-        .ok_or_else(|| foreign("it has no seed"))
+    let seed = words.next().and_then(|word| word.strip_prefix("seed="));
+    match seed.and_then(|word| u32::from_str_radix(word, 16).ok()) {
+        Some(seed) => Ok(FormatFile::Seed(seed)),
+        None => damaged("it has no seed"),
+    }
 }
 
 fn write_format(disk: &dyn Disk, seed: u32) -> Result<(), SpoolError> {

@@ -88,7 +88,7 @@ pub struct Recovery {
     pub torn_bytes: u64,
     /// Damaged stretches inside the journal, left where they are.
     pub damaged: Vec<(Lsn, u32)>,
-    /// Names in the journal directory that are not ours.
+    /// Names in the journal directory that are not ours, and the format file when it had to be written again.
     pub foreign: Vec<String>,
 }
 

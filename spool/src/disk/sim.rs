@@ -210,6 +210,13 @@ impl SimDisk {
         hold(&self.state).freeze_at = Some(op);
     }
 
+    /// Forgets every planned fault and freeze.
+    pub fn clear_plan(&self) {
+        let mut state = hold(&self.state);
+        state.faults.clear();
+        state.freeze_at = None;
+    }
+
     /// Operations so far; the number of the next one.
     #[must_use]
     pub fn ops(&self) -> u64 {
