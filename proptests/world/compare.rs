@@ -1,0 +1,206 @@
+//! Is the spool what the model says? After a stop, after decay, and when everything is fetched.
+
+use super::*;
+
+impl World {
+    /// Lets one bit decay, starts, and compares: all is as it was, or the damage is reported and everything
+    /// else is as it was.
+    pub(crate) fn decay(
+        &mut self,
+        choose: impl FnOnce(&[String]) -> String,
+        place: impl FnOnce(&[u8]) -> usize,
+        bit: u8,
+        fate: IndexFate,
+    ) -> Result<(), Broken> {
+        self.commit()?;
+        let now = self.now;
+        if let Some(spool) = &mut self.spool {
+            spool.close(now).map_err(|error| error.to_string())?;
+        }
+        self.spool = None;
+        self.pull_plug(Stop::Clean);
+        if fate == IndexFate::Lost {
+            self.index = MemoryIndex::new();
+        }
+        let name = choose(&self.disk.files());
+        let offset = place(&self.disk.contents(&name).unwrap_or_default());
+        let flipped = self.disk.flip(&name, offset as u64, bit);
+        let opened = Spool::open(self.shared_disk(), self.shared_index(), options(), self.now);
+        let (spool, recovery) = match opened {
+            Ok(opened) => opened,
+            // A damaged format file or version number: said, not guessed.
+            Err(SpoolError::Foreign { .. } | SpoolError::NewerFormat { .. }) if flipped => return Ok(()),
+            Err(error) => return Err(format!("{name} {offset}: does not open: {error}")),
+        };
+        let plan = spool.verify_plan();
+        let mut found = recovery.damaged.len() + recovery.foreign.len();
+        for number in plan.segments().collect::<Vec<_>>() {
+            found += plan.check_segment(number).map_err(|error| error.to_string())?.damaged.len();
+        }
+        self.spool = Some(spool);
+        match self.matches(self.committed()) {
+            Ok(()) => Ok(()),
+            Err(why) if found == 0 => Err(format!("{name} {offset} bit {bit}: unnoticed: {why}")),
+            Err(_) => self.neighbours_live(&name, offset),
+        }
+    }
+
+    /// With one damaged record, every item that does not need it is shown as it was.
+    pub(super) fn neighbours_live(&self, name: &str, offset: usize) -> Result<(), Broken> {
+        let mut harmed = Vec::new();
+        for (id, item) in &self.committed().items {
+            let shown = self.spool.as_ref().ok_or("no process")?.item(*id);
+            match shown {
+                Ok(Some(info)) if self.same_item(&info, item).is_ok() => {}
+                Ok(Some(info)) => {
+                    ensure!(info.id == *id && info.chain == item.chain, "{id} is another item now");
+                    harmed.push((*id, Arc::as_ptr(&item.body)));
+                }
+                Ok(None) if self.over(item) => {}
+                Ok(None) | Err(SpoolError::Corrupt { .. }) => harmed.push((*id, Arc::as_ptr(&item.body))),
+                Err(error) => return Err(format!("{name} {offset}: {error}")),
+            }
+        }
+        let bodies: std::collections::BTreeSet<_> = harmed.iter().map(|(_, body)| *body).collect();
+        // One record speaks of one message, or of the states of several items of one replay.
+        ensure!(bodies.len() <= 1 || harmed.len() < 40, "{name} {offset}: harms {harmed:?}");
+        Ok(())
+    }
+
+    /// What the spool shows now, as far as [`World::restart`] compares it.
+    pub(crate) fn facts(&self) -> Result<Vec<String>, Broken> {
+        let spool = self.spool.as_ref().ok_or("no process")?;
+        let mut facts = Vec::new();
+        for mailbox in spool.mailboxes(None, 100).map_err(|e| e.to_string())? {
+            let (lane, name, stats) = (mailbox.lane, &mailbox.name, mailbox.stats);
+            facts.push(format!(
+                "{lane:?} {name} {:?} {:?} {:?}",
+                mailbox.aliases, stats.next_seq, stats.cursor
+            ));
+        }
+        for info in self.listed()? {
+            let timeline = spool.timeline(info.id).map_err(|e| e.to_string())?;
+            let ItemInfo { id, lane, seq, state, chain, .. } = &info;
+            facts.push(format!("{id} {lane:?} {seq} {state:?} {chain:02x?} {timeline:?}"));
+        }
+        Ok(facts)
+    }
+
+    /// The retention of an item is over, so that it may be gone.
+    pub(super) fn over(&self, item: &Item) -> bool {
+        !item.waits() && self.latest.since(item.changed_at) >= RETAIN_MS
+    }
+
+    pub(super) fn shown(&self, id: ItemId) -> Result<Option<ItemInfo>, Broken> {
+        let spool = self.spool.as_ref().ok_or("no process")?;
+        spool.item(id).map_err(|error| format!("{id}: {error}"))
+    }
+
+    pub(super) fn listed(&self) -> Result<Vec<ItemInfo>, Broken> {
+        let spool = self.spool.as_ref().ok_or("no process")?;
+        let (mut all, mut after) = (Vec::new(), None);
+        loop {
+            let (page, next) =
+                spool.list(&Filter::default(), after, 7).map_err(|error| format!("list: {error}"))?;
+            all.extend(page);
+            match next {
+                Some(page) => after = Some(page),
+                None => return Ok(all),
+            }
+        }
+    }
+
+    /// Is the spool exactly this?
+    pub(super) fn matches(&self, model: &Model) -> Result<(), Broken> {
+        let spool = self.spool.as_ref().ok_or("no process")?;
+        let mailboxes = spool.mailboxes(None, 100).map_err(|error| error.to_string())?;
+        ensure!(mailboxes.len() == model.lanes.len(), "{} lanes of {}", mailboxes.len(), model.lanes.len());
+        for mailbox in mailboxes {
+            let (id, name) = (mailbox.lane.0, &mailbox.name);
+            let lane = model.lanes.get(&id).ok_or_else(|| format!("lane {id} from nowhere"))?;
+            ensure!(*name == lane.name && mailbox.created_at == lane.created_at, "lane {id} is {name}");
+            ensure!(mailbox.aliases.iter().eq(&lane.aliases), "{name} has aliases {:?}", mailbox.aliases);
+            ensure!(mailbox.revoked == lane.revoked, "{name} revoked: {}", mailbox.revoked);
+            ensure!(mailbox.quota_items == lane.quota_items, "{name} quota {:?}", mailbox.quota_items);
+            ensure!(mailbox.stats.next_seq.0 == lane.next_seq, "{name} next {}", mailbox.stats.next_seq);
+            let cursor = model.cursor(id);
+            ensure!(mailbox.stats.cursor == cursor, "{name} cursor {} not {cursor}", mailbox.stats.cursor);
+            let (items, bytes) = model.waiting(id);
+            let n = |state: State| state as usize;
+            let stats = mailbox.stats;
+            let seen = stats.items[n(State::Ready)] + stats.items[n(State::Held)];
+            ensure!(seen == items, "{name} counts {seen} waiting items of {items}");
+            let seen = stats.bytes[n(State::Ready)] + stats.bytes[n(State::Held)];
+            ensure!(seen == bytes, "{name} counts {seen} waiting bytes of {bytes}");
+        }
+        for (id, item) in &model.items {
+            match self.shown(*id)? {
+                Some(info) => self.same_item(&info, item)?,
+                None => ensure!(self.over(item), "{id} ({:?}, seq {}) is gone", item.state, item.seq),
+            }
+        }
+        for info in self.listed()? {
+            ensure!(model.items.contains_key(&info.id), "{} from nowhere", info.id);
+        }
+        for (number, (id, until)) in &model.twins {
+            let found = spool.twin(&[*number; 32], self.now).map_err(|error| error.to_string())?;
+            let lives = *until > self.now;
+            // A clock that went back may have outlived it.
+            let swept = *until <= self.latest;
+            ensure!(found == lives.then_some(*id) || (swept && found.is_none()), "twin {number}: {found:?}");
+        }
+        Ok(())
+    }
+
+    pub(super) fn same_item(&self, info: &ItemInfo, item: &Item) -> Result<(), Broken> {
+        let id = info.id;
+        ensure!(
+            info.lane.0 == item.lane && info.seq == item.seq,
+            "{id} moved to {:?} {}",
+            info.lane,
+            info.seq
+        );
+        ensure!(info.state == item.state, "{id} is {:?}, not {:?}", info.state, item.state);
+        ensure!(info.accepted_at == item.accepted_at, "{id} accepted {:?}", info.accepted_at);
+        ensure!(info.changed_at == item.changed_at, "{id} changed {:?}", info.changed_at);
+        ensure!(info.chain == item.chain && info.sha256 == item.sha256, "{id} has another chain or hash");
+        ensure!(info.tag == item.tag && info.meta == item.meta && info.head == item.head, "{id} lost meta");
+        ensure!(info.size_bytes == item.size(), "{id} has {} bytes of {}", info.size_bytes, item.size());
+        if item.state == State::Purged {
+            return Ok(());
+        }
+        match self.body_of(info) {
+            Ok(body) => ensure!(body == *item.body, "{id} has another body"),
+            Err(SpoolError::Io { .. }) if self.armed => {}
+            // A rebuilt index may show for a while what the retention has passed by.
+            Err(SpoolError::Corrupt { .. }) if self.over(item) => {}
+            Err(error) => return Err(format!("body of {id} ({:?}): {error}", item.state)),
+        }
+        Ok(())
+    }
+
+    /// A new session of each lane gets exactly what waits, in order.
+    pub(crate) fn drain(&mut self) -> Result<(), Broken> {
+        let lanes: Vec<u32> = self.last().lanes.keys().copied().collect();
+        for lane in lanes {
+            ensure!(self.open_lane(lane)?, "no session");
+            let expected: Vec<ItemId> = self
+                .committed()
+                .of_lane(lane)
+                .into_iter()
+                .filter(|(_, item)| item.state == State::Ready)
+                .map(|(id, _)| id)
+                .collect();
+            let mut got = Vec::new();
+            loop {
+                let page = self.lease(lane, Room { items: 3, bytes: 1 << 40 })?.unwrap_or_default();
+                if page.is_empty() {
+                    break;
+                }
+                got.extend(page);
+            }
+            ensure!(got == expected, "lane {lane} offers {got:?}, not {expected:?}");
+        }
+        Ok(())
+    }
+}

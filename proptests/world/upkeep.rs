@@ -1,0 +1,138 @@
+//! What a spool does by itself, and how it is stopped and started.
+
+use super::*;
+
+impl World {
+    pub(super) fn commit(&mut self) -> Result<bool, Broken> {
+        let now = self.now;
+        match self.call(|spool| spool.commit(now))? {
+            Called::Fine(()) => {
+                self.settle_at(self.stages.len() - 1);
+                Ok(true)
+            }
+            Called::Died => Ok(false),
+        }
+    }
+
+    pub(super) fn maintain(&mut self) -> Result<(), Broken> {
+        let now = self.now;
+        let Called::Fine(done) = self.call(|spool| spool.maintain(now))? else { return Ok(()) };
+        for (lane, seq) in done.expired {
+            let found = self.last().items.iter().find(|(_, item)| item.lane == lane.0 && item.seq == seq);
+            let Some((id, item)) = found.map(|(id, item)| (*id, item.clone())) else {
+                return Err(format!("{lane:?} {seq} expired but never was"));
+            };
+            let due = now.since(item.accepted_at) >= EXPIRE_MS && item.state == State::Ready;
+            ensure!(due, "{id} expired too early or while {:?}", item.state);
+            self.enter(id, State::Expired);
+        }
+        Ok(())
+    }
+
+    /// One step, committed at once: until then a moved item cannot be looked at. True while there is work.
+    pub(super) fn compact(&mut self, budget: u32, effort: Effort) -> Result<bool, Broken> {
+        let now = self.now;
+        match self.call(|spool| spool.compact_step(budget, effort, now))? {
+            Called::Fine(more) => Ok(self.commit()? && more),
+            Called::Died => Ok(false),
+        }
+    }
+
+    pub(super) fn checkpoint(&mut self) -> Result<(), Broken> {
+        if !self.commit()? {
+            return Ok(());
+        }
+        let now = self.now;
+        let Called::Fine(job) = self.call(|spool| spool.begin_checkpoint(now))? else { return Ok(()) };
+        let Some(job) = job else { return Err("no checkpoint although nothing is staged".to_owned()) };
+        let result = job.run();
+        if self.snapshots.len() == SNAPSHOTS_MAX {
+            self.snapshots.remove(0);
+        }
+        self.snapshots.push(self.index.snapshot());
+        self.call(|spool| spool.end_checkpoint(&job, result)).map(|_| ())
+    }
+
+    pub(super) fn spare(&mut self) -> Result<(), Broken> {
+        let Some(spool) = &mut self.spool else { return Ok(()) };
+        let Some(job) = spool.spare_job() else { return Ok(()) };
+        match job.run() {
+            Ok(number) => spool.adopt_spare(number),
+            Err(error) => ensure!(self.armed, "spare: {error}"),
+        }
+        Ok(())
+    }
+
+    pub(super) fn restart(&mut self, how: Stop, fate: IndexFate, trouble: Option<u16>) -> Result<(), Broken> {
+        if how == Stop::Clean && self.spool.is_some() {
+            if !self.commit()? {
+                return Ok(());
+            }
+            let now = self.now;
+            if let Called::Died = self.call(|spool| spool.close(now))? {
+                return Ok(());
+            }
+        }
+        self.spool = None;
+        self.pull_plug(how);
+        match fate {
+            IndexFate::Kept => {}
+            IndexFate::Lost => self.index = MemoryIndex::new(),
+            IndexFate::Older(n) => {
+                if let Some(n) = usize::from(n).checked_rem(self.snapshots.len()) {
+                    self.index = MemoryIndex::from_snapshot(self.snapshots[n].clone());
+                }
+            }
+        }
+        if let Some(after) = trouble {
+            self.armed = true;
+            self.disk.freeze_at(u64::from(after));
+            let opened = Spool::open(self.shared_disk(), self.shared_index(), options(), self.now);
+            let frozen = self.disk.ops() >= u64::from(after);
+            ensure!(opened.is_ok() || frozen, "start failed before the freeze");
+            drop(opened);
+            self.pull_plug(how);
+        }
+        self.open()
+    }
+
+    pub(super) fn pull_plug(&mut self, how: Stop) {
+        self.disk = match how {
+            Stop::Clean | Stop::Kill => self.disk.kill(),
+            Stop::Power(seed) => self.disk.crash(seed),
+        };
+        self.disk.start_trace();
+        self.armed = false;
+        self.sessions.clear();
+        self.bodies.clear();
+        self.nacks.clear();
+    }
+
+    pub(super) fn shared_disk(&self) -> Arc<SimDisk> {
+        Arc::new(self.disk.clone())
+    }
+
+    pub(super) fn shared_index(&self) -> Arc<MemoryIndex> {
+        Arc::new(self.index.clone())
+    }
+
+    pub(super) fn open(&mut self) -> Result<(), Broken> {
+        let opened = Spool::open(self.shared_disk(), self.shared_index(), options(), self.now);
+        let (spool, recovery) = opened.map_err(|error| format!("does not open: {error}"))?;
+        ensure!(recovery.damaged.is_empty(), "damage after a crash: {:?}", recovery.damaged);
+        ensure!(recovery.epoch.0 > self.epoch, "epoch {:?} after {}", recovery.epoch, self.epoch);
+        self.epoch = recovery.epoch.0;
+        self.spool = Some(spool);
+        let mut why = String::new();
+        for (n, model) in self.stages.iter().enumerate().rev() {
+            match self.matches(model) {
+                Ok(()) => {
+                    self.settle_at(n);
+                    return Ok(());
+                }
+                Err(problem) => why = format!("{why}\n  stage {n}: {problem}"),
+            }
+        }
+        Err(format!("the spool is none of {} possible moments:{why}", self.stages.len()))
+    }
+}
