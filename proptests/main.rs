@@ -13,6 +13,7 @@ mod model;
 mod negative_control;
 mod replay_from_cursor;
 mod same_seed_same_trace;
+mod smtp_lines;
 mod smtp_split;
 mod unaccepted_items_are_whole_or_absent;
 mod world;

@@ -5,11 +5,18 @@ use std::time::Instant;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
+use proptest::test_runner::{Config, FileFailurePersistence};
 use spool::ids::{ItemId, LaneId, WallMs};
 use waystation::clock;
 use waystation::mail::smtp::content::{Content, TEXT_LINE_BYTES_MAX};
 use waystation::mail::smtp::data::DataReceiver;
 use waystation::mail::smtp::receiver::{Acceptance, Answer, Output, Question, Receiver, Settings};
+
+/// Few cases by default; seeds of failures are kept apart from the ledger's.
+pub(crate) fn config() -> Config {
+    let persistence = FileFailurePersistence::Direct("proptests/regressions/smtp.txt");
+    Config { failure_persistence: Some(Box::new(persistence)), ..crate::cases(256) }
+}
 
 /// Size limit of the sessions here; small, so that it is reached.
 const MESSAGE_BYTES_MAX: u64 = 200;
@@ -160,6 +167,8 @@ fn group() -> impl Strategy<Value = Vec<u8>> {
 }
 
 proptest! {
+    #![proptest_config(config())]
+
     #[test]
     fn receiver_is_indifferent_to_how_bytes_are_split(
         groups in vec(group(), 1..12),
