@@ -1,7 +1,11 @@
 //! The authenticated WebSocket link between a relay and its gateways.
 //!
-//! [`frame`] and [`control`] are what is said: binary frames and JSON control messages, as values. Both ends
-//! use them. The module carries streams and knows no mail: what a stream means is its service's business.
+//! * [`frame`], [`control`]: what is said, as values; both ends use them.
+//! * [`handshake`]: from the first message to a proof; [`rates`]: how often a stranger may try.
+//! * [`session`]: the relay's machine behind the login: window, acks, heartbeat, drain.
+//! * [`ws`]: the driver on `/ws`, and the trait behind which a service stands.
+//!
+//! The module carries streams and knows no mail: what a stream means is its service's business.
 
 pub mod control;
 pub mod frame;
@@ -11,6 +15,7 @@ mod outflow;
 mod pump;
 pub mod rates;
 pub mod session;
+mod upgrade;
 mod wake;
 mod wire;
 pub mod ws;

@@ -200,6 +200,25 @@ async fn a_newer_login_replaces_the_older_session() {
 }
 
 #[tokio::test]
+async fn of_many_logins_at_once_exactly_one_keeps_the_lane() {
+    let relay = Relay::start().await;
+    relay.register(&key(1)).await;
+    let key = key(1);
+    let mut gateways = Vec::new();
+    for _ in 0..3 {
+        gateways.push(Gateway::connect(relay.address, "").await);
+    }
+    futures_util::future::join_all(gateways.iter_mut().map(|gateway| gateway.prove(&key, ""))).await;
+    eventually("all were in", async || relay.metrics.tunnel_replaced.get() == 2).await;
+    relay.put(&key, b"for the one").await;
+    let mut kept = 0;
+    for gateway in &mut gateways {
+        kept += usize::from(gateway.mail_or_close().await.is_ok());
+    }
+    assert_eq!(kept, 1);
+}
+
+#[tokio::test]
 async fn only_admitted_keys_get_a_session() {
     let relay = Relay::with(Settings::default(), Admission::AllowList).await;
     let (code, text) = Gateway::refused(&relay, &key(1)).await;

@@ -23,6 +23,7 @@ use spool::{ReplayFrom, Spool};
 
 use super::envelope::Meta;
 use crate::clock;
+use crate::crashpoint;
 use crate::identity::challenge::AuthCode;
 use crate::identity::key::KeyText;
 use crate::observe::Metrics;
@@ -31,7 +32,7 @@ use crate::tunnel::Dialect;
 use crate::tunnel::control::ReplayRequest;
 use crate::tunnel::frame::{STREAM_ID_BYTES_MAX, StartBody};
 use crate::tunnel::session::{Batch, Change, Flight, Offer, PieceError, Settled, Window};
-use crate::tunnel::ws::{Bell, Lane, LaneLost, Service, ServiceError};
+use crate::tunnel::ws::{Bell, Lane, LaneLost, Service, ServiceError, StillHere};
 
 /// Who may connect.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -73,9 +74,10 @@ impl Service for Lanes {
         key: KeyText,
         dialect: Dialect,
         bell: Bell,
+        still_here: StillHere,
     ) -> BoxFuture<'_, Result<Arc<dyn Lane>, ServiceError>> {
         Box::pin(async move {
-            let opened = self.spooler.call(move |spool| open(spool, key, bell)).await;
+            let opened = self.spooler.call(move |spool| open(spool, key, bell, &still_here)).await;
             let (lane, session) = opened.map_err(|error| unavailable(&error))??;
             let lane = GatewayLane {
                 spooler: self.spooler.clone(),
@@ -111,7 +113,15 @@ fn admit(spool: &mut Spool, key: KeyText, admission: Admission, now: WallMs) -> 
 }
 
 /// On the ledger's thread.
-fn open(spool: &mut Spool, key: KeyText, bell: Bell) -> Result<(LaneId, SessionId), ServiceError> {
+fn open(
+    spool: &mut Spool,
+    key: KeyText,
+    bell: Bell,
+    still_here: &StillHere,
+) -> Result<(LaneId, SessionId), ServiceError> {
+    if !still_here() {
+        return Err(ServiceError::Unavailable);
+    }
     let mailbox = spool.mailbox(key.as_str()).map_err(|error| unavailable(&error))?;
     let Some(mailbox) = mailbox.filter(|mailbox| !mailbox.revoked) else {
         return Err(ServiceError::Refused(AuthCode::Revoked));
@@ -147,7 +157,14 @@ impl Lane for GatewayLane {
     fn settle(self: Arc<Self>, batch: Batch) -> BoxFuture<'static, Result<Settled, LaneLost>> {
         Box::pin(async move {
             let (lane, session, now) = (self.lane, self.session, clock::wall());
+            let acks = batch.changes.iter().any(|change| matches!(change, Change::Ack(_)));
+            if acks {
+                crashpoint::reach("lane.before_ack");
+            }
             let answer = self.spooler.call(move |spool| carry_out(spool, lane, session, batch, now)).await;
+            if acks {
+                crashpoint::reach("lane.after_ack");
+            }
             match answer {
                 Ok(Ok(done)) => Ok(self.note(done, now).await),
                 Ok(Err(error)) => {
@@ -164,6 +181,7 @@ impl Lane for GatewayLane {
 
     fn read(self: Arc<Self>, item: ItemId, n: usize) -> BoxFuture<'static, Result<Bytes, PieceError>> {
         Box::pin(async move {
+            crashpoint::reach("lane.before_read");
             let Some(info) = self.with_carried(|carried| carried.get(&item).cloned()) else {
                 return Err(PieceError::Unreadable("not leased".to_owned()));
             };

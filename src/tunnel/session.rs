@@ -19,6 +19,8 @@
 //! Failure policy: a peer that breaks the protocol is told the code and closed with 4401; when the lane's
 //! storage fails, the session ends with 1013 and everything unacked is offered to the next one.
 
+mod values;
+
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
@@ -32,12 +34,13 @@ use super::control::{
     AckStatus, AuthError, AuthOk, CONTROL_BYTES_MAX, Credit, Drain, Feature, Features, ItemAck,
     ReplayAccepted, ReplayRequest, SessionRole, ToGateway, ToRelay,
 };
-use super::frame::{Frame, FrameError};
+use super::frame::Frame;
 use super::handshake::Proof;
 use super::inflow::{Heard, Inflow};
 pub use super::outflow::{Flight, Offer, Window};
 use super::outflow::{Next, Outflow};
 use crate::identity::challenge::AuthCode;
+pub use values::{Batch, Change, Eviction, Input, Note, Outgoing, Output, PieceError, Settings, Settled};
 
 /// Features of tunnel 2 that this relay has.
 const SUPPORTED: [Feature; 3] = [Feature::Ack, Feature::Credit, Feature::Replay];
@@ -59,183 +62,6 @@ const HEARTBEAT: &[u8] = b"waystation";
 const UNREADABLE_RETRY_MS: u64 = 60_000;
 /// Longest time that a nack may ask for, milliseconds: a day.
 const RETRY_AFTER_MS_MAX: u64 = 86_400_000;
-
-/// How sessions behave.
-#[derive(Clone, Copy, Debug)]
-pub struct Settings {
-    /// Time between pings.
-    pub heartbeat_interval: Duration,
-    /// A peer that shows no life for this long is gone.
-    pub idle_timeout: Duration,
-    /// Window of tunnel 2.
-    pub window: Window,
-    /// Most items in flight to a tunnel-1 gateway; bytes as above.
-    pub legacy_items_max: u32,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            heartbeat_interval: Duration::from_secs(30),
-            idle_timeout: Duration::from_secs(120),
-            window: Window { items: 64, bytes: 16 * 1024 * 1024 },
-            legacy_items_max: 4,
-        }
-    }
-}
-
-/// A message for the socket.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outgoing {
-    /// A text message.
-    Text(String),
-    /// A binary message.
-    Binary(Bytes),
-    /// A ping.
-    Ping(Bytes),
-}
-
-/// Something the lane has to write down.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Change {
-    /// The gateway has it.
-    Ack(Flight),
-    /// The gateway, or we, cannot pass it on now.
-    Nack {
-        /// Which item.
-        item: ItemId,
-        /// Not before this long from now, milliseconds.
-        retry_after_ms: u64,
-    },
-    /// Its body is damaged; nobody is to get it.
-    Damaged {
-        /// Which item.
-        item: ItemId,
-        /// What is wrong, one line.
-        problem: String,
-    },
-    /// The gateway will never take it; it is to be held.
-    Reject {
-        /// Which item.
-        item: ItemId,
-        /// Why, one line.
-        reason: String,
-    },
-    /// Offer acked items again.
-    Replay(ReplayRequest),
-}
-
-/// One request to the lane: changes in order, then a lease. One is under way at a time.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Batch {
-    /// What to write down first.
-    pub changes: Vec<Change>,
-    /// What could be sent then.
-    pub lease: Option<Window>,
-}
-
-/// The answer to a [`Batch`].
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Settled {
-    /// New offers in lane order, at most what the lease asked for.
-    pub offers: Vec<Offer>,
-    /// Nothing more now, but something becomes due then.
-    pub retry_at: Option<WallMs>,
-    /// Items that a replay brought back.
-    pub replayed: Option<u64>,
-}
-
-/// Why a session ends before its peer wants it to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Eviction {
-    /// A newer login of the same key.
-    Replaced,
-    /// The key was revoked.
-    Revoked,
-}
-
-/// Why a body's piece could not be had.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PieceError {
-    /// Its bytes are damaged; it is never handed out.
-    Damaged(String),
-    /// Another time perhaps.
-    Unreadable(String),
-}
-
-/// What happened.
-#[derive(Clone, Debug)]
-pub enum Input {
-    /// A text message came.
-    Text(String),
-    /// A binary message came.
-    Binary(Bytes),
-    /// A ping came; the socket layer answers it.
-    Ping,
-    /// A pong came.
-    Pong(Bytes),
-    /// The socket took all that it was given.
-    Progress,
-    /// The lane may have something.
-    Bell,
-    /// The batch was carried out.
-    Settled(Settled),
-    /// The batch was not carried out; the session is of no use any more.
-    LaneLost,
-    /// A piece was fetched.
-    Piece {
-        /// Of this item.
-        item: ItemId,
-        /// Which piece.
-        n: usize,
-        /// Its bytes.
-        bytes: Result<Bytes, PieceError>,
-    },
-    /// The peer closed, or the connection is lost.
-    Gone,
-    /// The session has to make room.
-    Evict(Eviction),
-    /// The relay is about to stop.
-    Drain {
-        /// When it should be back, milliseconds.
-        reconnect_after_ms: u64,
-    },
-    /// Nothing but time.
-    Tick,
-}
-
-/// Something worth a log line.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Note {
-    /// An ack or nack that belongs to nothing in flight.
-    AckIgnored(String),
-    /// A chunk or end of a stream that was not started.
-    StreamIgnored(String),
-    /// A peer said something that is no frame.
-    BadFrame(FrameError),
-    /// The peer fell silent.
-    PeerDead,
-}
-
-/// What to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Output {
-    /// Put this on the wire.
-    Send(Outgoing),
-    /// Ask the lane.
-    Lane(Batch),
-    /// Fetch a piece of a body.
-    Read {
-        /// Of this item.
-        item: ItemId,
-        /// Which piece.
-        n: usize,
-    },
-    /// Log it.
-    Note(Note),
-    /// Close with this code and reason; nothing is sent after it.
-    Close(u16, &'static str),
-}
 
 /// The machine.
 #[derive(Debug)]

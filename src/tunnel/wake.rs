@@ -44,6 +44,11 @@ impl Wake {
         self.notify.notify_one();
     }
 
+    /// Whether the session has been told to make room, and has not taken it yet.
+    pub(super) fn is_evicted(&self) -> bool {
+        self.flags.load(Ordering::Acquire) & (REPLACED | REVOKED) != 0
+    }
+
     /// What was told and not taken yet.
     pub(super) fn take(&self) -> Told {
         let flags = self.flags.swap(0, Ordering::AcqRel);
@@ -72,6 +77,7 @@ mod tests {
         wake.ring();
         wake.ring();
         wake.evict(Eviction::Replaced);
+        assert!(wake.is_evicted());
         assert_eq!(wake.told().await, Told { bell: true, evict: Some(Eviction::Replaced) });
         assert_eq!(wake.take(), Told { bell: false, evict: None });
     }

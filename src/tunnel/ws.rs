@@ -18,10 +18,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::body::Body;
 use axum::extract::{ConnectInfo, Request, State};
-use axum::http::{HeaderMap, Method, StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use axum::routing::any;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -29,7 +27,6 @@ use hyper::upgrade::OnUpgrade;
 use ipnet::IpNet;
 use spool::ids::ItemId;
 use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
@@ -40,6 +37,7 @@ use super::handshake::{Door, Handshake, Proof, Step};
 use super::pump::Pump;
 use super::rates::{Rates, client_address};
 use super::session::{self, Batch, Eviction, Outgoing, PieceError, Session, Settled};
+use super::upgrade;
 use super::wake::Wake;
 use super::wire::{Happened, Wire};
 use crate::clock;
@@ -102,17 +100,23 @@ pub enum ServiceError {
 /// Rung when a lane may have something.
 pub type Bell = Arc<dyn Fn() + Send + Sync>;
 
+/// Whether the session that opens a lane still holds its key. To be asked in the step that opens it, so that of
+/// two logins at the same time the older cannot take the lane from the newer.
+pub type StillHere = Box<dyn Fn() -> bool + Send>;
+
 /// What stands behind the tunnel.
 pub trait Service: Send + Sync + 'static {
     /// Registers `key`, or refuses it. Called after the proof.
     fn admit(&self, key: KeyText) -> BoxFuture<'_, Result<(), ServiceError>>;
 
-    /// Opens the lane of an admitted key for one session; an older session of it is void from then on.
+    /// Opens the lane of an admitted key for one session, if that is still there; an older session of it is void
+    /// from then on.
     fn open(
         &self,
         key: KeyText,
         dialect: Dialect,
         bell: Bell,
+        still_here: StillHere,
     ) -> BoxFuture<'_, Result<Arc<dyn Lane>, ServiceError>>;
 }
 
@@ -173,7 +177,10 @@ impl Tunnel {
     pub fn router(self: &Arc<Self>) -> Router {
         let handler =
             |State(tunnel): State<Arc<Self>>, request: Request| async move { tunnel.upgrade(request) };
-        Router::new().route("/ws", any(handler)).fallback(not_found).with_state(Arc::clone(self))
+        Router::new()
+            .route("/ws", any(handler))
+            .fallback(async || upgrade::no_such_target())
+            .with_state(Arc::clone(self))
     }
 
     /// Gateways connected now.
@@ -197,16 +204,16 @@ impl Tunnel {
 
     /// Answers a request for `/ws`: 101 and a task that goes on, or the refusal in the protocol's words.
     pub fn upgrade(self: &Arc<Self>, mut request: Request) -> Response {
-        let key = match upgrade_key(&request) {
+        let key = match upgrade::upgrade_key(&request) {
             Ok(key) => key,
             Err(refusal) => return refusal,
         };
         let Some(on_upgrade) = request.extensions_mut().remove::<OnUpgrade>() else {
-            return not_upgradable();
+            return upgrade::not_upgradable();
         };
-        let Some(stranger) = Stranger::enter(self) else { return busy() };
+        let Some(stranger) = Stranger::enter(self) else { return upgrade::busy() };
         let client = self.client(&request);
-        let protocol = first_protocol(request.headers());
+        let protocol = upgrade::first_protocol(request.headers());
         // The listener counts connections by what it put in here.
         let place = std::mem::take(request.extensions_mut());
         let tunnel = Arc::clone(self);
@@ -216,18 +223,7 @@ impl Tunnel {
             }
             drop(place);
         });
-        let mut response = Response::new(Body::empty());
-        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-        let headers = response.headers_mut();
-        headers.insert(header::UPGRADE, header::HeaderValue::from_static("websocket"));
-        headers.insert(header::CONNECTION, header::HeaderValue::from_static("Upgrade"));
-        if let Ok(accept) = derive_accept_key(key.as_bytes()).parse() {
-            headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
-        }
-        if let Some(protocol) = protocol {
-            headers.insert(header::SEC_WEBSOCKET_PROTOCOL, protocol);
-        }
-        response
+        upgrade::switching(&key, protocol)
     }
 
     fn client(&self, request: &Request) -> IpAddr {
@@ -267,8 +263,14 @@ impl Tunnel {
             SessionRole::Inbound => {
                 let wake = Arc::clone(&seat.wake);
                 let bell: Bell = Arc::new(move || wake.ring());
-                match self.service.open(key, session.dialect(), bell).await {
+                let wake = Arc::clone(&seat.wake);
+                let still_here: StillHere = Box::new(move || !wake.is_evicted());
+                match self.service.open(key, session.dialect(), bell, still_here).await {
                     Ok(lane) => Some(lane),
+                    Err(_) if seat.wake.is_evicted() => {
+                        wire.close(4400, "replaced_by_new_session");
+                        return farewell(&mut wire).await;
+                    }
                     Err(error) => {
                         self.turn_away(&mut wire, client, &proof, error);
                         return farewell(&mut wire).await;
@@ -498,76 +500,4 @@ pub(super) async fn farewell(wire: &mut Wire) {
 /// When a socket that is closing is given up.
 pub(super) fn close_deadline(now: Instant) -> Instant {
     now + CLOSE_TIME_MAX
-}
-
-async fn not_found() -> Response {
-    no_such_target()
-}
-
-fn no_such_target() -> Response {
-    let json = [(header::CONTENT_TYPE, "application/json")];
-    (StatusCode::NOT_FOUND, json, r#"{"error":"not_found"}"#).into_response()
-}
-
-fn refuse(status: StatusCode, text: &'static str) -> Response {
-    (status, [(header::CONTENT_TYPE, "text/html")], text).into_response()
-}
-
-fn not_upgradable() -> Response {
-    refuse(StatusCode::UPGRADE_REQUIRED, "This connection cannot be upgraded")
-}
-
-fn busy() -> Response {
-    let headers = [(header::CONTENT_TYPE, "application/json"), (header::RETRY_AFTER, "1")];
-    (StatusCode::SERVICE_UNAVAILABLE, headers, r#"{"error":"too_many_logins"}"#).into_response()
-}
-
-/// The checks of the upgrade request, in the reference's order, and its key.
-#[expect(clippy::result_large_err, reason = "made once per connection")]
-fn upgrade_key(request: &Request) -> Result<String, Response> {
-    let headers = request.headers();
-    let target = request.uri().path_and_query().map(|target| target.as_str());
-    if target != Some("/ws") || !is_upgrade(headers) {
-        return Err(no_such_target());
-    }
-    if request.method() != Method::GET {
-        return Err(refuse(StatusCode::METHOD_NOT_ALLOWED, "Invalid HTTP method"));
-    }
-    let key = headers.get(header::SEC_WEBSOCKET_KEY).and_then(|key| key.to_str().ok()).map(str::trim);
-    let Some(key) = key.filter(|key| is_websocket_key(key)) else {
-        return Err(refuse(StatusCode::BAD_REQUEST, "Missing or invalid Sec-WebSocket-Key header"));
-    };
-    let version = headers.get(header::SEC_WEBSOCKET_VERSION).map(header::HeaderValue::as_bytes);
-    if !matches!(version, Some(b"13" | b"8")) {
-        let mut refusal = refuse(StatusCode::BAD_REQUEST, "Missing or invalid Sec-WebSocket-Version header");
-        refusal
-            .headers_mut()
-            .insert(header::SEC_WEBSOCKET_VERSION, header::HeaderValue::from_static("13, 8"));
-        return Err(refusal);
-    }
-    Ok(key.to_owned())
-}
-
-fn is_upgrade(headers: &HeaderMap) -> bool {
-    let has = |name, word: &str| {
-        headers
-            .get_all(name)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(','))
-            .any(|part| part.trim().eq_ignore_ascii_case(word))
-    };
-    has(header::CONNECTION, "upgrade") && has(header::UPGRADE, "websocket")
-}
-
-/// 16 bytes in base64: 22 characters and two `=`.
-fn is_websocket_key(key: &str) -> bool {
-    key.len() == 24
-        && key.ends_with("==")
-        && key.bytes().take(22).all(|b| b.is_ascii_alphanumeric() || b == b'+' || b == b'/')
-}
-
-fn first_protocol(headers: &HeaderMap) -> Option<header::HeaderValue> {
-    let offered = headers.get(header::SEC_WEBSOCKET_PROTOCOL)?.to_str().ok()?;
-    offered.split(',').next().map(str::trim).filter(|name| !name.is_empty())?.parse().ok()
 }

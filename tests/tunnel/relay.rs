@@ -196,7 +196,8 @@ impl Gateway {
         gateway.closed().await
     }
 
-    async fn prove(&mut self, key: &SecretKey, more: &str) {
+    /// Asks for a challenge and answers it.
+    pub(super) async fn prove(&mut self, key: &SecretKey, more: &str) {
         let text = key.key_text();
         self.tell(&format!(r#"{{"type":"auth_challenge_request","publicKeyBase32":"{text}"{more}}}"#)).await;
         let challenge = self.said().await;
@@ -240,9 +241,21 @@ impl Gateway {
 
     /// The next whole mail.
     pub(super) async fn mail(&mut self) -> Arrived {
+        match self.mail_or_close().await {
+            Ok(arrived) => arrived,
+            Err(code) => panic!("closed with {code}"),
+        }
+    }
+
+    /// The next whole mail, or the code of the close that came instead.
+    pub(super) async fn mail_or_close(&mut self) -> Result<Arrived, u16> {
         let mut arrived: Option<Arrived> = None;
         loop {
-            let Message::Binary(message) = self.next().await else { continue };
+            let message = match self.next().await {
+                Message::Binary(message) => message,
+                Message::Close(frame) => return Err(frame.map_or(1005, |frame| frame.code.into())),
+                Message::Text(_) | Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => continue,
+            };
             match (Frame::decode(&message, Dialect::Two).unwrap(), &mut arrived) {
                 (Frame::Start { stream, start }, _) => {
                     arrived =
@@ -253,7 +266,7 @@ impl Gateway {
                     arrived.message_bytes_max = arrived.message_bytes_max.max(message.len());
                 }
                 (Frame::End { stream }, Some(open)) if stream == open.stream => {
-                    return arrived.take().unwrap();
+                    return Ok(arrived.take().unwrap());
                 }
                 (other, _) => panic!("{other:?} out of place"),
             }
