@@ -18,7 +18,7 @@ use waystation::observe::Metrics;
 use waystation::tunnel::Dialect;
 use waystation::tunnel::frame::StartBody;
 use waystation::tunnel::session::{Batch, Change, Offer, PieceError, Settled};
-use waystation::tunnel::ws::{Bell, Lane, LaneLost, Service, ServiceError, Settings, Tunnel};
+use waystation::tunnel::ws::{Bell, Lane, LaneLost, Service, ServiceError, Settings, StillHere, Tunnel};
 
 /// Body bytes of one piece.
 const PIECE: usize = 64 * 1024;
@@ -92,6 +92,7 @@ impl Service for OneLane {
         _key: KeyText,
         _dialect: Dialect,
         bell: Bell,
+        _still_here: StillHere,
     ) -> BoxFuture<'_, Result<Arc<dyn Lane>, ServiceError>> {
         let mut ledger = self.ledger();
         ledger.sessions += 1;
