@@ -1,8 +1,9 @@
 //! One WebSocket with a queue in front of it, polled from one task.
 //!
 //! Promises: reads while a write is blocked, so that two ends which both write cannot wait for each other
-//! for ever; keeps at most [`FLUSH_BYTES`] and one message in the socket's buffer; no compression, no
-//! unmasked frames, no message above [`MESSAGE_BYTES_MAX`].
+//! for ever, but no further than [`QUEUE_MESSAGES_MAX`] answers ahead; keeps at most [`FLUSH_BYTES`] and one
+//! message of ours in the socket's buffer; no compression, no unmasked frames, no message above
+//! [`MESSAGE_BYTES_MAX`].
 //!
 //! Failure policy: the first error ends it; [`Happened::Broken`] names the close code the peer deserves.
 
@@ -26,6 +27,12 @@ pub(super) const MESSAGE_BYTES_MAX: usize = 128 * 1024;
 const READ_BUFFER_BYTES: usize = 2 * 1024;
 /// Bytes handed to the socket before they are flushed.
 const FLUSH_BYTES: usize = 8 * 1024;
+
+/// Most bytes in the socket's buffer. The socket answers pings by itself, so a peer that pings and never reads would
+/// fill it without this.
+const WRITE_BUFFER_BYTES_MAX: usize = 64 * 1024;
+/// Messages in the queue above which nothing is read: what a peer says makes us answer, and it has to take that.
+const QUEUE_MESSAGES_MAX: usize = 64;
 
 /// What a socket reports.
 #[derive(Debug)]
@@ -54,6 +61,7 @@ impl Wire {
         let config = WebSocketConfig::default()
             .read_buffer_size(READ_BUFFER_BYTES)
             .write_buffer_size(FLUSH_BYTES)
+            .max_write_buffer_size(WRITE_BUFFER_BYTES_MAX)
             .max_message_size(Some(MESSAGE_BYTES_MAX))
             .max_frame_size(Some(MESSAGE_BYTES_MAX));
         let socket =
@@ -92,8 +100,8 @@ impl Wire {
             Poll::Ready(Ok(false)) | Poll::Pending => {}
             Poll::Ready(Err(error)) => return Poll::Ready(self.broken(&error)),
         }
-        if !read {
-            return Poll::Pending;
+        if !read || self.queue.len() >= QUEUE_MESSAGES_MAX {
+            return Poll::Pending; // writing wakes us
         }
         match Pin::new(&mut self.socket).poll_next(cx) {
             Poll::Ready(Some(Ok(message))) => Poll::Ready(Happened::Message(message)),
