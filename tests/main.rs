@@ -2,6 +2,7 @@
 
 mod dialogs;
 mod gateway;
+mod intake_process;
 mod layering;
 mod lost_replies;
 mod peers;
