@@ -1,5 +1,6 @@
 //! Scenarios.
 
+mod cli;
 mod dialogs;
 mod gateway;
 mod intake_process;

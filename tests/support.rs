@@ -2,6 +2,8 @@
 
 pub(crate) mod home;
 pub(crate) mod list_relay;
+pub(crate) mod post;
+pub(crate) mod process;
 pub(crate) mod relay;
 
 /// Looks again and again until something is so; gives up, with its name, after a minute.

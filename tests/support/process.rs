@@ -1,0 +1,118 @@
+//! The real binary as a child process: what a shell would see.
+
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, ChildStderr, Command, Output, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+use waystation::clock::monotonic;
+
+/// Longest wait for the binary to do something.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The binary under test, deaf to the environment of whoever runs the tests.
+pub(crate) fn waystation() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_waystation"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("WAYSTATION_") {
+            command.env_remove(name);
+        }
+    }
+    command.env_remove("JOURNAL_STREAM").stdin(Stdio::null());
+    command
+}
+
+/// Runs the binary to its end.
+pub(crate) fn run(args: &[&str]) -> Output {
+    waystation().args(args).output().expect("the binary runs")
+}
+
+/// Exit code, standard output, standard error.
+pub(crate) fn run_text(args: &[&str]) -> (i32, String, String) {
+    let output = run(args);
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
+    (output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr))
+}
+
+/// A relay as a process of its own, on free ports.
+#[derive(Debug)]
+pub(crate) struct RelayProcess {
+    child: Child,
+    /// Where SMTP listens.
+    pub(crate) smtp: SocketAddr,
+    /// Where HTTP listens.
+    pub(crate) http: SocketAddr,
+    log: BufReader<ChildStderr>,
+}
+
+impl RelayProcess {
+    /// Starts it on `data_dir` and waits until it says that it is started.
+    pub(crate) fn start(data_dir: &Path) -> Self {
+        Self::start_with(data_dir, &[])
+    }
+
+    /// The same with more environment.
+    pub(crate) fn start_with(data_dir: &Path, env: &[(&str, &str)]) -> Self {
+        let mut child = waystation()
+            .args(["serve", "--data-dir"])
+            .arg(data_dir)
+            .env("WAYSTATION_HTTP__LISTEN", "127.0.0.1:0")
+            .env("WAYSTATION_SMTP__LISTEN", "127.0.0.1:0")
+            .env("WAYSTATION_LOG__FORMAT", "json")
+            .env("WAYSTATION_SPOOL__MIN_FREE_BYTES", "0")
+            .envs(env.iter().copied())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary starts");
+        let mut log = BufReader::new(child.stderr.take().expect("piped"));
+        let started = wait_for_event(&mut log, "relay.started");
+        let address = |text: &str| text.trim_matches(['[', ']']).parse().expect("address");
+        let smtp = address(started["smtp"].as_str().expect("smtp"));
+        let http = address(started["http"].as_str().expect("http"));
+        Self { child, smtp, http, log }
+    }
+
+    /// Ends it as systemd would, and returns its exit code.
+    pub(crate) fn terminate(mut self) -> i32 {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().expect("kill").success());
+        // Its pipe must be read, or it could not write its last words.
+        for line in self.log.by_ref().lines() {
+            drop(line);
+        }
+        self.child.wait().expect("it ends").code().unwrap_or(-1)
+    }
+
+    /// Ends it as a power cut would, as far as a process can tell.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().expect("kill");
+        self.child.wait().expect("it ends");
+    }
+}
+
+impl Drop for RelayProcess {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn wait_for_event(log: &mut impl std::io::BufRead, event: &str) -> Value {
+    let until = monotonic() + PATIENCE;
+    let mut seen = String::new();
+    for line in log.lines() {
+        let line = line.expect("log line");
+        assert!(monotonic() < until, "no {event} in time:\n{seen}");
+        if let Ok(value) = serde_json::from_str::<Value>(&line)
+            && value["event"] == event
+        {
+            return value;
+        }
+        seen.push_str(&line);
+        seen.push('\n');
+    }
+    panic!("the relay ended without {event}:\n{seen}");
+}
