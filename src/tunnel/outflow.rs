@@ -2,7 +2,7 @@
 //!
 //! `offered -> written frame by frame -> in flight -> acked`; a lane's order is kept, streams are never
 //! interleaved, and what is in flight never exceeds the window in items or, except for a single large item,
-//! in bytes.
+//! in bytes. Offers may wait here for their turn, so that the ledger's latency is not in the way.
 //!
 //! Promises: holds one piece of one body at a time; empty when nothing is on its way.
 //!
@@ -19,7 +19,7 @@ use super::frame::{Frame, StartBody};
 
 /// Body bytes in one frame to a gateway. Well below what a gateway takes, because each session's socket
 /// keeps a buffer as large as the largest message it ever wrote.
-pub(super) const FRAME_BODY_BYTES: usize = 8 * 1024;
+pub(super) const FRAME_BODY_BYTES: usize = 4 * 1024;
 
 /// One item that may be sent now.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,22 +103,12 @@ impl Outflow {
         Self { dialect, window, waiting: VecDeque::new(), writing: None, flying: Vec::new() }
     }
 
-    /// What is free in the window now.
-    pub(super) fn room(&self) -> Window {
-        let writing = self.writing.iter().map(|writing| &writing.offer);
-        let (mut items, mut bytes) = (self.flying.len(), 0_u64);
-        for offer in self.waiting.iter().chain(writing) {
-            items += 1;
-            bytes = bytes.saturating_add(offer.size_bytes);
-        }
-        for flight in &self.flying {
-            bytes = bytes.saturating_add(flight.size_bytes);
-        }
-        let items = u32::try_from(items).unwrap_or(u32::MAX);
-        Window {
-            items: self.window.items.saturating_sub(items),
-            bytes: self.window.bytes.saturating_sub(bytes),
-        }
+    /// Whether an item of `size_bytes` may be begun: it fits the window, or goes alone.
+    fn fits(&self, size_bytes: u64) -> bool {
+        let in_flight = self.flying.iter().map(|flight| flight.size_bytes).fold(0, u64::saturating_add);
+        self.flying.is_empty()
+            || (self.flying.len() < self.window.items as usize
+                && in_flight.saturating_add(size_bytes) <= self.window.bytes)
     }
 
     pub(super) fn waiting(&self) -> usize {
@@ -188,7 +178,8 @@ impl Outflow {
     /// What to put on the wire now.
     pub(super) fn next(&mut self, now: Instant) -> Next {
         if self.writing.is_none() {
-            let Some(offer) = self.waiting.pop_front() else { return Next::Nothing };
+            let begin = self.waiting.front().is_some_and(|offer| self.fits(offer.size_bytes));
+            let Some(offer) = self.waiting.pop_front_if(|_| begin) else { return Next::Nothing };
             if self.waiting.is_empty() {
                 self.waiting = VecDeque::new();
             }

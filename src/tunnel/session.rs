@@ -44,8 +44,8 @@ pub use values::{Batch, Change, Eviction, Input, Note, Outgoing, Output, PieceEr
 
 /// Features of tunnel 2 that this relay has.
 const SUPPORTED: [Feature; 3] = [Feature::Ack, Feature::Credit, Feature::Replay];
-/// Most offers kept ready to be written; more are leased when fewer than half are left.
-const LEASE_ITEMS_MAX: u32 = 16;
+/// Most offers kept ready to be written; more are leased when half of them are gone.
+const LEASE_ITEMS_MAX: u32 = 64;
 /// Most changes that wait for the lane; a replay request beyond it is dropped.
 pub const PENDING_MAX: usize = 1024;
 /// Most messages waiting for the socket before the driver stops reading.
@@ -494,11 +494,11 @@ impl Session {
         if self.asking || self.lane_lost || !self.inbound {
             return;
         }
-        let room = self.outflow.room();
-        let low = self.outflow.waiting() < LEASE_ITEMS_MAX as usize / 2;
+        // Ahead of the window: what waits here was not sent, and costs no duplicate when the line drops.
+        let items = LEASE_ITEMS_MAX.saturating_sub(u32::try_from(self.outflow.waiting()).unwrap_or(u32::MAX));
         self.more |= !self.changes.is_empty();
-        let lease = (self.phase == Phase::Open && self.more && low && room.items > 0)
-            .then_some(Window { items: room.items.min(LEASE_ITEMS_MAX), bytes: room.bytes });
+        let lease = (self.phase == Phase::Open && self.more && items >= LEASE_ITEMS_MAX / 2)
+            .then_some(Window { items, bytes: u64::MAX });
         if lease.is_some() {
             self.more = false;
         }

@@ -26,7 +26,7 @@ pub(super) const MESSAGE_BYTES_MAX: usize = 128 * 1024;
 /// Bytes read at a time; allocated for each socket as long as it lives.
 const READ_BUFFER_BYTES: usize = 2 * 1024;
 /// Bytes handed to the socket before they are flushed.
-const FLUSH_BYTES: usize = 8 * 1024;
+const FLUSH_BYTES: usize = 4 * 1024 + 512;
 
 /// Most bytes in the socket's buffer. The socket answers pings by itself, so a peer that pings and never reads would
 /// fill it without this.
