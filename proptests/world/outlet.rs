@@ -174,11 +174,13 @@ impl World {
     pub(super) fn replay(&mut self, n: u8, from: u8) -> Result<(), Broken> {
         let Some(lane) = self.last().lane_of(&lane_name(n)) else { return Ok(()) };
         let (now, from) = (self.now, Seq(u64::from(from)));
-        let Some(answer) = self.request(|spool| spool.replay(LaneId(lane), ReplayFrom::Seq(from), now))?
-        else {
+        let from_seq = ReplayFrom::Seq(from);
+        let Some(answer) = self.request(|spool| spool.replay(LaneId(lane), from_seq, None, now))? else {
             return Ok(());
         };
-        let count = answer.map_err(|error| error.to_string())?;
+        let part = answer.map_err(|error| error.to_string())?;
+        ensure!(part.go_on.is_none(), "a lane of this size is replayed at once");
+        let count = part.items;
         let acked: Vec<_> = self
             .last()
             .of_lane(lane)

@@ -21,8 +21,8 @@ use crate::types::{Filter, ItemInfo, Page, State, Transition, Verb};
 
 /// Most items in one answer of [`Spool::list`].
 pub const LIST_MAX: usize = 1000;
-/// Most items changed by one state record.
-const REPLAY_RECORD_MAX: usize = 1024;
+/// Blocks looked into by one call of [`Spool::replay`]: at most 4096 items in one state record.
+const REPLAY_BLOCKS_MAX: usize = 64;
 /// Blocks looked into by one call of [`Spool::list`].
 const LIST_BLOCKS_MAX: usize = 512;
 
@@ -33,6 +33,15 @@ pub enum ReplayFrom {
     Seq(Seq),
     /// At the first item accepted at or after this time.
     Since(WallMs),
+}
+
+/// What one call of [`Spool::replay`] did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Replayed {
+    /// Items offered again.
+    pub items: u64,
+    /// Where to go on; `None`: that was all.
+    pub go_on: Option<Seq>,
 }
 
 impl Spool {
@@ -141,45 +150,48 @@ impl Spool {
         Ok(())
     }
 
-    /// Offers acked items of a lane again, within retention; answers how many.
+    /// Offers acked items of a lane again, within retention: a bounded part of them. Ask again with
+    /// [`Replayed::go_on`] until it is `None`; others get their turn in between.
+    ///
+    /// * `at`: where to go on; `None` to begin.
     ///
     /// # Errors
     /// [`RequestError::Spool`].
-    pub fn replay(&mut self, id: LaneId, from: ReplayFrom, now: WallMs) -> Result<u64, RequestError> {
-        let Some(lane) = self.tail.lane(id)? else { return Ok(0) };
-        let first = match from {
-            ReplayFrom::Seq(seq) => seq.0,
-            ReplayFrom::Since(_) => 1,
+    pub fn replay(
+        &mut self,
+        id: LaneId,
+        from: ReplayFrom,
+        at: Option<Seq>,
+        now: WallMs,
+    ) -> Result<Replayed, RequestError> {
+        let mut done = Replayed::default();
+        let Some(lane) = self.tail.lane(id)? else { return Ok(done) };
+        let (first, since) = match from {
+            ReplayFrom::Seq(seq) => (seq.0, WallMs(0)),
+            ReplayFrom::Since(since) => (1, since),
         };
-        let mut seq = Seq(first.max(lane.first_seq).max(1));
-        let (mut count, mut first_ready) = (0, None);
+        let mut seq = Seq(at.map_or(first, |at| at.0).max(lane.first_seq).max(1));
         let mut refs = Vec::new();
-        while seq.0 < lane.next_seq {
+        for _ in 0..REPLAY_BLOCKS_MAX {
+            if seq.0 >= lane.next_seq {
+                break;
+            }
             let number = entry::block_of(seq);
             let block = self.tail.block(id, number)?;
-            for (at, entry) in entry::entries(number, &block).filter(|(at, _)| *at >= seq) {
-                let wanted = match from {
-                    ReplayFrom::Seq(_) => true,
-                    ReplayFrom::Since(since) => entry.accepted_at >= since,
-                };
-                if wanted && entry.state == State::Acked {
-                    refs.push(crate::lease::state_ref(id, at, &entry));
-                    first_ready.get_or_insert(at);
-                    count += 1;
-                }
-                if refs.len() == REPLAY_RECORD_MAX {
-                    self.stage_replay(std::mem::take(&mut refs), now)?;
-                }
+            let wanted = |entry: &Entry| entry.state == State::Acked && entry.accepted_at >= since;
+            for (at, entry) in entry::entries(number, &block).filter(|(at, e)| *at >= seq && wanted(e)) {
+                refs.push(crate::lease::state_ref(id, at, &entry));
             }
             seq = Self::next_block_start(seq);
         }
-        if !refs.is_empty() {
+        done.items = refs.len() as u64;
+        done.go_on = (seq.0 < lane.next_seq).then_some(seq);
+        if let Some(first) = refs.first() {
+            let first = Seq(first.seq);
             self.stage_replay(refs, now)?;
-        }
-        if let Some(first) = first_ready {
             self.rewind(id, first);
         }
-        Ok(count)
+        Ok(done)
     }
 
     fn stage_replay(&mut self, items: Vec<crate::record::StateRef>, now: WallMs) -> Result<(), SpoolError> {

@@ -41,7 +41,7 @@ pub mod types;
 pub mod upkeep;
 
 pub use compact::Effort;
-pub use inspect::ReplayFrom;
+pub use inspect::{ReplayFrom, Replayed};
 pub use lease::Bell;
 pub use spool::{OPEN_BODIES_MAX, Options, Recovery, Spool};
 pub use tail::CheckpointJob;

@@ -11,7 +11,7 @@ use crate::error::{AcceptError, RequestError, SpoolError};
 use crate::ids::{ItemId, LaneId, Seq, SessionId, WallMs};
 use crate::index::memory::MemoryIndex;
 use crate::types::{AckOutcome, Filter, MailboxChange, NewMessage, Room, State, Target, Verb};
-use crate::{Effort, Options, ReplayFrom, Spool};
+use crate::{Effort, Options, ReplayFrom, Replayed, Spool};
 
 const NOW: WallMs = WallMs(1_800_000_000_000);
 const ROOM: Room = Room { items: 100, bytes: 1 << 30 };
@@ -198,7 +198,10 @@ fn replay_offers_acked_items_again_in_order() {
         spool.ack(s, id(n), NOW).unwrap();
     }
     spool.commit(NOW).unwrap();
-    assert_eq!(spool.replay(lane, ReplayFrom::Seq(Seq(3)), NOW), Ok(3));
+    assert_eq!(
+        spool.replay(lane, ReplayFrom::Seq(Seq(3)), None, NOW),
+        Ok(Replayed { items: 3, go_on: None })
+    );
     spool.commit(NOW).unwrap();
     assert_eq!(lent(&mut spool, s), [3, 4, 5]);
 }

@@ -167,7 +167,16 @@ fn replay(spool: &mut Spool, ask: &ReplayAsk, context: &Context<'_>) -> Result<V
         }
     };
     let mailbox = ask::resolve(spool, &ask.lane, context.domains)?;
-    let count = spool.replay(mailbox.lane, from, context.now).map_err(refused)?;
+    // In one go: an operator waits for one answer, and a state record holds thousands of items.
+    let (mut count, mut at) = (0, None);
+    loop {
+        let done = spool.replay(mailbox.lane, from, at, context.now).map_err(refused)?;
+        count += done.items;
+        at = done.go_on;
+        if at.is_none() {
+            break;
+        }
+    }
     Ok(json!({ "lane": mailbox.name, "replayed": count }))
 }
 

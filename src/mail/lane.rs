@@ -165,17 +165,15 @@ impl Lane for GatewayLane {
             if acks {
                 crashpoint::reach("lane.after_ack");
             }
-            match answer {
-                Ok(Ok(done)) => Ok(self.note(done, now).await),
-                Ok(Err(error)) => {
-                    tracing::debug!(lane = %self.key, %error, "lane is lost");
-                    Err(LaneLost)
-                }
-                Err(error) => {
-                    tracing::warn!(event = "relay.spool.unavailable", lane = %self.key, %error, "lane is lost");
-                    Err(LaneLost)
-                }
+            let mut done = self.or_lost(answer)?;
+            // A long replay is asked for in parts, so that other lanes get their turn in between.
+            while let Some((from, at)) = done.replay_on.take() {
+                let answer = self.spooler.call(move |spool| spool.replay(lane, from, Some(at), now)).await;
+                let part = self.or_lost(answer)?;
+                done.replayed = Some(done.replayed.unwrap_or(0) + part.items);
+                done.replay_on = part.go_on.map(|at| (from, at));
             }
+            Ok(self.note(done, now).await)
         })
     }
 
@@ -209,6 +207,8 @@ struct Done {
     changes: Vec<Change>,
     leased: Leased,
     replayed: Option<u64>,
+    /// The replay is not done: where to go on.
+    replay_on: Option<(ReplayFrom, Seq)>,
 }
 
 /// On the ledger's thread: changes in order, then the lease.
@@ -219,8 +219,12 @@ fn carry_out(
     batch: Batch,
     now: WallMs,
 ) -> Result<Done, RequestError> {
-    let mut done =
-        Done { changes: Vec::with_capacity(batch.changes.len()), leased: Leased::default(), replayed: None };
+    let mut done = Done {
+        changes: Vec::with_capacity(batch.changes.len()),
+        leased: Leased::default(),
+        replayed: None,
+        replay_on: None,
+    };
     for change in batch.changes {
         let effect = match &change {
             Change::Ack(flight) => {
@@ -234,10 +238,14 @@ fn carry_out(
                 .quarantine(*item, problem, now)
                 .and_then(|()| spool.unlease(session, *item))
                 .map(|()| true),
-            Change::Replay(request) => replay(spool, lane, *request, now).map(|items| {
-                done.replayed = Some(items);
-                true
-            }),
+            Change::Replay(request) => match replay_start(*request) {
+                Some(from) => spool.replay(lane, from, None, now).map(|part| {
+                    done.replayed = Some(part.items);
+                    done.replay_on = part.go_on.map(|at| (from, at));
+                    true
+                }),
+                None => Ok(false),
+            },
         };
         match effect {
             Ok(true) => done.changes.push(change),
@@ -257,16 +265,26 @@ fn carry_out(
     Ok(done)
 }
 
-fn replay(spool: &mut Spool, lane: LaneId, request: ReplayRequest, now: WallMs) -> Result<u64, RequestError> {
-    let from = match (request.from_seq, request.since_ms) {
-        (Some(seq), _) => ReplayFrom::Seq(Seq(seq)),
-        (None, Some(since)) => ReplayFrom::Since(WallMs(since)),
-        (None, None) => return Ok(0),
-    };
-    spool.replay(lane, from, now)
+fn replay_start(request: ReplayRequest) -> Option<ReplayFrom> {
+    let seq = request.from_seq.map(|seq| ReplayFrom::Seq(Seq(seq)));
+    seq.or_else(|| request.since_ms.map(|since| ReplayFrom::Since(WallMs(since))))
 }
 
 impl GatewayLane {
+    fn or_lost<T>(&self, answer: Result<Result<T, RequestError>, SpoolError>) -> Result<T, LaneLost> {
+        match answer {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(error)) => {
+                tracing::debug!(lane = %self.key, %error, "lane is lost");
+                Err(LaneLost)
+            }
+            Err(error) => {
+                tracing::warn!(event = "relay.spool.unavailable", lane = %self.key, %error, "lane is lost");
+                Err(LaneLost)
+            }
+        }
+    }
+
     fn with_carried<T>(&self, f: impl FnOnce(&mut HashMap<ItemId, Arc<ItemInfo>>) -> T) -> T {
         let mut carried = self.carried.lock().unwrap_or_else(PoisonError::into_inner);
         let value = f(&mut carried);
