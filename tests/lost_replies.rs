@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use spool::Spool;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -147,20 +148,37 @@ async fn a_message_that_does_not_finish_in_time_is_dropped_unanswered() {
     relay.stop().await;
 }
 
+/// Records in the journal so far.
+async fn records(relay: &MailRelay) -> u64 {
+    relay.spooler.query(|spool| spool.counters().records).await.expect("spool")
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_commit_that_takes_too_long_is_answered_451_and_its_repeat_is_no_second_message() {
-    let relay = MailRelay::start_with(|plan| plan.intake.commit_timeout = Duration::from_millis(100)).await;
+    let relay = MailRelay::start_with(|plan| plan.intake.commit_timeout = Duration::from_secs(1)).await;
     let mut client = Client::in_data(&relay).await;
+    let before = records(&relay).await;
     // The ledger is busy with something else until we let go.
     let (release, released) = std::sync::mpsc::channel::<()>();
     let spooler = relay.spooler.clone();
-    let stall = tokio::spawn(async move { spooler.call(move |_| released.recv().is_err()).await });
-    tokio::task::yield_now().await;
+    let (begin, begun) = tokio::sync::oneshot::channel();
+    let stall = tokio::spawn(async move {
+        let busy = move |_: &mut Spool| {
+            let _ = begin.send(());
+            released.recv().is_err()
+        };
+        spooler.call(busy).await
+    });
+    begun.await.expect("the ledger is busy");
     client.send(MESSAGE).await;
     client.expect("451 4.3.0").await; // Q33
     drop(release);
     stall.await.expect("task").expect("commit");
-    // It came through after all; when the sender tries again he is told of that one.
+    // It came through after all: chunk, item, and the memory of an unheard 250.
+    while records(&relay).await < before + 3 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    // When the sender tries again he is told of that one.
     let first = relay.wait_for_items(1).await.remove(0);
     client.send("QUIT\r\n").await;
     client.expect("221").await;
