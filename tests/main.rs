@@ -1,6 +1,7 @@
 //! Scenarios.
 
 mod cli;
+mod crash;
 mod dialogs;
 mod gateway;
 mod intake_process;

@@ -134,6 +134,12 @@ impl Running {
         status.expect("ended")
     }
 
+    /// SIGTERM, if it is still there to hear it.
+    pub(crate) fn ask_to_stop(&self) {
+        let pid = self.child.id().to_string();
+        let _ = Command::new("kill").args(["-s", "TERM", &pid]).stderr(Stdio::null()).status();
+    }
+
     /// SIGTERM, and waits for an orderly end.
     pub(crate) async fn stop(mut self) {
         self.signal("TERM");
