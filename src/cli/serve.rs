@@ -19,6 +19,7 @@ pub(crate) fn run(global: &Global) -> anyhow::Result<Exit> {
         level: config.log.level.clone(),
         color: global.color,
     })?;
+    raise_open_files();
     for field in &config.unused {
         tracing::warn!(event = "relay.config.not_used", field, "this relay has no use for `{field}`");
     }
@@ -30,6 +31,15 @@ pub(crate) fn run(global: &Global) -> anyhow::Result<Exit> {
     // A look-up or a read that hangs may not keep a stopped relay from ending.
     runtime.shutdown_background();
     ended
+}
+
+/// Every gateway and every sender costs a descriptor, and the usual soft limit is 1024.
+fn raise_open_files() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // Refused: fewer gateways fit, and accepting says so when it comes to that.
+    let _ = setrlimit(Resource::Nofile, limit);
 }
 
 async fn serve(global: &Global, config: &Config) -> anyhow::Result<Exit> {
