@@ -2,14 +2,21 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures_util::{SinkExt, StreamExt};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, UnixListener};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message as Ws;
 use waystation::gateway::{Client, Options};
 use waystation::identity::keyfile;
+use waystation::tunnel::frame::{Frame, StartBody};
 
 use crate::support::home::{Home, waystation};
 use crate::support::list_relay::{Fate, ListRelay};
@@ -437,6 +444,132 @@ async fn undecided_messages_are_offered_to_the_next_session_once() {
     relay.put(body(2, 100));
     assert_eq!(client.next().await.unwrap().seq(), 2, "the first one was handed out once");
     client.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wss_works_with_a_private_ca_and_not_without_it() {
+    let relay = ListRelay::start().await;
+    fill(&relay, 3);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("wss://localhost:{}/ws", listener.local_addr().unwrap().port());
+    let acceptor = tls_acceptor();
+    let (behind, refused) = (relay.address, Arc::new(AtomicUsize::new(0)));
+    let count = Arc::clone(&refused);
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let (acceptor, count) = (acceptor.clone(), Arc::clone(&count));
+            tokio::spawn(async move {
+                let Ok(mut outer) = acceptor.accept(stream).await else {
+                    count.fetch_add(1, Ordering::SeqCst);
+                    return;
+                };
+                let mut inner = tokio::net::TcpStream::connect(behind).await.expect("the relay");
+                let _ = tokio::io::copy_bidirectional(&mut outer, &mut inner).await;
+            });
+        }
+    });
+    let home = Home::new(&url);
+    let running = home.start(None);
+    until("the certificate is refused", || refused.load(Ordering::SeqCst) > 0).await;
+    running.stop().await;
+    assert!(home.log().contains("TLS with localhost failed"), "{}", home.log());
+    let ca = fixture("ca.pem");
+    home.configure(&url, &format!("extra_ca_file = {ca:?}\n[maildir]\npath = \"Maildir\"\n"));
+    let running = home.start(None);
+    relay.all_acked().await;
+    check_maildir(&relay, &home);
+    running.stop().await;
+}
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tls").join(name)
+}
+
+fn tls_acceptor() -> tokio_rustls::TlsAcceptor {
+    let chain = CertificateDer::pem_file_iter(fixture("localhost.pem")).expect("certificate");
+    let key = PrivateKeyDer::from_pem_file(fixture("localhost.key")).expect("key");
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_no_client_auth()
+        .with_single_cert(chain.collect::<Result<_, _>>().expect("certificates"), key)
+        .expect("a certificate and its key");
+    Arc::new(config).into()
+}
+
+/// An unmodified relay: the reference's messages, one mail in one chunk, no acks.
+async fn legacy_relay(listener: TcpListener, mail: &'static [u8]) -> Vec<String> {
+    let (stream, _) = listener.accept().await.expect("a gateway");
+    let mut socket = tokio_tungstenite::accept_async(stream).await.expect("a WebSocket");
+    let mut heard = Vec::new();
+    let text = async |socket: &mut WebSocketStream<_>| match socket.next().await {
+        Some(Ok(Ws::Text(text))) => text.to_string(),
+        other => panic!("{other:?}"),
+    };
+    let request = text(&mut socket).await;
+    let key = serde_json::from_str::<serde_json::Value>(&request).expect("JSON")["publicKeyBase32"].clone();
+    let id = "7b0b3ba6-2c3f-4e0a-9a51-6a3a4c1c8a52";
+    let challenge = serde_json::json!({
+        "type": "auth_challenge", "publicKeyBase32": key, "challengeId": id,
+        "challengeText": format!("relay-auth:{id}:0f2c1f0e-9d56-4b7c-8f0e-1b2c3d4e5f60"),
+        "expiresAt": "2026-01-01T00:00:00.000Z",
+    });
+    socket.send(Ws::text(challenge.to_string())).await.expect("sent");
+    if let Some(Ok(Ws::Text(response))) = socket.next().await {
+        heard.push(response.to_string());
+    } else {
+        return heard;
+    }
+    let ok = serde_json::json!({
+        "type": "auth_ok", "publicKeyBase32": key, "emailLocalPart": key, "sessionRole": "inbound",
+        "replacedSocketId": null,
+    });
+    socket.send(Ws::text(ok.to_string())).await.expect("sent");
+    let stream = || "0123456789abcdef:home@example.net".to_owned();
+    let start = StartBody {
+        mail_from: "a@example.org".to_owned(),
+        rcpt_to: "home@example.net".to_owned(),
+        ..StartBody::default()
+    };
+    for frame in [
+        Frame::Start { stream: stream(), start },
+        Frame::Chunk { stream: stream(), bytes: mail.into() },
+        Frame::End { stream: stream() },
+    ] {
+        socket.send(Ws::Binary(frame.encode().expect("a frame"))).await.expect("sent");
+    }
+    while let Some(Ok(message)) = socket.next().await {
+        match message {
+            Ws::Text(text) => heard.push(text.to_string()),
+            Ws::Binary(bytes) => heard.push(format!("{bytes:?}")),
+            Ws::Ping(_) | Ws::Pong(_) | Ws::Close(_) | Ws::Frame(_) => {}
+        }
+    }
+    heard
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unmodified_relay_is_served_where_that_is_allowed() {
+    let mail: &'static [u8] = Vec::leak(body(1, 400_000));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("ws://{}/ws", listener.local_addr().unwrap());
+    let home = Home::new(&url);
+    let running = home.start(None);
+    assert_eq!(legacy_relay(listener, mail).await, [""; 0], "nothing was signed without permission");
+    running.stop().await;
+    assert!(home.log().contains("set allow_tunnel_1"), "{}", home.log());
+
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("ws://{}/ws", listener.local_addr().unwrap());
+    home.configure(&url, "allow_tunnel_1 = true\n[maildir]\npath = \"Maildir\"\n");
+    let running = home.start(None);
+    let relay = tokio::spawn(legacy_relay(listener, mail));
+    until("the mail has arrived", || home.maildir().values().any(|bytes| bytes == mail)).await;
+    running.stop().await;
+    let heard = relay.await.unwrap();
+    assert_eq!(heard.len(), 1, "after the login nothing is said to such a relay: {heard:?}");
 }
 
 #[test]
