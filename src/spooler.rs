@@ -248,7 +248,7 @@ impl BodyWriter {
         let (answer, wait) = oneshot::channel();
         self.spooler
             .handle
-            .call(Box::new(move |spool| {
+            .stage(Box::new(move |spool| {
                 let _ = answer.send(spool.stage_chunk(body, chunk));
                 Box::new(move |_| drop(permit))
             }))

@@ -25,6 +25,9 @@ use crate::tail::CheckpointJob;
 pub const QUEUE_MAX: usize = 8192;
 /// Requests that share one commit at most.
 pub const BATCH_REQUESTS_MAX: usize = 512;
+/// Bytes that may be staged before they are written although nobody waits for them: pieces of bodies whose end is
+/// still to come. Large enough that a sync costs little beside the bytes, small beside what memory may hold.
+pub const STAGED_BYTES_MAX: u64 = 2 * 1024 * 1024;
 /// Pause between two looks at what upkeep there is to do.
 const TICK: Duration = Duration::from_millis(200);
 /// Bytes of a segment that one step of compaction reads.
@@ -41,6 +44,7 @@ pub type Clock = Arc<dyn Fn() -> WallMs + Send + Sync>;
 
 enum Request {
     Call(Call),
+    Stage(Call),
     Query(Query),
     CheckpointDone(Box<CheckpointJob>, Result<(), SpoolError>),
     SpareDone(Result<u32, SpoolError>),
@@ -99,6 +103,15 @@ impl Handle {
     /// [`SpoolError::Closed`] when the thread has ended.
     pub fn call(&self, call: Call) -> Result<(), SpoolError> {
         self.requests.send(Request::Call(call)).map_err(|_| SpoolError::Closed)
+    }
+
+    /// Runs `call` as [`Handle::call`] does, but its answer may wait for a commit that somebody else needs, for
+    /// [`STAGED_BYTES_MAX`], or for the next tick. For pieces of a body, which mean nothing before its end.
+    ///
+    /// # Errors
+    /// [`SpoolError::Closed`] when the thread has ended.
+    pub fn stage(&self, call: Call) -> Result<(), SpoolError> {
+        self.requests.send(Request::Stage(call)).map_err(|_| SpoolError::Closed)
     }
 
     /// Runs `query`; blocks while the queue is full.
@@ -169,6 +182,7 @@ impl Engine {
             helper: Some(helper),
             spare_asked: false,
             told_poison: false,
+            held: Vec::new(),
         };
         let thread = std::thread::Builder::new()
             .name("spool".to_owned())
@@ -232,6 +246,8 @@ struct Ledger<O> {
     helper: Option<JoinHandle<()>>,
     spare_asked: bool,
     told_poison: bool,
+    /// Answers for what is staged and not yet committed.
+    held: Vec<Answer>,
 }
 
 impl<O: Observer> Ledger<O> {
@@ -246,7 +262,7 @@ impl<O: Observer> Ledger<O> {
                 Err(RecvTimeoutError::Timeout) => None,
                 Err(RecvTimeoutError::Disconnected) => Some(Request::Stop),
             };
-            let asked = matches!(first, Some(Request::Call(_) | Request::Query(_)));
+            let asked = matches!(first, Some(Request::Call(_) | Request::Stage(_) | Request::Query(_)));
             if !self.batch(first, queue) {
                 return self.stop(queue);
             }
@@ -265,14 +281,21 @@ impl<O: Observer> Ledger<O> {
     fn batch(&mut self, first: Option<Request>, queue: &Receiver<Request>) -> bool {
         let started = self.observer.micros();
         let bytes_before = self.spool.counters().bytes_written;
-        let mut answers: Vec<Answer> = Vec::new();
+        let mut due = false;
         let mut go_on = true;
         let mut next = first;
         while let Some(request) = next.take() {
             match request {
-                Request::Call(call) => answers.push(call(&mut self.spool)),
+                Request::Call(call) => {
+                    due = true;
+                    self.held.push(call(&mut self.spool));
+                }
+                Request::Stage(call) => self.held.push(call(&mut self.spool)),
                 Request::Query(query) => query(&self.spool),
-                Request::CheckpointDone(job, result) => self.checkpoint_done(&job, result),
+                Request::CheckpointDone(job, result) => {
+                    due = true;
+                    self.checkpoint_done(&job, result);
+                }
                 Request::SpareDone(result) => {
                     self.spare_asked = false;
                     if let Ok(number) = result {
@@ -280,29 +303,36 @@ impl<O: Observer> Ledger<O> {
                     }
                 }
                 Request::Stop => {
+                    due = true;
                     go_on = false;
                     break;
                 }
             }
-            if answers.len() < BATCH_REQUESTS_MAX {
+            if self.held.len() < BATCH_REQUESTS_MAX {
                 next = queue.try_recv().ok();
+            } else {
+                due = true;
             }
         }
-        if !answers.is_empty() || self.spool.has_staged() {
-            let outcome = self.commit();
+        if due || self.spool.staged_bytes() >= STAGED_BYTES_MAX || self.spool.healthy().is_err() {
+            let requests = self.held.len();
+            let _ = self.commit();
             let bytes = self.spool.counters().bytes_written - bytes_before;
             let micros = self.observer.micros().saturating_sub(started);
-            self.observer.committed(answers.len(), bytes, micros);
-            for answer in answers {
-                answer(outcome.clone());
+            if requests > 0 {
+                self.observer.committed(requests, bytes, micros);
             }
         }
         go_on
     }
 
+    /// Makes everything staged stable and gives every answer that waited for it.
     fn commit(&mut self) -> Result<(), SpoolError> {
         let outcome = self.spool.commit((self.clock)());
         self.note(&outcome);
+        for answer in std::mem::take(&mut self.held) {
+            answer(outcome.clone());
+        }
         outcome
     }
 

@@ -184,6 +184,12 @@ impl Spool {
         self.journal.segments().keys().copied().collect()
     }
 
+    /// Bytes that [`Spool::commit`] would write.
+    #[must_use]
+    pub fn staged_bytes(&self) -> u64 {
+        self.journal.position().0.saturating_sub(self.journal.durable().0)
+    }
+
     /// Is there anything that [`Spool::commit`] would write?
     #[must_use]
     pub fn has_staged(&self) -> bool {
