@@ -16,6 +16,7 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
 
 use super::{Change, Index, Tree};
 use crate::error::SpoolError;
@@ -35,6 +36,11 @@ const CACHE_BYTES: u64 = 32 * 1024 * 1024;
 const BLOAT_BYTES: u64 = 64 * 1024 * 1024;
 /// ... and this many times what they hold.
 const BLOAT_FACTOR: u64 = 3;
+/// How often a held lock is tried again: the engine's threads let go of it only some time after the last handle
+/// was dropped, so a start right after a stop in the same process finds it held.
+const LOCK_TRIES: u32 = 100;
+/// Pause between two tries; with [`LOCK_TRIES`] about two seconds in all.
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 /// Where the state record lies.
 const STATE_TREE: &str = "state";
 const STATE_KEY: &[u8] = b"state";
@@ -74,7 +80,9 @@ impl fmt::Debug for SledIndex {
 
 /// Why an engine could not be used.
 enum Trouble {
-    /// Not the index's fault: held by another process, no space, no permission.
+    /// Somebody else has it open.
+    Held(String),
+    /// Not the index's fault either: no space, no permission.
     Outside(String),
     /// The files are not what they should be.
     Damaged(String),
@@ -83,14 +91,13 @@ enum Trouble {
 impl Trouble {
     fn text(&self) -> &str {
         match self {
-            Self::Outside(text) | Self::Damaged(text) => text,
+            Self::Held(text) | Self::Outside(text) | Self::Damaged(text) => text,
         }
     }
 
     fn of_io(error: &std::io::Error) -> Self {
         use std::io::ErrorKind;
         let outside = [
-            ErrorKind::WouldBlock,
             ErrorKind::StorageFull,
             ErrorKind::PermissionDenied,
             ErrorKind::ReadOnlyFilesystem,
@@ -98,7 +105,9 @@ impl Trouble {
         ];
         let text = error.to_string();
         // The engine wraps a lock that is held into an error of no particular kind.
-        if outside.contains(&error.kind()) || text.contains("could not acquire lock") {
+        if text.contains("could not acquire lock") {
+            Self::Held(text)
+        } else if outside.contains(&error.kind()) {
             Self::Outside(text)
         } else {
             Self::Damaged(text)
@@ -154,6 +163,16 @@ impl Engine {
         let trees = Tree::ALL.iter().map(|tree| db.open_tree(tree.name())).collect::<Result<_, _>>()?;
         let (state, undo) = (db.open_tree(STATE_TREE)?, db.open_tree(UNDO_TREE)?);
         Ok(Self { generation, dir, db, trees, state, undo })
+    }
+
+    fn open_when_free(place: &Place, generation: u64) -> Result<Self, Trouble> {
+        for _ in 1..LOCK_TRIES {
+            match Self::open(place, generation) {
+                Err(Trouble::Held(_)) => std::thread::sleep(LOCK_PAUSE),
+                other => return other,
+            }
+        }
+        Self::open(place, generation)
     }
 
     fn tree(&self, tree: Tree) -> Result<&sled::Tree, Trouble> {
@@ -223,7 +242,7 @@ impl SledIndex {
                 Err(Trouble::Damaged("damage was found by the process before".to_owned()))
             } else {
                 guarded(|| {
-                    let engine = Engine::open(&place, generation)?;
+                    let engine = Engine::open_when_free(&place, generation)?;
                     let record = engine.recover()?;
                     let barrier = Barrier::new(&engine.dir)?;
                     Ok((engine, record, barrier))
@@ -234,7 +253,7 @@ impl SledIndex {
                     place.sweep(generation);
                     return Ok(Self::with(place, engine, record, barrier, None));
                 }
-                Err(Trouble::Outside(text)) => return Err(SpoolError::Index(text)),
+                Err(Trouble::Held(text) | Trouble::Outside(text)) => return Err(SpoolError::Index(text)),
                 Err(Trouble::Damaged(text)) => {
                     let aside =
                         place.set_aside(generation).map_err(|error| SpoolError::Index(error.to_string()))?;
