@@ -1,7 +1,8 @@
 //! The ledger against the disk it stands on: `cargo bench -p waystation-spool --bench ledger -- [what] [options]`.
 //!
-//! * `throughput`: messages made stable per second, beside a bare append+fdatasync loop on a zero-filled file with
-//!   the same bytes per message and the same number of writers; latency, and bytes written per byte accepted.
+//! * `throughput`: messages made stable per second, beside bare append+fdatasync loops with the same bytes per
+//!   message and the same number of writers: one that writes a zero-filled file again and again, one that grows;
+//!   latency, and bytes written per byte accepted. The last row of a cell divides by each of the two.
 //! * `open`: start with many ready items, after a clean stop and after kill -9.
 //! * `space`: what many short-lived items leave on the disk.
 //! * `memory`: resident memory while ready items pile up.
@@ -23,8 +24,8 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use waystation_spool::accept::ChunkBuilder;
+use waystation_spool::disk::Disk;
 use waystation_spool::disk::real::RealDisk;
-use waystation_spool::disk::{Disk, DiskFile};
 use waystation_spool::engine::{Engine, Handle, Unobserved};
 use waystation_spool::ids::{ItemId, LaneId, SessionId, WallMs};
 use waystation_spool::index::sled::SledIndex;
@@ -186,8 +187,33 @@ fn measure(
 
 type Job = (Arc<Vec<u8>>, SyncSender<()>);
 
+/// What the bare loop writes to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Floor {
+    /// One zero-filled file, again and again: no new blocks, the least a disk can ask for.
+    Again,
+    /// A new file for every segment's worth of bytes: what a log that grows must pay.
+    Growing,
+}
+
 /// The least that could do the work: takes all that waits, one vectored write, one fdatasync, answers.
-fn bare_appender(file: &dyn DiskFile, queue: &Receiver<Job>) {
+fn bare_appender(disk: &RealDisk, floor: Floor, queue: &Receiver<Job>) {
+    let mut files = 0;
+    let mut begin = || {
+        files += 1;
+        let file = disk.create(&format!("file-{files}")).unwrap();
+        file.allocate(SEGMENT_BYTES).unwrap();
+        file.sync().unwrap();
+        disk.sync_dir("").unwrap();
+        file
+    };
+    let mut file = begin();
+    if floor == Floor::Again {
+        for n in 0..SEGMENT_BYTES >> 20 {
+            file.write_all_at(&mut [IoSlice::new(&vec![0; 1 << 20])], n << 20).unwrap();
+        }
+        file.sync().unwrap();
+    }
     let mut at = 0;
     while let Ok(first) = queue.recv() {
         let mut batch = vec![first];
@@ -195,6 +221,9 @@ fn bare_appender(file: &dyn DiskFile, queue: &Receiver<Job>) {
         let bytes: u64 = batch.iter().map(|(bytes, _)| bytes.len() as u64).sum();
         if at + bytes > SEGMENT_BYTES {
             at = 0;
+            if floor == Floor::Growing {
+                file = begin();
+            }
         }
         let mut slices: Vec<IoSlice<'_>> = batch.iter().map(|(bytes, _)| IoSlice::new(bytes)).collect();
         file.write_all_at(&mut slices, at).unwrap();
@@ -206,17 +235,12 @@ fn bare_appender(file: &dyn DiskFile, queue: &Receiver<Job>) {
     }
 }
 
-fn bare(settings: &Settings, writers: usize, bytes: usize) -> Measured {
+fn bare(settings: &Settings, floor: Floor, writers: usize, bytes: usize) -> Measured {
     let dir = scratch(settings, "bare");
     let disk = RealDisk::new(dir.clone());
-    let file = disk.create("file").unwrap();
-    for n in 0..SEGMENT_BYTES >> 20 {
-        file.write_all_at(&mut [IoSlice::new(&vec![0; 1 << 20])], n << 20).unwrap();
-    }
-    file.sync().unwrap();
     let message = Arc::new(vec![7; bytes + RECORD_BYTES]);
     let (jobs, queue) = sync_channel::<Job>(8192);
-    let appender = std::thread::spawn(move || bare_appender(file.as_ref(), &queue));
+    let appender = std::thread::spawn(move || bare_appender(&disk, floor, &queue));
     let measured = measure(settings, writers, bytes, || {
         let (jobs, message) = (jobs.clone(), message.clone());
         let (answer, wait) = sync_channel(1);
@@ -295,10 +319,8 @@ fn through_engine(settings: &Settings, writers: usize, bytes: usize) -> Measured
 }
 
 fn throughput(settings: &Settings) {
-    println!(
-        "| bytes | writers | bare/s | p50 µs | p99 µs | spool/s | p50 µs | p99 µs | rate | latency | written |"
-    );
-    println!("|---|---|---|---|---|---|---|---|---|---|---|");
+    println!("| bytes | writers | who | per second | p50 µs | p99 µs | written |");
+    println!("|---|---|---|---|---|---|---|");
     for bytes in [4 << 10, 64 << 10, 1 << 20] {
         for writers in [1, 64] {
             if settings.bytes.is_some_and(|only| only != bytes)
@@ -306,19 +328,23 @@ fn throughput(settings: &Settings) {
             {
                 continue;
             }
-            let floor = bare(settings, writers, bytes);
+            let again = bare(settings, Floor::Again, writers, bytes);
+            let growing = bare(settings, Floor::Growing, writers, bytes);
             let ours = through_engine(settings, writers, bytes);
+            for (who, row) in [("bare, again", &again), ("bare, growing", &growing), ("spool", &ours)] {
+                println!(
+                    "| {bytes} | {writers} | {who} | {:.0} | {} | {} | {:.2} |",
+                    row.per_second, row.p50_us, row.p99_us, row.amplification
+                );
+            }
+            let rate = |floor: &Measured| ours.per_second / floor.per_second;
+            let latency = |floor: &Measured| ours.p50_us as f64 / floor.p50_us.max(1) as f64;
             println!(
-                "| {bytes} | {writers} | {:.0} | {} | {} | {:.0} | {} | {} | {:.2} | {:.2} | {:.2} |",
-                floor.per_second,
-                floor.p50_us,
-                floor.p99_us,
-                ours.per_second,
-                ours.p50_us,
-                ours.p99_us,
-                ours.per_second / floor.per_second,
-                ours.p50_us as f64 / floor.p50_us.max(1) as f64,
-                ours.amplification,
+                "| | | spool : bare | {:.2} {:.2} | {:.2} {:.2} | | |",
+                rate(&again),
+                rate(&growing),
+                latency(&again),
+                latency(&growing)
             );
         }
     }

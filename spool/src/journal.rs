@@ -19,6 +19,11 @@ use crate::spare::SpareJob;
 
 /// Slices handed to one vectored write.
 const SLICES_MAX: usize = 768;
+/// A segment that was full sooner than this, in milliseconds, is followed by one that is not zero-filled: so much
+/// data comes that writing everything twice costs more than the file system's bookkeeping at the syncs.
+const ZERO_FILL_WORTH_MS: u64 = 2000;
+/// Segments given up that are kept to be used again, beside what is in use.
+const SPARES_KEPT_MAX: usize = 4;
 /// Free space beyond the segment itself that must be left before another one is begun.
 const HEADROOM_BYTES: u64 = 1024 * 1024;
 
@@ -98,6 +103,10 @@ pub(crate) struct Journal {
     pending_bytes: u32,
     /// Where the last batch that recovery read begins.
     last_batch_at: u32,
+    /// When the active segment was begun, by the clock of the commits.
+    rotated_at: WallMs,
+    /// The segment before was full in no time.
+    busy: bool,
     floor: Lsn,
     now: WallMs,
     poisoned: Option<String>,
@@ -128,6 +137,8 @@ impl Journal {
             pending: Vec::new(),
             pending_bytes: 0,
             last_batch_at: u32::MAX,
+            rotated_at: WallMs(0),
+            busy: false,
             floor: Lsn(0),
             now: WallMs(0),
             poisoned: None,
@@ -274,6 +285,8 @@ impl Journal {
         }
         self.flush()?;
         let sealed = self.active;
+        self.busy = self.now.since(self.rotated_at) < ZERO_FILL_WORTH_MS;
+        self.rotated_at = self.now;
         match self.begin_segment() {
             Ok(()) => {}
             Err(SpoolError::Io { operation: "allocate", .. }) => return Err(AppendError::NoSpace),
@@ -426,7 +439,7 @@ impl Journal {
         JournalReader { files: self.files.clone(), seed: self.seed }
     }
 
-    /// Takes segment `number` out and gives its space back, or keeps the file as a spare if there is none.
+    /// Takes segment `number` out and gives its space back, or keeps the file as a spare if there are few.
     /// `recycle`: false when the space is wanted more than the speed.
     pub(crate) fn remove_segment(&mut self, number: u32, recycle: bool) -> Result<(), SpoolError> {
         if number == self.active || self.segments.remove(&number).is_none() {
@@ -434,7 +447,7 @@ impl Journal {
         }
         write_files(&self.files).remove(&number);
         let name = segment::file_name(number);
-        if recycle && self.spares.is_empty() {
+        if recycle && self.spares.len() < SPARES_KEPT_MAX {
             let spare = self.next_spare;
             let to = segment::spare_name(spare);
             self.disk.rename(&name, &to).map_err(|error| SpoolError::io("rename", &name, &error))?;
@@ -469,7 +482,7 @@ impl Journal {
 
     /// A job that prepares a spare, to be run beside the writer, when there is none.
     pub(crate) fn spare_job(&mut self) -> Option<SpareJob> {
-        if !self.spares.is_empty() || self.poisoned.is_some() {
+        if !self.spares.is_empty() || self.busy || self.poisoned.is_some() {
             return None;
         }
         let number = self.next_spare;

@@ -30,7 +30,7 @@ use crate::tail::Tail;
 /// Says that this is a spool, of which version, and with which checksum seed.
 const FORMAT_FILE: &str = "FORMAT";
 /// Spares kept from an earlier process.
-const SPARES_MAX: usize = 2;
+const SPARES_MAX: usize = 8;
 /// Lanes read at once when counters are summed up.
 const LANES_PAGE: usize = 1024;
 
