@@ -49,10 +49,14 @@ pub enum StartError {
     #[error(transparent)]
     Ledger(#[from] LedgerError),
     /// An address cannot be listened on.
-    #[error("cannot listen on {address} for {what}: {error}")]
+    #[error(
+        "cannot listen on {address} for {what}: {error}; `{key}` in the configuration names another address"
+    )]
     Listen {
         /// `HTTP` or `SMTP`.
         what: &'static str,
+        /// The key that names the address.
+        key: &'static str,
         /// The address.
         address: SocketAddr,
         /// The system's words.
@@ -112,11 +116,11 @@ pub async fn start(config: &Config, stop: CancellationToken) -> Result<Daemon, S
         })?
     };
     ledger.log_recovery();
-    let http_listener = listen("HTTP", config.http.listen).await?;
+    let http_listener = listen("HTTP", "http.listen", config.http.listen).await?;
     let mut smtp_listeners = Vec::new();
     if config.smtp.enabled {
         for address in &config.smtp.listen {
-            smtp_listeners.push(listen("SMTP", *address).await?);
+            smtp_listeners.push(listen("SMTP", "smtp.listen", *address).await?);
         }
     }
     let admin_listener = api::bind(&config.admin_socket)
@@ -226,8 +230,12 @@ impl Daemon {
     }
 }
 
-async fn listen(what: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
-    TcpListener::bind(address).await.map_err(|error| StartError::Listen { what, address, error })
+async fn listen(
+    what: &'static str,
+    key: &'static str,
+    address: SocketAddr,
+) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).await.map_err(|error| StartError::Listen { what, key, address, error })
 }
 
 /// The address really listened on: port 0 means any.
