@@ -476,9 +476,9 @@ fn space(settings: &Settings) {
         }
     }
     let seconds = begun.elapsed().as_secs_f64();
-    // At rest the spool tidies up by itself; wait until it has nothing left to do.
+    // At rest the spool tidies up by itself, with a checkpoint every thirty seconds at most.
     let (mut before, mut quiet) = (0, 0);
-    while quiet < 8 {
+    while quiet < 80 {
         std::thread::sleep(Duration::from_millis(500));
         let used = disk_bytes(&dir);
         quiet = if used == before { quiet + 1 } else { 0 };

@@ -38,10 +38,15 @@ impl Spool {
 
     pub(crate) fn apply_item(&mut self, lsn: Lsn, item: &ItemRecord) -> Result<(), SpoolError> {
         if item.is_shared() {
-            let mut places = Vec::with_capacity(item.targets.len() * 12);
+            // A record may speak of some of the items only, when the others have one of their own.
+            let mut places = self.tail.get(Tree::Shared, &item.body)?.unwrap_or_default();
             for target in &item.targets {
-                places.extend_from_slice(&target.lane.to_be_bytes());
-                places.extend_from_slice(&target.seq.to_be_bytes());
+                let mut place = [0; 12];
+                place[..4].copy_from_slice(&target.lane.to_be_bytes());
+                place[4..].copy_from_slice(&target.seq.to_be_bytes());
+                if !places.chunks_exact(12).any(|known| known == place) {
+                    places.extend_from_slice(&place);
+                }
             }
             self.tail.put(Tree::Shared, item.body.to_vec(), places);
         }
@@ -178,7 +183,9 @@ impl Spool {
             if let Some(target) = item.targets.iter().find(|t| t.lane == lane.0 && t.seq == seq.0) {
                 self.tail.remove_place(ItemId(target.id))?;
             }
-            if item.is_shared() && self.shared_places(ItemId(item.body))?.is_empty() {
+            // A record that was moved may be what is left of a shared one.
+            let moved = item.targets.iter().any(|target| target.first_segment != 0);
+            if (item.is_shared() || moved) && self.shared_places(ItemId(item.body))?.is_empty() {
                 self.tail.remove(Tree::Shared, item.body.to_vec());
             }
         }

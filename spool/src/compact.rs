@@ -172,10 +172,12 @@ impl Spool {
     ) -> Result<(), SpoolError> {
         match record {
             Record::Batch(_) => Ok(()),
-            Record::BodyChunk { body, .. } => match self.item_of_body(body)? {
-                Some(item_lsn) => self.move_message(segment, item_lsn, Some(lsn)),
-                None => Ok(()),
-            },
+            Record::BodyChunk { body, .. } => {
+                for item_lsn in self.items_of_body(body)? {
+                    self.move_message(segment, item_lsn, Some(lsn))?;
+                }
+                Ok(())
+            }
             Record::Item(item) => {
                 let mut needed = false;
                 for target in &item.targets {
@@ -213,17 +215,18 @@ impl Spool {
         if newest { self.append_upkeep(Kind::Twin, &Record::Twin(twin)) } else { Ok(()) }
     }
 
-    /// The newest item record that needs this body.
-    fn item_of_body(&self, body: ItemId) -> Result<Option<Lsn>, SpoolError> {
+    /// The item records that need this body: one, or several when parts of a message were moved at different
+    /// times (an item that a rebuilt index shows again after its retention has the old one).
+    fn items_of_body(&self, body: ItemId) -> Result<BTreeSet<Lsn>, SpoolError> {
         let mut places = self.shared_places(body)?;
         places.extend(self.tail.place(body)?);
+        let mut records = BTreeSet::new();
         for (lane, seq) in places {
-            match self.tail.entry(lane, seq)? {
-                Some(entry) if entry.state != State::Purged => return Ok(Some(entry.item_lsn)),
-                Some(_) | None => {}
+            if let Some(entry) = self.tail.entry(lane, seq)?.filter(|entry| entry.state != State::Purged) {
+                records.insert(entry.item_lsn);
             }
         }
-        Ok(None)
+        Ok(records)
     }
 
     /// Writes a message again: its chunks that lie in `segment`, and a new item record for the targets that
