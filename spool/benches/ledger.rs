@@ -9,7 +9,8 @@
 //!
 //! Options: `--scale F` (1.0 is the full size), `--dir PATH` (on the disk to be measured; default: `target/`),
 //! `--writers N` and `--bytes N` pick one cell of the throughput table. Body hashes are computed once: services hash while they
-//! receive, in their own threads. Numbers vary by tens of percent between runs; compare rows of one run.
+//! receive, in their own threads. Bytes written are the kernel's count for this process: a small write into a large
+//! folio of zeros counts as the whole folio, so compare with the bare rows. Numbers vary by tens of percent between runs; compare rows of one run.
 
 #![allow(missing_docs, reason = "a program, not a library")]
 #![allow(clippy::disallowed_methods, reason = "measures real time")]
