@@ -63,7 +63,11 @@ impl World {
                 Output::Ask(Question::Transaction) => self.receiver.answer(Answer::Begin, self.now),
                 Output::Ask(Question::Recipient(path)) => {
                     let known = path.key().starts_with('h');
-                    let answer = if known { Answer::Lane(LaneId(1)) } else { Answer::Unknown };
+                    let answer = if known {
+                        Answer::Lane { lane: LaneId(1), name: "h".into() }
+                    } else {
+                        Answer::Unknown
+                    };
                     self.receiver.answer(answer, self.now);
                 }
                 Output::Begin => assert!(self.body.replace(Vec::new()).is_none()),

@@ -81,7 +81,7 @@ fn look_up(spool: &Spool, names: &[String]) -> Result<Answer, SpoolError> {
     for name in names {
         if let Some(mailbox) = spool.mailbox(name)? {
             return Ok(match spool.room(mailbox.lane) {
-                Ok(()) => Answer::Lane(mailbox.lane),
+                Ok(()) => Answer::Lane { lane: mailbox.lane, name: mailbox.name },
                 Err(error) => refusal(&error),
             });
         }
@@ -89,7 +89,8 @@ fn look_up(spool: &Spool, names: &[String]) -> Result<Answer, SpoolError> {
     Ok(Answer::Unknown)
 }
 
-fn refusal(error: &AcceptError) -> Answer {
+/// The spool's refusal as the session understands it.
+pub(super) fn refusal(error: &AcceptError) -> Answer {
     match error {
         AcceptError::UnknownLane => Answer::Unknown,
         AcceptError::Revoked => Answer::Revoked,

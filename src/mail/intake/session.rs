@@ -168,13 +168,19 @@ impl Session<'_> {
     async fn keep(&mut self, bytes: &[u8], receiver: &mut Receiver) {
         let Some(body) = &mut self.body else { return };
         let kept = timeout(self.shared.settings.commit_timeout, body.write(bytes)).await;
-        match kept {
+        let answer = match kept {
             Ok(Ok(())) => return,
-            Ok(Err(error)) => tracing::warn!(session.id = self.name, %error, "body was not taken"),
-            Err(_) => tracing::warn!(session.id = self.name, "spool takes no bodies"),
-        }
+            Ok(Err(error)) => {
+                tracing::warn!(session.id = self.name, %error, "body was not taken");
+                ledger::refusal(&error)
+            }
+            Err(_) => {
+                tracing::warn!(session.id = self.name, "spool takes no bodies");
+                Answer::Failed
+            }
+        };
         self.body = None;
-        receiver.body_failed();
+        receiver.body_failed(&answer);
     }
 
     async fn persist(&mut self, acceptance: Acceptance, receiver: &mut Receiver) {
@@ -192,7 +198,8 @@ impl Session<'_> {
         };
         let fingerprint = settings.fingerprint;
         let (bytes, from) = (acceptance.bytes, acceptance.from.to_string());
-        let lanes: Vec<_> = acceptance.recipients.iter().map(|r| (r.lane, r.path.to_string())).collect();
+        let lanes: Vec<_> =
+            acceptance.recipients.iter().map(|r| (r.lane_name.clone(), r.path.to_string())).collect();
         let spooler = self.shared.deps.spooler.clone();
         let mut job = tokio::spawn(ledger::store(spooler.clone(), settings, acceptance, body));
         let stored = match timeout(self.shared.settings.commit_timeout, &mut job).await {
@@ -221,7 +228,7 @@ impl Session<'_> {
                 metrics.inbound_accepted_bytes.inc_by(bytes);
                 for (id, (lane, to)) in accepted.ids.iter().zip(&lanes) {
                     tracing::info!(
-                        event = "relay.ingress.accepted", item.id = %id, lane = lane.0, session.id = self.name,
+                        event = "relay.ingress.accepted", item.id = %id, lane, session.id = self.name,
                         client.ip = %self.client, from, to, size_bytes = accepted.size_bytes,
                         duration_ms = duration.as_millis(), "accepted item {id}",
                     );

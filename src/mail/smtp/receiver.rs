@@ -67,6 +67,8 @@ pub struct Recipient {
     pub path: ForwardPath,
     /// Where it goes.
     pub lane: LaneId,
+    /// Name of the mailbox that owns the lane; for the log.
+    pub lane_name: String,
 }
 
 /// A message whose body was handed out completely and waits to be made durable.
@@ -100,12 +102,17 @@ pub enum Question {
 }
 
 /// Answer to a [`Question`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// The transaction may begin.
     Begin,
-    /// The recipient's lane.
-    Lane(LaneId),
+    /// The recipient has a place.
+    Lane {
+        /// Its lane.
+        lane: LaneId,
+        /// Name of the mailbox that owns it.
+        name: String,
+    },
     /// Too many messages from there; not now.
     Busy,
     /// No such mailbox.
@@ -225,8 +232,8 @@ struct Transaction {
 #[derive(Debug)]
 struct Message {
     content: Content,
-    /// The spool failed to take a part.
-    failed: bool,
+    /// The spool did not take a part: what to say at the end.
+    failed: Option<Reply>,
 }
 
 impl Receiver {
@@ -338,23 +345,13 @@ impl Receiver {
 
     /// The message of this ticket was not stored, and nothing of it is or becomes visible.
     pub fn store_failed(&mut self, ticket: Ticket, answer: Answer, now: Instant) {
-        let reply = match answer {
-            Answer::NoSpace => Reply::storage_full(),
-            Answer::OverQuota => Reply::mailbox_full(),
-            Answer::Begin
-            | Answer::Lane(_)
-            | Answer::Busy
-            | Answer::Unknown
-            | Answer::Revoked
-            | Answer::Failed => Reply::try_later(),
-        };
-        self.stored(ticket, reply, now);
+        self.stored(ticket, not_kept(&answer), now);
     }
 
     /// The spool refused a part of the body under way: read on to its end, then say so.
-    pub fn body_failed(&mut self) {
+    pub fn body_failed(&mut self, answer: &Answer) {
         if let Some(message) = self.transaction.as_mut().and_then(|t| t.message.as_mut()) {
-            message.failed = true;
+            message.failed.get_or_insert_with(|| not_kept(answer));
         }
     }
 
@@ -437,5 +434,19 @@ impl Receiver {
         if self.transaction.take().is_some_and(|transaction| transaction.message.is_some()) {
             self.outputs.push_back(Output::Abandon);
         }
+    }
+}
+
+/// Why a message, or a part of it, was not kept.
+fn not_kept(answer: &Answer) -> Reply {
+    match answer {
+        Answer::NoSpace => Reply::storage_full(),
+        Answer::OverQuota => Reply::mailbox_full(),
+        Answer::Begin
+        | Answer::Lane { .. }
+        | Answer::Busy
+        | Answer::Unknown
+        | Answer::Revoked
+        | Answer::Failed => Reply::try_later(),
     }
 }

@@ -119,7 +119,7 @@ impl Receiver {
                     }
                 };
                 clock.advance(used, now);
-                if message.failed {
+                if message.failed.is_some() {
                     ready.clear();
                 }
                 (used, end)
@@ -145,7 +145,7 @@ impl Receiver {
         let settings = &self.settings;
         let content = Content::new(settings.message_bytes_max, self.normalize, &settings.hostname);
         if let Some(transaction) = &mut self.transaction {
-            transaction.message = Some(Message { content, failed: false });
+            transaction.message = Some(Message { content, failed: None });
             self.outputs.push_back(Output::Begin);
         }
     }
@@ -158,13 +158,13 @@ impl Receiver {
 
     /// A chunk that was not the last is in.
     fn end_chunk(&mut self, bytes: u64, now: Instant) {
-        let failed = self.transaction.as_ref().and_then(|t| t.message.as_ref()).is_some_and(|m| m.failed);
-        if failed {
+        let message = self.transaction.as_mut().and_then(|transaction| transaction.message.as_mut());
+        if let Some(reply) = message.and_then(|message| message.failed.take()) {
             self.abandon_message();
             if let Some(transaction) = &mut self.transaction {
                 transaction.broken = true;
             }
-            self.say(Reply::try_later(), Stage::Data);
+            self.say(reply, Stage::Data);
         } else {
             self.say(Reply::chunk_ok(bytes), Stage::Data);
         }
@@ -179,8 +179,7 @@ impl Receiver {
         let verdict = message.content.finish(&mut rest);
         let refusal = match verdict {
             Err(flaw) => Some(flaw.reply()),
-            Ok(()) if message.failed => Some(Reply::try_later()),
-            Ok(()) => None,
+            Ok(()) => message.failed,
         };
         if let Some(reply) = refusal {
             self.outputs.push_back(Output::Abandon);

@@ -128,7 +128,7 @@ impl Receiver {
             }
             Answer::Busy => Reply::too_many_messages(),
             Answer::NoSpace => Reply::storage_full(),
-            Answer::Lane(_) | Answer::Unknown | Answer::Revoked | Answer::OverQuota | Answer::Failed => {
+            Answer::Lane { .. } | Answer::Unknown | Answer::Revoked | Answer::OverQuota | Answer::Failed => {
                 Reply::try_later()
             }
         };
@@ -163,9 +163,9 @@ impl Receiver {
 
     pub(super) fn rcpt_answered(&mut self, path: ForwardPath, answer: Answer) {
         match answer {
-            Answer::Lane(lane) => {
+            Answer::Lane { lane, name } => {
                 if let Some(transaction) = &mut self.transaction {
-                    transaction.recipients.push(Recipient { path, lane });
+                    transaction.recipients.push(Recipient { path, lane, lane_name: name });
                 }
                 self.say(Reply::recipient_ok(), Stage::Rcpt);
             }

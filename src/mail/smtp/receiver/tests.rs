@@ -20,6 +20,10 @@ struct World {
     space: Answer,
 }
 
+fn lane(n: u32) -> Answer {
+    Answer::Lane { lane: LaneId(n), name: format!("lane {n}") }
+}
+
 impl World {
     fn with(settings: Settings) -> Self {
         let now = clock::monotonic();
@@ -62,14 +66,14 @@ impl World {
                     reply.encode(&mut bytes);
                     self.wire.push_str(&String::from_utf8(bytes).unwrap());
                 }
-                Output::Ask(Question::Transaction) => self.receiver.answer(self.space, self.now),
+                Output::Ask(Question::Transaction) => self.receiver.answer(self.space.clone(), self.now),
                 Output::Ask(Question::Recipient(path)) => {
                     let answer = match path.key().as_str() {
-                        "postmaster" | "postmaster@our.example" => Answer::Lane(LaneId(0)),
-                        "home@our.example" | "home+tag@our.example" => Answer::Lane(LaneId(1)),
+                        "postmaster" | "postmaster@our.example" => lane(0),
+                        "home@our.example" | "home+tag@our.example" => lane(1),
                         "full@our.example" => Answer::OverQuota,
                         "gone@our.example" => Answer::Revoked,
-                        key if key.starts_with("many") => Answer::Lane(LaneId(9)),
+                        key if key.starts_with("many") => lane(9),
                         _ => Answer::Unknown,
                     };
                     self.receiver.answer(answer, self.now);
@@ -371,12 +375,21 @@ fn storage_trouble_is_temporary_and_leaves_nothing() {
     assert_eq!(world.say("MAIL FROM:<>\r\n"), "452 4.3.1"); // H6
     world.space = Answer::Busy;
     assert_eq!(world.say("MAIL FROM:<>\r\n"), "450 4.7.1");
-    let mut world = World::ready_for_body();
-    world.say("DATA\r\n");
-    world.say("hello");
-    world.receiver.body_failed();
-    assert_eq!(world.say(" again\r\n.\r\nNOOP\r\n"), "451 4.3.0|250 2.0.0"); // U7
-    assert!(world.body.is_none());
+    for (answer, reply) in [(Answer::Failed, "451 4.3.0"), (Answer::NoSpace, "452 4.3.1")] {
+        let mut world = World::ready_for_body();
+        world.say("DATA\r\n");
+        world.say("hello");
+        world.receiver.body_failed(&answer);
+        assert_eq!(world.say(" again\r\n.\r\nNOOP\r\n"), format!("{reply}|250 2.0.0")); // U7
+        assert!(world.body.is_none());
+        let mut world = World::ready_for_body();
+        world.say("BDAT 10\r\nhello");
+        world.receiver.body_failed(&answer);
+        world.receiver.body_failed(&Answer::Failed); // the first word stands
+        assert_eq!(world.say("again"), reply);
+        assert_eq!(world.say("BDAT 0 LAST\r\nRSET\r\n"), "503 5.5.1|250 2.0.0");
+        assert!(world.body.is_none());
+    }
 }
 
 #[test]
