@@ -20,6 +20,7 @@ use spool::error::{RequestError, SpoolError};
 use spool::ids::{ItemId, LaneId, Seq, SessionId, WallMs};
 use spool::types::{AckOutcome, ItemInfo, Leased, Room};
 use spool::{ReplayFrom, Spool};
+use uuid::Uuid;
 
 use super::envelope::Meta;
 use crate::clock;
@@ -71,6 +72,7 @@ impl Service for Lanes {
 
     fn open(
         &self,
+        id: Uuid,
         key: KeyText,
         dialect: Dialect,
         bell: Bell,
@@ -82,6 +84,7 @@ impl Service for Lanes {
             let lane = GatewayLane {
                 spooler: self.spooler.clone(),
                 metrics: Arc::clone(&self.metrics),
+                id,
                 key,
                 dialect,
                 lane,
@@ -139,9 +142,12 @@ fn unavailable(error: &SpoolError) -> ServiceError {
 struct GatewayLane {
     spooler: Spooler,
     metrics: Arc<Metrics>,
+    /// The tunnel's name of the session; logs carry it.
+    id: Uuid,
     key: KeyText,
     dialect: Dialect,
     lane: LaneId,
+    /// The ledger's name of the session.
     session: SessionId,
     /// What is lent to the session now; bounded by its window.
     carried: Mutex<HashMap<ItemId, Arc<ItemInfo>>>,
@@ -303,7 +309,7 @@ impl GatewayLane {
 
     /// Logs and counts what happened, and makes offers of what was leased.
     async fn note(&self, done: Done, now: WallMs) -> Settled {
-        let session = self.session.0;
+        let session = self.id;
         for change in &done.changes {
             let Change::Ack(Flight { item, size_bytes, .. }) = change else {
                 self.note_refusal(change);
@@ -313,14 +319,14 @@ impl GatewayLane {
             let wait_ms = info.map_or(0, |info| now.since(info.accepted_at));
             self.metrics.acked(self.tunnel(), wait_ms);
             tracing::info!(
-                event = "relay.item.acked", item.id = %item, lane = %self.key, session.id = session,
+                event = "relay.item.acked", item.id = %item, lane = %self.key, session.id = %session,
                 size_bytes, duration_ms = wait_ms, "gateway has the item"
             );
         }
         if let Some(items) = done.replayed {
             self.metrics.replayed(items);
             tracing::info!(
-                event = "relay.item.replayed", lane = %self.key, session.id = session, items,
+                event = "relay.item.replayed", lane = %self.key, session.id = %session, items,
                 "gateway asked for acked items again"
             );
         }
@@ -330,7 +336,7 @@ impl GatewayLane {
                 Ok(offer) => {
                     self.metrics.offered(self.tunnel());
                     tracing::info!(
-                        event = "relay.item.offered", item.id = %info.id, lane = %self.key, session.id = session,
+                        event = "relay.item.offered", item.id = %info.id, lane = %self.key, session.id = %session,
                         seq = info.seq.0, size_bytes = info.size_bytes, "item goes to the gateway"
                     );
                     offers.push(offer);
@@ -343,14 +349,14 @@ impl GatewayLane {
     }
 
     fn note_refusal(&self, change: &Change) {
-        let session = self.session.0;
+        let session = self.id;
         match change {
             Change::Ack(_) | Change::Replay(_) => {}
             Change::Nack { item, retry_after_ms } => {
                 self.with_carried(|carried| carried.remove(item));
                 self.metrics.items_nacked.inc();
                 tracing::info!(
-                    event = "relay.item.nacked", item.id = %item, lane = %self.key, session.id = session,
+                    event = "relay.item.nacked", item.id = %item, lane = %self.key, session.id = %session,
                     retry_after_ms, "item goes later"
                 );
             }
@@ -358,15 +364,15 @@ impl GatewayLane {
                 self.with_carried(|carried| carried.remove(item));
                 self.metrics.items_rejected.inc();
                 tracing::warn!(
-                    event = "relay.item.held", item.id = %item, lane = %self.key, session.id = session, reason,
+                    event = "relay.item.held", item.id = %item, lane = %self.key, session.id = %session, reason,
                     "gateway refuses the item; it is held"
                 );
             }
             Change::Damaged { item, problem } => {
                 self.with_carried(|carried| carried.remove(item));
                 tracing::error!(
-                    event = "relay.item.quarantined", item.id = %item, lane = %self.key, problem,
-                    "a damaged item is set aside"
+                    event = "relay.item.quarantined", item.id = %item, lane = %self.key, session.id = %session,
+                    problem, "a damaged item is set aside"
                 );
             }
         }
@@ -375,7 +381,7 @@ impl GatewayLane {
     /// An item that cannot be offered does not block those behind it.
     async fn set_aside(&self, item: ItemId, problem: String, now: WallMs) {
         tracing::error!(
-            event = "relay.item.quarantined", item.id = %item, lane = %self.key, problem,
+            event = "relay.item.quarantined", item.id = %item, lane = %self.key, session.id = %self.id, problem,
             "an item's envelope cannot be read; it is set aside"
         );
         let session = self.session;

@@ -109,10 +109,11 @@ pub trait Service: Send + Sync + 'static {
     /// Registers `key`, or refuses it. Called after the proof.
     fn admit(&self, key: KeyText) -> BoxFuture<'_, Result<(), ServiceError>>;
 
-    /// Opens the lane of an admitted key for one session, if that is still there; an older session of it is void
-    /// from then on.
+    /// Opens the lane of an admitted key for session `id`, if that is still there; an older session of it is void
+    /// from then on. What the service logs about the session is to carry this id.
     fn open(
         &self,
+        id: Uuid,
         key: KeyText,
         dialect: Dialect,
         bell: Bell,
@@ -253,7 +254,7 @@ impl Tunnel {
         let (seat, replaced) = match admitted {
             Ok(entered) => entered,
             Err(error) => {
-                self.turn_away(&mut wire, client, &proof, error);
+                self.turn_away(&mut wire, id, client, &proof, error);
                 return farewell(&mut wire).await;
             }
         };
@@ -265,14 +266,14 @@ impl Tunnel {
                 let bell: Bell = Arc::new(move || wake.ring());
                 let wake = Arc::clone(&seat.wake);
                 let still_here: StillHere = Box::new(move || !wake.is_evicted());
-                match self.service.open(key, session.dialect(), bell, still_here).await {
+                match self.service.open(id, key, session.dialect(), bell, still_here).await {
                     Ok(lane) => Some(lane),
                     Err(_) if seat.wake.is_evicted() => {
                         wire.close(4400, "replaced_by_new_session");
                         return farewell(&mut wire).await;
                     }
                     Err(error) => {
-                        self.turn_away(&mut wire, client, &proof, error);
+                        self.turn_away(&mut wire, id, client, &proof, error);
                         return farewell(&mut wire).await;
                     }
                 }
@@ -385,14 +386,14 @@ impl Tunnel {
         }
     }
 
-    fn turn_away(&self, wire: &mut Wire, client: IpAddr, proof: &Proof, error: ServiceError) {
+    fn turn_away(&self, wire: &mut Wire, id: Uuid, client: IpAddr, proof: &Proof, error: ServiceError) {
         match error {
             ServiceError::Refused(code) => {
                 let named = Named { lane: Some(proof.key.to_string()), role: Some(proof.role.word()) };
-                self.reject(wire, Uuid::nil(), client, &named, code);
+                self.reject(wire, id, client, &named, code);
             }
             ServiceError::Unavailable => {
-                tracing::warn!(event = "relay.ws.unavailable", lane = %proof.key, "no lane for a login now");
+                tracing::warn!(event = "relay.ws.unavailable", session.id = %id, lane = %proof.key, "no lane for a login now");
                 wire.close(1013, "try_again_later");
             }
         }

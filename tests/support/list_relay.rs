@@ -13,6 +13,7 @@ use spool::ids::{ItemId, Seq, WallMs};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use uuid::Uuid;
 use waystation::identity::key::KeyText;
 use waystation::observe::Metrics;
 use waystation::tunnel::Dialect;
@@ -89,6 +90,7 @@ impl Service for OneLane {
 
     fn open(
         &self,
+        _id: Uuid,
         _key: KeyText,
         _dialect: Dialect,
         bell: Bell,
