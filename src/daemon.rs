@@ -270,6 +270,7 @@ fn tunnel_settings(config: &Config) -> ws::Settings {
         session: session::Settings {
             heartbeat_interval: Duration::from_secs(t.heartbeat_interval_seconds),
             idle_timeout: Duration::from_secs(t.idle_timeout_seconds),
+            ack_patience: session::ACK_PATIENCE,
             window: Window { items: t.unacked_items_max, bytes: t.unacked_bytes_max },
             legacy_items_max: t.legacy_unacked_items_max,
         },

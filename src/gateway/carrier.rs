@@ -513,7 +513,7 @@ impl Carrier {
                 tracing::warn!(event = "gateway.item.aborted", reason, "the relay gave up a message");
             }
             Notice::Drain { reconnect_after } => {
-                tracing::info!(event = "gateway.drain", "the relay is about to stop");
+                tracing::info!(event = "gateway.drain", "the relay asks to come back later");
                 self.drain_wait = Some(reconnect_after);
             }
             Notice::ReplayAccepted { items } => {

@@ -179,7 +179,7 @@ pub enum Notice {
         /// Its words.
         reason: String,
     },
-    /// The relay is about to stop and asks to come back later.
+    /// The relay is about to end the session and asks to come back later.
     Drain {
         /// Not before.
         reconnect_after: Duration,

@@ -319,7 +319,7 @@ pub struct ReplayAccepted {
     pub items: u64,
 }
 
-/// The relay is about to stop (tunnel 2).
+/// The relay is about to stop, or gives up waiting for acks (tunnel 2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Drain {

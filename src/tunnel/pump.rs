@@ -186,6 +186,12 @@ impl Pump<'_> {
                     "gateway sent what is no frame"
                 );
             }
+            Note::AckTimeout(item) => {
+                tracing::warn!(
+                    event = "relay.ws.ack_timeout", item.id = %item, session.id = %self.id, lane = %self.key,
+                    "gateway answers pings but not for this item; it is sent away and offered the item again"
+                );
+            }
             Note::PeerDead => {
                 self.tunnel.metrics.tunnel_dead_peers.inc();
                 tracing::info!(

@@ -5,7 +5,8 @@
 //! 3. Tunnel 1: each `smtp_end` is followed by a ping with the item's id; its pong is the ack. Tunnel 2: the
 //!    gateway says `item_ack` or `item_nack`. Both free the window at once; the lane learns it in batches, so
 //!    that many acks share one commit.
-//! 4. Pings find dead peers. A newer login, a stop of the relay, or a broken rule end the session.
+//! 4. Pings find dead peers, and a gateway of tunnel 2 that lives but leaves an item unanswered is sent away: the
+//!    next session is offered the item again. A newer login, a stop of the relay, or a broken rule end the session.
 //!
 //! The driver feeds [`Session::handle`], performs everything from [`Session::poll`] in order, takes
 //! [`Session::pull`] whenever the socket has room, and wakes the machine at [`Session::deadline`].
@@ -40,7 +41,9 @@ use super::inflow::{Heard, Inflow};
 pub use super::outflow::{Flight, Offer, Window};
 use super::outflow::{Next, Outflow};
 use crate::identity::challenge::AuthCode;
-pub use values::{Batch, Change, Eviction, Input, Note, Outgoing, Output, PieceError, Settings, Settled};
+pub use values::{
+    ACK_PATIENCE, Batch, Change, Eviction, Input, Note, Outgoing, Output, PieceError, Settings, Settled,
+};
 
 /// Features of tunnel 2 that this relay has.
 const SUPPORTED: [Feature; 3] = [Feature::Ack, Feature::Credit, Feature::Replay];
@@ -60,6 +63,8 @@ const NOTES_MAX: u32 = 8;
 const HEARTBEAT: &[u8] = b"waystation";
 /// A body that could not be read now is offered again after this.
 const UNREADABLE_RETRY_MS: u64 = 60_000;
+/// A gateway that does not answer for an item is told to come back after this, milliseconds.
+const ACK_TIMEOUT_RETRY_MS: u64 = 1_000;
 /// Longest time that a nack may ask for, milliseconds: a day.
 const RETRY_AFTER_MS_MAX: u64 = 86_400_000;
 
@@ -272,7 +277,10 @@ impl Session {
             Phase::Open => None,
         };
         let beat = self.pinged + self.settings.heartbeat_interval;
-        [Some(beat), Some(self.dead_at()), drained, self.retry].into_iter().flatten().min()
+        [Some(beat), Some(self.dead_at()), self.unanswered_at(), drained, self.retry]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Nothing waits to be performed.
@@ -467,6 +475,9 @@ impl Session {
             self.out.push_back(Output::Note(Note::PeerDead));
             return self.close(4408, "heartbeat_timeout");
         }
+        if self.unanswered_at().is_some_and(|at| now >= at) {
+            return self.ack_timeout();
+        }
         if now >= self.pinged + self.settings.heartbeat_interval {
             self.pinged = now;
             self.out.push_back(Output::Send(Outgoing::Ping(Bytes::from_static(HEARTBEAT))));
@@ -487,6 +498,23 @@ impl Session {
             at = at.min(oldest.sent_at.max(self.pong) + self.settings.idle_timeout);
         }
         at
+    }
+
+    /// When the oldest item in flight has waited too long for its ack. A pong is an ack in tunnel 1, and late
+    /// ones are a matter of [`Self::dead_at`].
+    fn unanswered_at(&self) -> Option<Instant> {
+        let oldest = self.outflow.oldest().filter(|_| self.dialect == Dialect::Two)?;
+        Some(oldest.sent_at + self.settings.ack_patience)
+    }
+
+    /// Without an end of this session its leases would last as long as the gateway answers pings.
+    fn ack_timeout(&mut self) {
+        let Some(oldest) = self.outflow.oldest().map(|flight| flight.item) else { return };
+        self.out.push_back(Output::Note(Note::AckTimeout(oldest)));
+        if self.phase == Phase::Open {
+            self.say(&ToGateway::Drain(Drain { reconnect_after_ms: ACK_TIMEOUT_RETRY_MS }));
+        }
+        self.close(1013, "ack_timeout");
     }
 
     /// Hands changes to the lane and leases what there is room for, one batch at a time.

@@ -441,6 +441,44 @@ fn acks_of_tunnel_2_may_come_in_any_order() {
 }
 
 #[test]
+fn a_gateway_that_lives_but_never_acks_is_sent_away() {
+    let mut world = World::two(Lane::with(&[10, 10]), Habit::Silent);
+    world.pass(ACK_PATIENCE / 2);
+    let ids: Vec<_> = (0..2).map(|at| world.lane.id(at)).collect();
+    world.ack(&ids[0]);
+    world.lane.put(10);
+    world.give(Input::Bell);
+    world.run();
+    assert_eq!((world.done.len(), world.closed), (3, None));
+    world.pass(ACK_PATIENCE / 2 - Duration::from_millis(1));
+    assert_eq!(world.closed, None, "it still has time");
+    world.pass(Duration::from_millis(1));
+    assert_eq!((world.closed, world.last_said()), (Some((1013, "ack_timeout")), "drain"));
+    assert_eq!(world.notes, [Note::AckTimeout(ids[1].parse().unwrap())]);
+    assert!(world.session.is_done());
+
+    let mut lane = world.lane;
+    lane.new_session();
+    let world = World::two(lane, Habit::Acks);
+    assert_eq!(world.lane.fates(), vec![Fate::Acked; 3], "the next session is offered them again");
+}
+
+#[test]
+fn who_answers_for_each_item_in_time_is_never_sent_away() {
+    let mut world = World::two(Lane::default(), Habit::Silent);
+    for n in 0..5 {
+        world.lane.put(10);
+        world.give(Input::Bell);
+        world.run();
+        world.pass(ACK_PATIENCE - Duration::from_secs(1));
+        let id = world.lane.id(n);
+        world.ack(&id);
+    }
+    world.pass(3 * ACK_PATIENCE);
+    assert_eq!(world.closed, None);
+}
+
+#[test]
 fn credit_limits_items_and_bytes_in_flight() {
     // X9
     let mut world = World::new(&proof(&TWO, credit(3, 1 << 30, None)), Lane::with(&[10; 9]), Habit::Silent);

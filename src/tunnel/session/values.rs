@@ -9,6 +9,9 @@ use crate::tunnel::control::ReplayRequest;
 use crate::tunnel::frame::FrameError;
 use crate::tunnel::outflow::{Flight, Offer, Window};
 
+/// How long a gateway of tunnel 2 may leave an item without an answer.
+pub const ACK_PATIENCE: Duration = Duration::from_secs(600);
+
 /// How sessions behave.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
@@ -16,6 +19,8 @@ pub struct Settings {
     pub heartbeat_interval: Duration,
     /// A peer that shows no life for this long is gone.
     pub idle_timeout: Duration,
+    /// Tunnel 2: an item without ack or nack for this long since its end was sent ends the session.
+    pub ack_patience: Duration,
     /// Window of tunnel 2.
     pub window: Window,
     /// Most items in flight to a tunnel-1 gateway; bytes as above.
@@ -27,6 +32,7 @@ impl Default for Settings {
         Self {
             heartbeat_interval: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(120),
+            ack_patience: ACK_PATIENCE,
             window: Window { items: 64, bytes: 16 * 1024 * 1024 },
             legacy_items_max: 4,
         }
@@ -164,6 +170,8 @@ pub enum Note {
     BadFrame(FrameError),
     /// The peer fell silent.
     PeerDead,
+    /// The peer lives, and has not answered for this item in time.
+    AckTimeout(ItemId),
 }
 
 /// What to do.
