@@ -38,18 +38,20 @@ fn target() -> impl Strategy<Value = TargetRecord> {
 fn item() -> impl Strategy<Value = ItemRecord> {
     let chunks = proptest::collection::vec(any::<(u64, u32)>(), 0..9);
     let targets = proptest::collection::vec(target(), 0..4);
-    (any::<([u8; 16], u64, [u8; 32], u64)>(), bytes(90), bytes(90), chunks, targets).prop_map(
-        |((body, body_bytes, sha256, accepted_ms), head, meta, chunks, targets)| ItemRecord {
-            body,
-            body_bytes,
-            sha256,
-            head,
-            meta,
-            chunks: chunks.into_iter().map(|(lsn, len)| ChunkRef { lsn, len }).collect(),
-            accepted_ms,
-            targets,
-        },
-    )
+    (any::<([u8; 16], u64, [u8; 32], u64, Option<[u8; 32]>)>(), bytes(90), bytes(90), chunks, targets)
+        .prop_map(|((body, body_bytes, sha256, accepted_ms, fingerprint), head, meta, chunks, targets)| {
+            ItemRecord {
+                body,
+                body_bytes,
+                sha256,
+                head,
+                meta,
+                chunks: chunks.into_iter().map(|(lsn, len)| ChunkRef { lsn, len }).collect(),
+                accepted_ms,
+                fingerprint,
+                targets,
+            }
+        })
 }
 
 fn state() -> impl Strategy<Value = StateRecord> {

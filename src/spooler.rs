@@ -116,6 +116,7 @@ impl Spooler {
             builder: ChunkBuilder::new(id, self.reader.seed()),
             sha256: Sha256::new(),
             bytes: 0,
+            fingerprint: None,
             staged: false,
             done: false,
         }
@@ -179,6 +180,7 @@ pub struct BodyWriter {
     builder: ChunkBuilder,
     sha256: Sha256,
     bytes: u64,
+    fingerprint: Option<[u8; 32]>,
     staged: bool,
     done: bool,
 }
@@ -212,6 +214,11 @@ impl BodyWriter {
     #[must_use]
     pub fn sha256(&self) -> [u8; 32] {
         self.sha256.clone().finalize().into()
+    }
+
+    /// Says what a repeat of this message would look like, for a start after a crash that comes before our answer.
+    pub fn set_fingerprint(&mut self, fingerprint: [u8; 32]) {
+        self.fingerprint = Some(fingerprint);
     }
 
     /// Adds bytes; waits while too much waits for the disk.
@@ -278,7 +285,15 @@ impl BodyWriter {
         let accepted = Accepted { ids: ids.clone(), sha256, size_bytes: head.len() as u64 + self.bytes };
         let targets =
             targets.into_iter().zip(ids).map(|((lane, tag), id)| Target { lane, id, tag }).collect();
-        let message = NewMessage { body: self.id, body_bytes: self.bytes, sha256, head, meta, targets };
+        let message = NewMessage {
+            body: self.id,
+            body_bytes: self.bytes,
+            sha256,
+            head,
+            meta,
+            fingerprint: self.fingerprint,
+            targets,
+        };
         let body = self.id;
         self.done = true;
         self.spooler

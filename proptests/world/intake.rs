@@ -98,6 +98,7 @@ impl World {
             sha256: Sha256::digest(&body.bytes).into(),
             head: vec![head; usize::from(head)],
             meta: vec![1, head],
+            fingerprint: None,
             targets,
         };
         let now = self.now;

@@ -298,6 +298,7 @@ fn message(id: ItemId, lane: LaneId, bytes: usize) -> NewMessage {
         sha256: [9; 32],
         head: vec![b'h'; 100],
         meta: vec![1; 60],
+        fingerprint: None,
         targets: vec![Target { lane, id, tag: b"home@gateway.example".to_vec() }],
     }
 }

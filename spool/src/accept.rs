@@ -195,6 +195,7 @@ impl Spool {
             meta: message.meta,
             chunks: open.chunks,
             accepted_ms: now.0,
+            fingerprint: message.fingerprint,
             targets,
         };
         let payload = record::encode(Kind::Item, &item).map_err(|_| AcceptError::NoBody)?;

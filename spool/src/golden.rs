@@ -34,6 +34,7 @@ fn samples() -> Vec<(&'static str, Kind, Vec<u8>, Record)> {
         meta: vec![1, 2],
         chunks: vec![ChunkRef { lsn: Lsn::at(3, 103).0, len: 5 }],
         accepted_ms: 1_800_000_000_001,
+        fingerprint: Some([0x44; 32]),
         targets: vec![TargetRecord {
             lane: 7,
             seq: 42,

@@ -22,6 +22,7 @@ pub mod disk;
 pub mod engine;
 pub mod entry;
 pub mod error;
+mod find;
 pub mod ids;
 pub mod index;
 pub mod inspect;
@@ -38,6 +39,7 @@ pub mod spare;
 mod spool;
 mod tail;
 pub mod types;
+mod unheard;
 pub mod upkeep;
 
 pub use compact::Effort;

@@ -153,6 +153,8 @@ pub struct ItemRecord {
     pub chunks: Vec<ChunkRef>,
     /// When it was accepted, milliseconds.
     pub accepted_ms: u64,
+    /// What a repeat of the message would look like.
+    pub fingerprint: Option<[u8; 32]>,
     /// Where it goes.
     pub targets: Vec<TargetRecord>,
 }

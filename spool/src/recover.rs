@@ -11,26 +11,21 @@
 //! * Whatever ends this function with an error has changed nothing.
 
 use std::collections::BTreeMap;
-use std::io::IoSlice;
 use std::sync::Arc;
 
-use crate::disk::{Disk, DiskFile};
+use crate::disk::{DirLock, Disk, DiskFile};
 use crate::error::SpoolError;
+use crate::find::{FORMAT_FILE, FormatFile, find_segments, read_format, write_format};
 use crate::ids::{BootEpoch, LaneId, Lsn, WallMs};
 use crate::index::{Index, Tree};
 use crate::journal::{Journal, Segment};
 use crate::record::{self, Kind, Record};
 use crate::scan::{Found, Scanner};
-use crate::segment::{
-    self, FORMAT_VERSION, FileKind, HeaderError, JOURNAL_DIR, SEGMENT_HEADER_BYTES, SegmentHeader,
-};
+use crate::segment::{self, JOURNAL_DIR, SEGMENT_HEADER_BYTES};
 use crate::spool::{Options, Recovery, Spool};
 use crate::tail::Tail;
+use crate::unheard::Unheard;
 
-/// Says that this is a spool, of which version, and with which checksum seed.
-const FORMAT_FILE: &str = "FORMAT";
-/// Spares kept from an earlier process.
-const SPARES_MAX: usize = 8;
 /// Lanes read at once when counters are summed up.
 const LANES_PAGE: usize = 1024;
 
@@ -52,6 +47,25 @@ pub(crate) fn open(
     open_as(disk, index, options, now, Mode::ReadWrite)
 }
 
+/// See [`Spool::may_open`].
+pub(crate) fn may_open(disk: &Arc<dyn Disk>) -> Result<(), SpoolError> {
+    let lock = take_lock(disk)?;
+    let format = read_format(disk.as_ref())?;
+    let found = find_segments(disk, &format, Mode::ReadOnly);
+    drop(lock);
+    found.map(|_| ())
+}
+
+fn take_lock(disk: &Arc<dyn Disk>) -> Result<Box<dyn DirLock>, SpoolError> {
+    disk.lock().map_err(|error| {
+        if error.kind() == std::io::ErrorKind::WouldBlock {
+            SpoolError::Locked
+        } else {
+            SpoolError::io("lock", "LOCK", &error)
+        }
+    })
+}
+
 pub(crate) fn open_as(
     disk: Arc<dyn Disk>,
     index: Arc<dyn Index>,
@@ -59,13 +73,7 @@ pub(crate) fn open_as(
     now: WallMs,
     mode: Mode,
 ) -> Result<(Spool, Recovery), SpoolError> {
-    let lock = disk.lock().map_err(|error| {
-        if error.kind() == std::io::ErrorKind::WouldBlock {
-            SpoolError::Locked
-        } else {
-            SpoolError::io("lock", "LOCK", &error)
-        }
-    })?;
+    let lock = take_lock(&disk)?;
     if mode == Mode::ReadWrite {
         disk.create_dir(JOURNAL_DIR).map_err(|error| SpoolError::io("create", JOURNAL_DIR, &error))?;
     }
@@ -131,12 +139,16 @@ pub(crate) fn open_as(
     for lsn in found.damaged_headers {
         recovery.damaged.push((lsn, SEGMENT_HEADER_BYTES));
     }
-    let floor = spool.recover_state(last, &mut recovery)?;
+    let mut unheard = Unheard::default();
+    let floor = spool.recover_state(last, &mut recovery, &mut unheard)?;
     spool.damaged = recovery.damaged.len() as u64;
     spool.look_at_free_space();
     spool.freed_bytes = spool.used_bytes().saturating_sub(spool.live.values().sum());
     match mode {
-        Mode::ReadWrite => spool.journal.begin(epoch, floor)?,
+        Mode::ReadWrite => {
+            spool.journal.begin(epoch, floor)?;
+            recovery.unheard = spool.remember_unheard(unheard, now)?;
+        }
         Mode::ReadOnly => spool.journal.poison_with("opened for reading only"),
     }
     Ok((spool, recovery))
@@ -144,12 +156,18 @@ pub(crate) fn open_as(
 
 impl Spool {
     /// Loads the index and replays what it does not know; answers the floor for older indexes.
-    fn recover_state(&mut self, last: Option<u32>, recovery: &mut Recovery) -> Result<Lsn, SpoolError> {
+    fn recover_state(
+        &mut self,
+        last: Option<u32>,
+        recovery: &mut Recovery,
+        unheard: &mut Unheard,
+    ) -> Result<Lsn, SpoolError> {
         let applied = self.tail.index().applied()?.filter(|applied| self.covers(*applied));
         if let Some(applied) = applied {
             self.load_counters()?;
             let damaged = recovery.damaged.len();
-            let floor = self.replay_from(applied, last, recovery)?;
+            self.look_back(applied, unheard)?;
+            let floor = self.replay_from(applied, last, recovery, unheard)?;
             if floor <= applied {
                 return Ok(applied);
             }
@@ -164,7 +182,8 @@ impl Spool {
         self.tail = Tail::new(self.tail.index().clone());
         self.live.clear();
         (self.items, self.bytes, self.lane_count, self.next_lane) = ([0; 6], [0; 6], 0, 1);
-        let floor = self.replay_from(Lsn(0), last, recovery)?;
+        *unheard = Unheard::default();
+        let floor = self.replay_from(Lsn(0), last, recovery, unheard)?;
         self.settle_cursors()?;
         Ok(floor)
     }
@@ -233,6 +252,7 @@ impl Spool {
         from: Lsn,
         last: Option<u32>,
         recovery: &mut Recovery,
+        unheard: &mut Unheard,
     ) -> Result<Lsn, SpoolError> {
         let mut floor = Lsn(0);
         let segments: Vec<(u32, Segment)> = self
@@ -261,7 +281,11 @@ impl Spool {
                         end = lsn.offset() + (payload.len() + record::OVERHEAD_BYTES) as u32;
                         recovery.records += 1;
                         let len = payload.len() as u32;
-                        match Kind::from_u8(kind).map(|kind| record::decode(kind, payload)) {
+                        let decoded = Kind::from_u8(kind).map(|kind| record::decode(kind, payload));
+                        if let Some(Ok(record)) = &decoded {
+                            unheard.see(record);
+                        }
+                        match decoded {
                             Some(Ok(Record::Batch(batch))) => {
                                 floor = floor.max(Lsn(batch.floor));
                                 batch_at = lsn.offset();
@@ -313,165 +337,4 @@ fn torn_bytes(file: &Arc<dyn DiskFile>, number: u32, end: u32, limit: u32) -> Re
         .map_err(|error| SpoolError::io("read", &segment::file_name(number), &error))?;
     let header = record::Header::decode(&head, Lsn::at(number, end));
     Ok(header.map_or(0, |header| header.record_bytes().min(u64::from(limit - end))))
-}
-
-struct FoundSegments {
-    segments: BTreeMap<u32, Segment>,
-    spares: Vec<u32>,
-    foreign: Vec<String>,
-    damaged_headers: Vec<Lsn>,
-    seed: Option<u32>,
-    epoch: u32,
-}
-
-fn find_segments(disk: &Arc<dyn Disk>, format: &FormatFile, mode: Mode) -> Result<FoundSegments, SpoolError> {
-    let mut found = FoundSegments {
-        segments: BTreeMap::new(),
-        spares: Vec::new(),
-        foreign: Vec::new(),
-        damaged_headers: Vec::new(),
-        seed: None,
-        epoch: 0,
-    };
-    let entries = match disk.list(JOURNAL_DIR) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
-        Err(error) => return Err(SpoolError::io("list", JOURNAL_DIR, &error)),
-    };
-    let mut headers: BTreeMap<u32, SegmentHeader> = BTreeMap::new();
-    let mut headless: Vec<u32> = Vec::new();
-    for entry in entries {
-        match segment::file_kind(&entry.name) {
-            FileKind::Foreign => found.foreign.push(entry.name),
-            FileKind::Spare(n) if found.spares.len() < SPARES_MAX => found.spares.push(n),
-            FileKind::Spare(_) => found.foreign.push(entry.name),
-            FileKind::Segment(number) => {
-                let name = segment::file_name(number);
-                let write = mode == Mode::ReadWrite;
-                let file = disk.open(&name, write).map_err(|error| SpoolError::io("open", &name, &error))?;
-                match read_header(&file, number) {
-                    Ok(header) => {
-                        found.seed = found.seed.or(Some(header.seed));
-                        found.epoch = found.epoch.max(header.epoch);
-                        headers.insert(number, header);
-                    }
-                    Err(HeaderError::Newer(version)) => {
-                        return Err(SpoolError::NewerFormat { found: version, supported: FORMAT_VERSION });
-                    }
-                    Err(HeaderError::Invalid) => headless.push(number),
-                }
-                let end = u32::try_from(entry.len).unwrap_or(u32::MAX);
-                found.segments.insert(number, Segment { file, end });
-            }
-        }
-    }
-    // Headers carry a checksum, the format file is text: where they differ, the headers are right.
-    if let (None, FormatFile::Seed(seed)) = (found.seed, format) {
-        found.seed = Some(*seed);
-    }
-    for number in headless {
-        drop_or_keep_headless(disk.as_ref(), &mut found, number, mode)?;
-    }
-    let numbers: Vec<u32> = found.segments.keys().copied().collect();
-    for pair in numbers.windows(2) {
-        if let (Some(segment), Some(next)) = (found.segments.get_mut(&pair[0]), headers.get(&pair[1]))
-            && next.previous == pair[0]
-            && next.previous_end >= SEGMENT_HEADER_BYTES
-        {
-            segment.end = segment.end.min(next.previous_end);
-        }
-    }
-    Ok(found)
-}
-
-/// A segment without a header was never begun (its creation was cut short), unless it holds a record.
-fn drop_or_keep_headless(
-    disk: &dyn Disk,
-    found: &mut FoundSegments,
-    number: u32,
-    mode: Mode,
-) -> Result<(), SpoolError> {
-    let Some(segment) = found.segments.get(&number) else { return Ok(()) };
-    // Without the seed nobody can tell, so nothing is thrown away.
-    let Some(seed) = found.seed else {
-        return Err(SpoolError::Foreign {
-            name: segment::file_name(number),
-            problem: format!("its header is damaged, and {FORMAT_FILE} and all other headers are gone"),
-        });
-    };
-    let mut scanner = Scanner::new(segment.file.clone(), number, seed, 0, segment.end);
-    if scanner.next()?.is_some() {
-        found.damaged_headers.push(Lsn::at(number, 0));
-        return Ok(());
-    }
-    found.segments.remove(&number);
-    if mode == Mode::ReadWrite {
-        let name = segment::file_name(number);
-        disk.remove(&name).map_err(|error| SpoolError::io("remove", &name, &error))?;
-    }
-    Ok(())
-}
-
-fn read_header(file: &Arc<dyn DiskFile>, number: u32) -> Result<SegmentHeader, HeaderError> {
-    let mut bytes = [0; SEGMENT_HEADER_BYTES as usize];
-    file.read_exact_at(&mut bytes, 0).map_err(|_| HeaderError::Invalid)?;
-    SegmentHeader::decode(&bytes, number)
-}
-
-/// What the format file says.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum FormatFile {
-    /// There is none: a new spool, or one that never got further.
-    Missing,
-    /// The checksum seed of this spool.
-    Seed(u32),
-    /// It is not what we write; a spool all the same if there are segments with good headers.
-    Damaged(String),
-}
-
-fn read_format(disk: &dyn Disk) -> Result<FormatFile, SpoolError> {
-    let damaged = |problem: &str| Ok(FormatFile::Damaged(problem.to_owned()));
-    let file = match disk.open(FORMAT_FILE, false) {
-        Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(FormatFile::Missing),
-        Err(error) => return Err(SpoolError::io("open", FORMAT_FILE, &error)),
-    };
-    let len = file.len().map_err(|error| SpoolError::io("read", FORMAT_FILE, &error))?;
-    if len > 4096 {
-        return damaged("it is too long");
-    }
-    let mut bytes = vec![0; len as usize];
-    file.read_exact_at(&mut bytes, 0).map_err(|error| SpoolError::io("read", FORMAT_FILE, &error))?;
-    let Ok(text) = String::from_utf8(bytes) else { return damaged("it is not text") };
-    let mut words = text.split_whitespace();
-    if words.next() != Some("waystation-spool") {
-        return damaged("it does not begin with waystation-spool");
-    }
-    let Some(version) = words.next().and_then(|word| word.parse::<u32>().ok()) else {
-        return damaged("it has no version");
-    };
-    if version > FORMAT_VERSION {
-        return Err(SpoolError::NewerFormat { found: version, supported: FORMAT_VERSION });
-    }
-    let seed = words.next().and_then(|word| word.strip_prefix("seed="));
-    match seed.and_then(|word| u32::from_str_radix(word, 16).ok()) {
-        Some(seed) => Ok(FormatFile::Seed(seed)),
-        None => damaged("it has no seed"),
-    }
-}
-
-fn write_format(disk: &dyn Disk, seed: u32) -> Result<(), SpoolError> {
-    const NEW: &str = "FORMAT.new";
-    let io = |operation, error: std::io::Error| SpoolError::io(operation, FORMAT_FILE, &error);
-    match disk.remove(NEW) {
-        Ok(()) => {}
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(error) => return Err(io("remove", error)),
-    }
-    let file = disk.create(NEW).map_err(|error| io("create", error))?;
-    let text = format!("waystation-spool {FORMAT_VERSION} seed={seed:08x}\n");
-    file.write_all_at(&mut [IoSlice::new(text.as_bytes())], 0).map_err(|error| io("write", error))?;
-    file.sync().map_err(|error| io("sync", error))?;
-    disk.rename(NEW, FORMAT_FILE).map_err(|error| io("rename", error))?;
-    disk.sync_dir("").map_err(|error| io("sync", error))
 }

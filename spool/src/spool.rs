@@ -51,6 +51,8 @@ pub struct Options {
     pub compact_below_percent: u8,
     /// Nacks after which an item is parked (held).
     pub nacks_max: u8,
+    /// How long a start remembers messages whose senders a crash may have left without an answer.
+    pub unheard_keep_ms: u64,
     /// Random bits for a new spool's checksum seed.
     pub seed: u32,
 }
@@ -68,6 +70,7 @@ impl Default for Options {
             checkpoint_ms: 30_000,
             compact_below_percent: 50,
             nacks_max: 5,
+            unheard_keep_ms: 48 * 3_600_000,
             seed: 0,
         }
     }
@@ -88,6 +91,8 @@ pub struct Recovery {
     pub torn_bytes: u64,
     /// Damaged stretches inside the journal, left where they are.
     pub damaged: Vec<(Lsn, u32)>,
+    /// Messages accepted so shortly before the last stop that their senders may not have been told.
+    pub unheard: u64,
     /// Names in the journal directory that are not ours, and the format file when it had to be written again.
     pub foreign: Vec<String>,
 }
@@ -155,6 +160,15 @@ impl Spool {
         now: WallMs,
     ) -> Result<(Self, Recovery), SpoolError> {
         recover::open(disk, index, options, now)
+    }
+
+    /// Could [`Spool::open`] own and read this directory? To be asked before the index is opened, so that
+    /// nothing at all is touched when it could not.
+    ///
+    /// # Errors
+    /// [`SpoolError::Locked`], [`SpoolError::NewerFormat`], [`SpoolError::Foreign`], [`SpoolError::Io`].
+    pub fn may_open(disk: &Arc<dyn Disk>) -> Result<(), SpoolError> {
+        recover::may_open(disk)
     }
 
     /// Writes and syncs everything staged, then rings the sessions that have something to fetch.

@@ -48,6 +48,7 @@ fn put(spool: &mut Spool, n: u8, lanes: &[LaneId], body: &[u8]) -> Result<Vec<Se
         sha256: Sha256::digest(body).into(),
         head: b"Received: x\r\n".to_vec(),
         meta: vec![1, 2, 3],
+        fingerprint: Some([n; 32]),
         targets,
     };
     let seqs = spool.accept(message, NOW)?;
@@ -284,6 +285,39 @@ fn second_process_is_refused() {
     let _spool = open(&disk, &index);
     let second = Spool::open(Arc::new(disk.clone()), index, options(), NOW);
     assert_eq!(second.err(), Some(SpoolError::Locked), "W11");
+}
+
+#[test]
+fn message_accepted_just_before_a_crash_is_a_twin_afterwards() {
+    for checkpoint in [false, true] {
+        let (disk, index) = (SimDisk::new(), Arc::new(MemoryIndex::new()));
+        let mut spool = open(&disk, &index);
+        let lane = spool.register("a", NOW).unwrap();
+        put(&mut spool, 1, &[lane], b"long ago").unwrap();
+        let later = NOW.plus(60_000);
+        let message = |n: u8| NewMessage {
+            body: id(n),
+            body_bytes: 0,
+            sha256: Sha256::digest(b"").into(),
+            head: Vec::new(),
+            meta: Vec::new(),
+            fingerprint: Some([n; 32]),
+            targets: vec![Target { lane, id: id(n), tag: Vec::new() }],
+        };
+        spool.accept(message(2), later).unwrap();
+        spool.commit(later).unwrap();
+        if checkpoint {
+            let job = spool.begin_checkpoint(later).unwrap().unwrap();
+            let result = job.run();
+            spool.end_checkpoint(&job, result).unwrap();
+        }
+        drop(spool);
+        for _ in 0..2 {
+            let spool = open(&disk.kill(), &index);
+            assert_eq!(spool.twin(&[2; 32], later), Ok(Some(id(2))), "Q30 over a crash, {checkpoint}");
+            assert_eq!(spool.twin(&[1; 32], later), Ok(None), "that sender has heard us");
+        }
+    }
 }
 
 #[test]

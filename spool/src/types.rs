@@ -38,6 +38,9 @@ pub struct NewMessage {
     pub head: Vec<u8>,
     /// What the service wants to remember, opaque here (for mail: envelope and session facts).
     pub meta: Vec<u8>,
+    /// What a repeat of this message would look like. A start after a crash remembers it as a twin when the
+    /// message was accepted so shortly before that its sender may not have been told.
+    pub fingerprint: Option<[u8; 32]>,
     /// 1..=[`TARGETS_MAX`] targets, all or none.
     pub targets: Vec<Target>,
 }

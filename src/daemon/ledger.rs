@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use spool::disk::Disk as _;
+use spool::disk::Disk;
 use spool::disk::real::RealDisk;
 use spool::engine::{Engine, Observer};
 use spool::error::SpoolError;
@@ -87,6 +87,7 @@ impl Ledger {
             records = r.records,
             size_bytes = r.bytes,
             torn_bytes = r.torn_bytes,
+            unheard = r.unheard,
             rebuilt_index = r.rebuilt_index,
             duration_ms = self.recovery_ms,
             "spool is open"
@@ -168,13 +169,9 @@ pub fn open(
 }
 
 fn open_spool(disk: Arc<RealDisk>, root: &Path, options: Options) -> Result<(Spool, Recovery), SpoolError> {
-    // Looked at first, so that a second daemon is told so in our words, before the index engine notices.
-    match disk.lock() {
-        Ok(lock) => drop(lock),
-        Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => return Err(SpoolError::Locked),
-        // Spool::open meets the same trouble and words it.
-        Err(_) => {}
-    }
+    // Asked first, so that the index of a directory that is not ours to open stays as it is.
+    let disk: Arc<dyn Disk> = disk;
+    Spool::may_open(&disk)?;
     let index = Arc::new(SledIndex::open(&root.join("index"))?);
     Spool::open(disk, index, options, clock::wall())
 }

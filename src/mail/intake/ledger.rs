@@ -126,7 +126,7 @@ pub(super) async fn store(
     spooler: Spooler,
     settings: StoreSettings,
     acceptance: Acceptance,
-    body: BodyWriter,
+    mut body: BodyWriter,
 ) -> Result<Stored, Answer> {
     let now = clock::wall();
     let fingerprint = settings.fingerprint;
@@ -139,6 +139,7 @@ pub(super) async fn store(
                 tracing::warn!(%error, "cannot look for twins");
             }
         }
+        body.set_fingerprint(fingerprint);
     }
     let id = body.id();
     let only = match acceptance.recipients.as_slice() {
