@@ -180,8 +180,8 @@ impl World {
     pub(super) fn twin(&mut self, number: u8, item: u8, ttl_ms: u32) -> Result<(), Broken> {
         let Some((id, _)) = self.pick_item(item) else { return Ok(()) };
         let until = self.now.plus(u64::from(ttl_ms));
-        // A memory only gets longer: with one time to live for all, as services have it.
-        if self.last().twins.get(&number).is_some_and(|(_, known)| *known > until) {
+        // Nobody can see how long a memory lasts, so each must differ by its id; and it only gets longer: with one time to live for all, as services have it.
+        if self.last().twins.get(&number).is_some_and(|(same, known)| *same == id || *known > until) {
             return Ok(());
         }
         if let Called::Fine(()) = self.call(|spool| spool.remember_twin([number; 32], id, until))? {

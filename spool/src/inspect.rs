@@ -146,8 +146,17 @@ impl Spool {
             let (state, verb) = (entry.state.word(), event.verb());
             return Err(RequestError::WrongState { id, state, verb });
         }
+        if verb == Verb::Replay && !self.is_retained(&entry, now) {
+            return Err(RequestError::UnknownItem(id));
+        }
         self.change_state(lane, seq, &entry, event, reason, now)?;
         Ok(())
+    }
+
+    /// Is the retention of a finished item not over yet? After it the body may be gone, also while the entry is
+    /// still (or, in a rebuilt index, again) there.
+    fn is_retained(&self, entry: &Entry, now: WallMs) -> bool {
+        now.since(entry.changed_at) < self.options.retain_ms
     }
 
     /// Offers acked items of a lane again, within retention: a bounded part of them. Ask again with
@@ -178,7 +187,9 @@ impl Spool {
             }
             let number = entry::block_of(seq);
             let block = self.tail.block(id, number)?;
-            let wanted = |entry: &Entry| entry.state == State::Acked && entry.accepted_at >= since;
+            let wanted = |entry: &Entry| {
+                entry.state == State::Acked && entry.accepted_at >= since && self.is_retained(entry, now)
+            };
             for (at, entry) in entry::entries(number, &block).filter(|(at, e)| *at >= seq && wanted(e)) {
                 refs.push(crate::lease::state_ref(id, at, &entry));
             }
