@@ -3,7 +3,7 @@
 //! * [`frame`], [`control`]: what is said, as values; both ends use them.
 //! * [`handshake`]: from the first message to a proof; [`rates`]: how often a stranger may try.
 //! * [`session`]: the relay's machine behind the login: window, acks, heartbeat, drain.
-//! * [`ws`]: the driver on `/ws`, and the trait behind which a service stands.
+//! * [`ws`]: the driver on `/ws`; `service`: the traits behind which a service stands.
 //!
 //! The module carries streams and knows no mail: what a stream means is its service's business.
 
@@ -14,6 +14,7 @@ mod inflow;
 mod outflow;
 mod pump;
 pub mod rates;
+mod service;
 pub mod session;
 mod upgrade;
 mod wake;

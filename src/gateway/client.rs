@@ -16,22 +16,28 @@
 //! Bounded: open streams, items waiting for a verdict, and message size; a relay that exceeds its credit twofold has
 //! broken the protocol and is left.
 
+#[cfg(test)]
+mod pair;
+mod stream;
+#[cfg(test)]
+mod tests;
+mod values;
+
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use data_encoding::{BASE64, HEXLOWER, HEXLOWER_PERMISSIVE};
-use sha2::{Digest, Sha256};
-use spool::ids::ItemId;
+use data_encoding::BASE64;
 
 use crate::gateway::proof;
-use crate::identity::key::SecretKey;
 use crate::tunnel::Dialect;
 use crate::tunnel::control::{
-    AckStatus, AuthChallenge, AuthChallengeRequest, AuthChallengeResponse, AuthOk, CONTROL_BYTES_MAX, Credit,
+    AckStatus, AuthChallenge, AuthChallengeRequest, AuthChallengeResponse, AuthOk, CONTROL_BYTES_MAX,
     Feature, Features, ItemAck, ItemNack, ReplayRequest, SessionRole, ToGateway, ToRelay,
 };
 use crate::tunnel::frame::{Frame, StartBody};
+use stream::{Done, Stream, Want};
+pub use values::{LanePosition, Notice, Offer, Output, Settings, Verdict};
 
 /// Close code for "handshake not finished in time" and "relay is silent" (tunnel section 2.5).
 pub const CLOSE_TIMEOUT: u16 = 4408;
@@ -43,166 +49,6 @@ pub const CLOSE_PROTOCOL: u16 = 4401;
 const CREDIT_SLACK: usize = 2;
 /// Open streams allowed from a relay of tunnel 1, which knows no credit.
 const LEGACY_STREAMS_MAX: usize = 256;
-/// First bytes of what the lane's chain hashes (see `spool/DESIGN.md`).
-const CHAIN_TAG: &[u8] = b"waystation-lane-1\0";
-
-/// What a session needs to know; the same for all sessions of one gateway.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// The gateway's key.
-    pub key: SecretKey,
-    /// The name that the relay's challenge must carry: its host as dialled, unless it is known by another.
-    pub relay_host: String,
-    /// Whether a relay of tunnel 1 is good enough.
-    pub allow_tunnel_1: bool,
-    /// How much may be in flight, and the largest message taken.
-    pub credit: Credit,
-    /// From connecting to `auth_ok`.
-    pub handshake_timeout: Duration,
-    /// Distance of our pings.
-    pub heartbeat_every: Duration,
-    /// Silence after which the relay counts as gone; more than `heartbeat_every`.
-    pub silence_max: Duration,
-}
-
-/// What the gateway decided about one item.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// On stable storage here.
-    Stored,
-    /// Not now.
-    Later {
-        /// Do not offer it again before.
-        retry_after: Duration,
-    },
-    /// Never; the relay holds it.
-    Refused {
-        /// Why, one line.
-        reason: String,
-    },
-}
-
-/// An item as announced.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Offer {
-    /// The relay's name for it; empty in tunnel 1.
-    pub item_id: String,
-    /// Position in the lane; 0 in tunnel 1.
-    pub seq: u64,
-    /// Envelope sender; empty for the null reverse-path.
-    pub mail_from: String,
-    /// The one envelope recipient.
-    pub rcpt_to: String,
-    /// Bytes to come, if announced.
-    pub size_bytes: Option<u64>,
-}
-
-/// What the driver shall do, in this order.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Output {
-    /// Send a text message.
-    Text(String),
-    /// Send a WebSocket ping.
-    Ping,
-    /// The session is up.
-    Ready {
-        /// Which protocol.
-        dialect: Dialect,
-        /// An older session of this key was pushed out.
-        replaced: bool,
-    },
-    /// A stream begins; nothing of it is to be kept if the driver answers by [`ClientSession::discard`].
-    Begin {
-        /// Its id within this session.
-        stream: String,
-        /// What it carries.
-        offer: Offer,
-    },
-    /// More bytes of it.
-    Append {
-        /// The stream.
-        stream: String,
-        /// The bytes.
-        bytes: Bytes,
-    },
-    /// All of it arrived undamaged. The driver owes a [`ClientSession::verdict`] on the item in tunnel 2.
-    Complete {
-        /// The stream.
-        stream: String,
-    },
-    /// It will not be completed, or was damaged: throw away what was kept.
-    Abandon {
-        /// The stream.
-        stream: String,
-    },
-    /// Worth a log line.
-    Notice(Notice),
-    /// Close the connection; nothing follows.
-    Close {
-        /// WebSocket close code.
-        code: u16,
-        /// Reason text.
-        reason: &'static str,
-    },
-}
-
-/// Things that an operator may want to know.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Notice {
-    /// The relay refused us; its code.
-    AuthRefused(String),
-    /// The challenge was not signed.
-    ProofRefused(proof::Refusal),
-    /// The relay speaks tunnel 1 only and the settings do not allow that.
-    TunnelOneRefused,
-    /// Positions between were not offered: held, expired or removed at the relay, or offered before.
-    Gap {
-        /// The next position expected.
-        expected: u64,
-        /// The position offered.
-        got: u64,
-    },
-    /// The lane's chain does not fit the item before it: history was changed at the relay.
-    ChainBroken {
-        /// Position of the item.
-        seq: u64,
-    },
-    /// A stream did not match its announcement, and was sent back.
-    Damaged {
-        /// The relay's name for the item; empty in tunnel 1.
-        item_id: String,
-        /// What did not match.
-        problem: &'static str,
-    },
-    /// The relay gave a stream up.
-    Aborted {
-        /// Its words.
-        reason: String,
-    },
-    /// The relay is about to end the session and asks to come back later.
-    Drain {
-        /// Not before.
-        reconnect_after: Duration,
-    },
-    /// A replay request was carried out.
-    ReplayAccepted {
-        /// Items that will be offered again.
-        items: u64,
-    },
-    /// A message that makes no sense; a relay of this kind is left when it happens before the login is done.
-    Garbage(String),
-    /// The relay broke the rules of the tunnel and is left.
-    Violation(&'static str),
-}
-
-/// Position and chain of the newest item seen on the lane; outlives sessions.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct LanePosition {
-    /// Highest position seen; 0 for none.
-    pub seq: u64,
-    /// The chain after it, if known.
-    pub chain: Option<[u8; 32]>,
-}
 
 #[derive(Debug)]
 enum Phase {
@@ -214,23 +60,6 @@ enum Phase {
     Open { dialect: Dialect, replay: bool, next_ping: Instant, last_heard: Instant },
     /// Said goodbye.
     Closed,
-}
-
-/// What the driver wants of a stream.
-#[derive(Debug)]
-enum Want {
-    Keep,
-    /// Count and hash it, hand nothing out, and answer this at its end.
-    Discard(Verdict),
-}
-
-#[derive(Debug)]
-struct Stream {
-    start: StartBody,
-    want: Want,
-    bytes: u64,
-    trace: Sha256,
-    rest: Sha256,
 }
 
 /// One connection's protocol state.
@@ -515,8 +344,7 @@ impl ClientSession {
                 },
             });
         }
-        let (trace, rest) = (Sha256::new(), Sha256::new());
-        self.streams.insert(id, Stream { start, want, bytes: 0, trace, rest });
+        self.streams.insert(id, Stream::new(start, want));
     }
 
     fn chunk(&mut self, id: String, bytes: Bytes) {
@@ -567,11 +395,7 @@ impl ClientSession {
         if seq <= self.position.seq {
             return;
         }
-        if let (Some(before), Some(after), Ok(id)) =
-            (self.position.chain, done.chain, item_id.parse::<ItemId>())
-            && seq == self.position.seq + 1
-            && chain_step(&before, seq, id, &done.trace_sha256, &done.rest_sha256) != after
-        {
+        if seq == self.position.seq + 1 && !done.continues(self.position.chain, item_id) {
             self.notice(Notice::ChainBroken { seq });
         }
         self.position = LanePosition { seq, chain: done.chain };
@@ -599,65 +423,3 @@ impl ClientSession {
 fn too_large(limit: u64) -> Verdict {
     Verdict::Refused { reason: format!("larger than the gateway's limit of {limit} bytes") }
 }
-
-/// A stream that ended well.
-struct Done {
-    want: Want,
-    seq: Option<u64>,
-    chain: Option<[u8; 32]>,
-    /// Hex of `rest_sha256`.
-    sha256: String,
-    trace_sha256: [u8; 32],
-    rest_sha256: [u8; 32],
-}
-
-impl Stream {
-    fn take(&mut self, bytes: &Bytes) {
-        let trace_left = self.start.trace_bytes.unwrap_or(0).saturating_sub(self.bytes);
-        let split = usize::try_from(trace_left).unwrap_or(usize::MAX).min(bytes.len());
-        self.trace.update(&bytes[..split]);
-        self.rest.update(&bytes[split..]);
-        self.bytes += bytes.len() as u64;
-    }
-
-    fn finish(self) -> Result<Done, &'static str> {
-        if self.start.size.is_some_and(|size| size != self.bytes) {
-            return Err("size");
-        }
-        let rest_sha256: [u8; 32] = self.rest.finalize().into();
-        let sha256 = HEXLOWER.encode(&rest_sha256);
-        if self.start.sha256.as_ref().is_some_and(|announced| !announced.eq_ignore_ascii_case(&sha256)) {
-            return Err("sha256");
-        }
-        let chain = self.start.chain.and_then(|chain| {
-            HEXLOWER_PERMISSIVE.decode(chain.as_bytes()).ok().and_then(|bytes| bytes.try_into().ok())
-        });
-        Ok(Done {
-            want: self.want,
-            seq: self.start.seq,
-            chain,
-            sha256,
-            trace_sha256: self.trace.finalize().into(),
-            rest_sha256,
-        })
-    }
-}
-
-/// Next value of the lane's chain, as the relay computes it.
-fn chain_step(before: &[u8; 32], seq: u64, id: ItemId, trace: &[u8; 32], rest: &[u8; 32]) -> [u8; 32] {
-    Sha256::new()
-        .chain_update(CHAIN_TAG)
-        .chain_update(before)
-        .chain_update(seq.to_be_bytes())
-        .chain_update(id.0)
-        .chain_update(trace)
-        .chain_update(rest)
-        .finalize()
-        .into()
-}
-
-#[cfg(test)]
-mod tests;
-
-#[cfg(test)]
-mod pair;

@@ -33,7 +33,7 @@ use crate::tunnel::Dialect;
 use crate::tunnel::control::ReplayRequest;
 use crate::tunnel::frame::{STREAM_ID_BYTES_MAX, StartBody};
 use crate::tunnel::session::{Batch, Change, Flight, Offer, PieceError, Settled, Window};
-use crate::tunnel::ws::{Bell, Lane, LaneLost, Service, ServiceError, StillHere};
+use crate::tunnel::ws::{Bell, Lane, LaneLost, Opening, Service, ServiceError, StillHere};
 
 /// Who may connect.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -70,14 +70,8 @@ impl Service for Lanes {
         })
     }
 
-    fn open(
-        &self,
-        id: Uuid,
-        key: KeyText,
-        dialect: Dialect,
-        bell: Bell,
-        still_here: StillHere,
-    ) -> BoxFuture<'_, Result<Arc<dyn Lane>, ServiceError>> {
+    fn open(&self, opening: Opening) -> BoxFuture<'_, Result<Arc<dyn Lane>, ServiceError>> {
+        let Opening { id, key, dialect, bell, still_here } = opening;
         Box::pin(async move {
             let opened = self.spooler.call(move |spool| open(spool, key, bell, &still_here)).await;
             let (lane, session) = opened.map_err(|error| unavailable(&error))??;

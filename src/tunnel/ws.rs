@@ -22,10 +22,8 @@ use axum::extract::{ConnectInfo, Request, State};
 use axum::response::Response;
 use axum::routing::any;
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
 use hyper::upgrade::OnUpgrade;
 use ipnet::IpNet;
-use spool::ids::ItemId;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -36,7 +34,8 @@ use super::control::{AuthError, SessionRole, ToGateway};
 use super::handshake::{Door, Handshake, Proof, Step};
 use super::pump::Pump;
 use super::rates::{Rates, client_address};
-use super::session::{self, Batch, Eviction, Outgoing, PieceError, Session, Settled};
+pub use super::service::{Bell, Lane, LaneLost, Opening, Service, ServiceError, StillHere};
+use super::session::{self, Eviction, Outgoing, Session};
 use super::upgrade;
 use super::wake::Wake;
 use super::wire::{Happened, Wire};
@@ -86,52 +85,6 @@ impl Default for Settings {
             reconnect_after: Duration::from_secs(2),
         }
     }
-}
-
-/// Why the service lets nobody in, or has no lane.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ServiceError {
-    /// The key is right and the answer is no.
-    Refused(AuthCode),
-    /// Storage does not answer; another time perhaps.
-    Unavailable,
-}
-
-/// Rung when a lane may have something.
-pub type Bell = Arc<dyn Fn() + Send + Sync>;
-
-/// Whether the session that opens a lane still holds its key. To be asked in the step that opens it, so that of
-/// two logins at the same time the older cannot take the lane from the newer.
-pub type StillHere = Box<dyn Fn() -> bool + Send>;
-
-/// What stands behind the tunnel.
-pub trait Service: Send + Sync + 'static {
-    /// Registers `key`, or refuses it. Called after the proof.
-    fn admit(&self, key: KeyText) -> BoxFuture<'_, Result<(), ServiceError>>;
-
-    /// Opens the lane of an admitted key for session `id`, if that is still there; an older session of it is void
-    /// from then on. What the service logs about the session is to carry this id.
-    fn open(
-        &self,
-        id: Uuid,
-        key: KeyText,
-        dialect: Dialect,
-        bell: Bell,
-        still_here: StillHere,
-    ) -> BoxFuture<'_, Result<Arc<dyn Lane>, ServiceError>>;
-}
-
-/// The lane has ended, or its storage has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LaneLost;
-
-/// One session's view of its lane. Dropping it gives back what was leased.
-pub trait Lane: Send + Sync + 'static {
-    /// Carries out changes in order, durably, then leases.
-    fn settle(self: Arc<Self>, batch: Batch) -> BoxFuture<'static, Result<Settled, LaneLost>>;
-
-    /// Fetches one piece of a leased item's body.
-    fn read(self: Arc<Self>, item: ItemId, n: usize) -> BoxFuture<'static, Result<Bytes, PieceError>>;
 }
 
 /// The tunnel of one relay.
@@ -266,7 +219,9 @@ impl Tunnel {
                 let bell: Bell = Arc::new(move || wake.ring());
                 let wake = Arc::clone(&seat.wake);
                 let still_here: StillHere = Box::new(move || !wake.is_evicted());
-                match self.service.open(id, key, session.dialect(), bell, still_here).await {
+                let dialect = session.dialect();
+                let opening = Opening { id, key, dialect, bell, still_here };
+                match self.service.open(opening).await {
                     Ok(lane) => Some(lane),
                     Err(_) if seat.wake.is_evicted() => {
                         wire.close(4400, "replaced_by_new_session");

@@ -13,13 +13,11 @@ use spool::ids::{ItemId, Seq, WallMs};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use uuid::Uuid;
 use waystation::identity::key::KeyText;
 use waystation::observe::Metrics;
-use waystation::tunnel::Dialect;
 use waystation::tunnel::frame::StartBody;
 use waystation::tunnel::session::{Batch, Change, Offer, PieceError, Settled};
-use waystation::tunnel::ws::{Bell, Lane, LaneLost, Service, ServiceError, Settings, StillHere, Tunnel};
+use waystation::tunnel::ws::{Bell, Lane, LaneLost, Opening, Service, ServiceError, Settings, Tunnel};
 
 /// Body bytes of one piece.
 const PIECE: usize = 64 * 1024;
@@ -88,17 +86,10 @@ impl Service for OneLane {
         Box::pin(async { Ok(()) })
     }
 
-    fn open(
-        &self,
-        _id: Uuid,
-        _key: KeyText,
-        _dialect: Dialect,
-        bell: Bell,
-        _still_here: StillHere,
-    ) -> BoxFuture<'_, Result<Arc<dyn Lane>, ServiceError>> {
+    fn open(&self, opening: Opening) -> BoxFuture<'_, Result<Arc<dyn Lane>, ServiceError>> {
         let mut ledger = self.ledger();
         ledger.sessions += 1;
-        ledger.bell = Some(bell);
+        ledger.bell = Some(opening.bell);
         ledger.items.iter_mut().for_each(|entry| entry.leased_by = None);
         let session = Session { lane: self.clone(), number: ledger.sessions };
         Box::pin(async move { Ok(Arc::new(session) as Arc<dyn Lane>) })

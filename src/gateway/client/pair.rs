@@ -5,11 +5,16 @@
 
 use std::collections::HashMap;
 
-use spool::ids::{Seq, WallMs};
+use data_encoding::HEXLOWER;
+use sha2::{Digest, Sha256};
+use spool::ids::{ItemId, Seq, WallMs};
 use uuid::Uuid;
 
+use super::stream::chain_step;
 use super::*;
 use crate::identity::challenge::Fresh;
+use crate::identity::key::SecretKey;
+use crate::tunnel::control::Credit;
 use crate::tunnel::handshake::{Door, Handshake, Proof, Step};
 use crate::tunnel::session::{self as relay, Batch, Change, Outgoing, Settled, Window};
 

@@ -1,7 +1,13 @@
 //! The machine against a scripted relay; virtual time only.
 
+use data_encoding::HEXLOWER;
+use sha2::{Digest, Sha256};
+use spool::ids::ItemId;
+
+use super::stream::chain_step;
 use super::*;
-use crate::tunnel::control::{AuthError, Drain};
+use crate::identity::key::SecretKey;
+use crate::tunnel::control::{AuthError, Credit, Drain};
 
 const HOST: &str = "relay.example.org";
 const ID: &str = "7b0b3ba6-2c3f-4e0a-9a51-6a3a4c1c8a52";

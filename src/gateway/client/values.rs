@@ -1,0 +1,168 @@
+//! What goes into a client session and what comes out of it, as plain values.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::gateway::proof;
+use crate::identity::key::SecretKey;
+use crate::tunnel::Dialect;
+use crate::tunnel::control::Credit;
+
+/// What a session needs to know; the same for all sessions of one gateway.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The gateway's key.
+    pub key: SecretKey,
+    /// The name that the relay's challenge must carry: its host as dialled, unless it is known by another.
+    pub relay_host: String,
+    /// Whether a relay of tunnel 1 is good enough.
+    pub allow_tunnel_1: bool,
+    /// How much may be in flight, and the largest message taken.
+    pub credit: Credit,
+    /// From connecting to `auth_ok`.
+    pub handshake_timeout: Duration,
+    /// Distance of our pings.
+    pub heartbeat_every: Duration,
+    /// Silence after which the relay counts as gone; more than `heartbeat_every`.
+    pub silence_max: Duration,
+}
+
+/// What the gateway decided about one item.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// On stable storage here.
+    Stored,
+    /// Not now.
+    Later {
+        /// Do not offer it again before.
+        retry_after: Duration,
+    },
+    /// Never; the relay holds it.
+    Refused {
+        /// Why, one line.
+        reason: String,
+    },
+}
+
+/// An item as announced.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Offer {
+    /// The relay's name for it; empty in tunnel 1.
+    pub item_id: String,
+    /// Position in the lane; 0 in tunnel 1.
+    pub seq: u64,
+    /// Envelope sender; empty for the null reverse-path.
+    pub mail_from: String,
+    /// The one envelope recipient.
+    pub rcpt_to: String,
+    /// Bytes to come, if announced.
+    pub size_bytes: Option<u64>,
+}
+
+/// What the driver shall do, in this order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Send a text message.
+    Text(String),
+    /// Send a WebSocket ping.
+    Ping,
+    /// The session is up.
+    Ready {
+        /// Which protocol.
+        dialect: Dialect,
+        /// An older session of this key was pushed out.
+        replaced: bool,
+    },
+    /// A stream begins; nothing of it is to be kept if the driver answers by [`ClientSession::discard`].
+    Begin {
+        /// Its id within this session.
+        stream: String,
+        /// What it carries.
+        offer: Offer,
+    },
+    /// More bytes of it.
+    Append {
+        /// The stream.
+        stream: String,
+        /// The bytes.
+        bytes: Bytes,
+    },
+    /// All of it arrived undamaged. The driver owes a [`ClientSession::verdict`] on the item in tunnel 2.
+    Complete {
+        /// The stream.
+        stream: String,
+    },
+    /// It will not be completed, or was damaged: throw away what was kept.
+    Abandon {
+        /// The stream.
+        stream: String,
+    },
+    /// Worth a log line.
+    Notice(Notice),
+    /// Close the connection; nothing follows.
+    Close {
+        /// WebSocket close code.
+        code: u16,
+        /// Reason text.
+        reason: &'static str,
+    },
+}
+
+/// Things that an operator may want to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// The relay refused us; its code.
+    AuthRefused(String),
+    /// The challenge was not signed.
+    ProofRefused(proof::Refusal),
+    /// The relay speaks tunnel 1 only and the settings do not allow that.
+    TunnelOneRefused,
+    /// Positions between were not offered: held, expired or removed at the relay, or offered before.
+    Gap {
+        /// The next position expected.
+        expected: u64,
+        /// The position offered.
+        got: u64,
+    },
+    /// The lane's chain does not fit the item before it: history was changed at the relay.
+    ChainBroken {
+        /// Position of the item.
+        seq: u64,
+    },
+    /// A stream did not match its announcement, and was sent back.
+    Damaged {
+        /// The relay's name for the item; empty in tunnel 1.
+        item_id: String,
+        /// What did not match.
+        problem: &'static str,
+    },
+    /// The relay gave a stream up.
+    Aborted {
+        /// Its words.
+        reason: String,
+    },
+    /// The relay is about to end the session and asks to come back later.
+    Drain {
+        /// Not before.
+        reconnect_after: Duration,
+    },
+    /// A replay request was carried out.
+    ReplayAccepted {
+        /// Items that will be offered again.
+        items: u64,
+    },
+    /// A message that makes no sense; a relay of this kind is left when it happens before the login is done.
+    Garbage(String),
+    /// The relay broke the rules of the tunnel and is left.
+    Violation(&'static str),
+}
+
+/// Position and chain of the newest item seen on the lane; outlives sessions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LanePosition {
+    /// Highest position seen; 0 for none.
+    pub seq: u64,
+    /// The chain after it, if known.
+    pub chain: Option<[u8; 32]>,
+}

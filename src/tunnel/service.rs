@@ -1,0 +1,83 @@
+//! The seam between the tunnel and the service behind it: whom to admit, and one lane per session.
+//!
+//! The tunnel calls [`Service`] and [`Lane`] and knows nothing of what they carry; the service knows nothing of sockets
+//! and frames.
+//!
+//! Failure policy: a service that cannot answer now says [`ServiceError::Unavailable`], and a lane that has ended
+//! [`LaneLost`]; both end the session, and its gateway comes back.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use spool::ids::ItemId;
+use uuid::Uuid;
+
+use super::Dialect;
+use super::session::{Batch, PieceError, Settled};
+use crate::identity::challenge::AuthCode;
+use crate::identity::key::KeyText;
+
+/// Why the service lets nobody in, or has no lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServiceError {
+    /// The key is right and the answer is no.
+    Refused(AuthCode),
+    /// Storage does not answer; another time perhaps.
+    Unavailable,
+}
+
+/// Rung when a lane may have something.
+pub type Bell = Arc<dyn Fn() + Send + Sync>;
+
+/// Whether the session that opens a lane still holds its key. To be asked in the step that opens it, so that of
+/// two logins at the same time the older cannot take the lane from the newer.
+pub type StillHere = Box<dyn Fn() -> bool + Send>;
+
+/// A session that wants its lane.
+pub struct Opening {
+    /// The session's id; what the service logs about the session is to carry it.
+    pub id: Uuid,
+    /// Whose lane.
+    pub key: KeyText,
+    /// What the session speaks.
+    pub dialect: Dialect,
+    /// How to wake it.
+    pub bell: Bell,
+    /// Whether it still holds its key.
+    pub still_here: StillHere,
+}
+
+impl fmt::Debug for Opening {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Opening")
+            .field("id", &self.id)
+            .field("key", &self.key)
+            .field("dialect", &self.dialect)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What stands behind the tunnel.
+pub trait Service: Send + Sync + 'static {
+    /// Registers `key`, or refuses it. Called after the proof.
+    fn admit(&self, key: KeyText) -> BoxFuture<'_, Result<(), ServiceError>>;
+
+    /// Opens the lane of an admitted key for one session, if that is still there; an older session of it is void
+    /// from then on.
+    fn open(&self, opening: Opening) -> BoxFuture<'_, Result<Arc<dyn Lane>, ServiceError>>;
+}
+
+/// The lane has ended, or its storage has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LaneLost;
+
+/// One session's view of its lane. Dropping it gives back what was leased.
+pub trait Lane: Send + Sync + 'static {
+    /// Carries out changes in order, durably, then leases.
+    fn settle(self: Arc<Self>, batch: Batch) -> BoxFuture<'static, Result<Settled, LaneLost>>;
+
+    /// Fetches one piece of a leased item's body.
+    fn read(self: Arc<Self>, item: ItemId, n: usize) -> BoxFuture<'static, Result<Bytes, PieceError>>;
+}
