@@ -129,11 +129,11 @@ impl Spooler {
     /// # Errors
     /// [`SpoolError::Corrupt`] when it is damaged or the item is gone, [`SpoolError::Io`].
     pub async fn read_chunk(&self, item: &ItemInfo, n: usize) -> Result<Bytes, SpoolError> {
-        match self.read_chunk_once(item.clone(), n).await {
+        match self.read_chunk_once(item, n).await {
             Err(SpoolError::Corrupt { lsn, problem }) => {
                 let id = item.id;
                 match self.query(move |spool| spool.item(id)).await?? {
-                    Some(again) if again.chunks != item.chunks => self.read_chunk_once(again, n).await,
+                    Some(again) if again.chunks != item.chunks => self.read_chunk_once(&again, n).await,
                     Some(_) | None => Err(SpoolError::Corrupt { lsn, problem }),
                 }
             }
@@ -141,11 +141,14 @@ impl Spooler {
         }
     }
 
-    async fn read_chunk_once(&self, item: ItemInfo, n: usize) -> Result<Bytes, SpoolError> {
+    async fn read_chunk_once(&self, item: &ItemInfo, n: usize) -> Result<Bytes, SpoolError> {
         let reader = self.reader.clone();
-        tokio::task::spawn_blocking(move || reader.chunk(&item, n).map(Bytes::from))
-            .await
-            .map_err(|_| SpoolError::Closed)?
+        match item.chunks.get(n).copied() {
+            Some(chunk) => tokio::task::spawn_blocking(move || reader.piece(chunk).map(Bytes::from))
+                .await
+                .map_err(|_| SpoolError::Closed)?,
+            None => reader.chunk(item, n).map(Bytes::from),
+        }
     }
 
     /// Reads bodies from threads that may block.

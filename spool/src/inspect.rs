@@ -17,7 +17,7 @@ use crate::record::{CHUNK_PREFIX_BYTES, Kind, Record, StateRecord};
 use crate::recover::{self, Mode};
 use crate::scan::{Found, Scanner};
 use crate::spool::{Options, Recovery, Spool};
-use crate::types::{Filter, ItemInfo, Page, State, Transition, Verb};
+use crate::types::{ChunkRef, Filter, ItemInfo, Page, State, Transition, Verb};
 
 /// Most items in one answer of [`Spool::list`].
 pub const LIST_MAX: usize = 1000;
@@ -326,13 +326,19 @@ impl JournalReader {
     /// # Errors
     /// [`SpoolError::Corrupt`] when it is damaged, or was moved by compaction since the item was looked up.
     pub fn chunk(&self, item: &ItemInfo, n: usize) -> Result<Vec<u8>, SpoolError> {
-        let chunk = item
-            .chunks
-            .get(n)
-            .ok_or_else(|| SpoolError::Corrupt { lsn: Lsn(0), problem: format!("no chunk {n}") })?;
+        let missing = || SpoolError::Corrupt { lsn: Lsn(0), problem: format!("no chunk {n}") };
+        self.piece(item.chunks.get(n).copied().ok_or_else(missing)?)
+    }
+
+    /// The bytes of one piece of a body.
+    ///
+    /// # Errors
+    /// As [`JournalReader::chunk`].
+    pub fn piece(&self, chunk: ChunkRef) -> Result<Vec<u8>, SpoolError> {
         let lsn = Lsn(chunk.lsn);
-        let mut payload = self.read(lsn, Kind::BodyChunk, chunk.len as usize + CHUNK_PREFIX_BYTES)?;
-        if payload.len() != chunk.len as usize + CHUNK_PREFIX_BYTES {
+        let len = chunk.len as usize + CHUNK_PREFIX_BYTES;
+        let mut payload = self.read(lsn, Kind::BodyChunk, len)?;
+        if payload.len() != len {
             return Err(SpoolError::Corrupt { lsn, problem: "it has another length".to_owned() });
         }
         payload.drain(..CHUNK_PREFIX_BYTES);
