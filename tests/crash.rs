@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::support::home::{Home, Running, waystation};
+use crate::support::home::{GATEWAY_POINTS, Home, Running, waystation};
 use crate::support::until;
 
 /// Rounds when the environment does not say.
@@ -37,18 +37,6 @@ const RELAY_POINTS: [&str; 6] = [
     "lane.before_ack",
     "lane.after_ack",
 ];
-/// Points in the gateway, likewise.
-const GATEWAY_POINTS: [&str; 8] = [
-    "gateway.item.received",
-    "gateway.maildir.before_file_sync",
-    "gateway.maildir.before_rename",
-    "gateway.maildir.after_rename",
-    "gateway.memory.before_write",
-    "gateway.memory.after_sync",
-    "gateway.before_ack",
-    "gateway.after_ack",
-];
-
 /// `splitmix64`: one seed, one storm (as far as processes let themselves be ordered).
 #[derive(Clone)]
 struct Dice(u64);

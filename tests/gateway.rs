@@ -18,7 +18,7 @@ use waystation::gateway::{Client, Options};
 use waystation::identity::keyfile;
 use waystation::tunnel::frame::{Frame, StartBody};
 
-use crate::support::home::{Home, waystation};
+use crate::support::home::{GATEWAY_POINTS, Home, waystation};
 use crate::support::list_relay::{Fate, ListRelay};
 use crate::support::until;
 
@@ -79,22 +79,10 @@ async fn a_lane_arrives_in_the_maildir_in_order_and_byte_for_byte() {
     running.stop().await;
 }
 
-/// Every point at which order carries a promise.
-const POINTS: [&str; 8] = [
-    "gateway.item.received",
-    "gateway.maildir.before_file_sync",
-    "gateway.maildir.before_rename",
-    "gateway.maildir.after_rename",
-    "gateway.memory.before_write",
-    "gateway.memory.after_sync",
-    "gateway.before_ack",
-    "gateway.after_ack",
-];
-
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_at_any_point_it_neither_loses_nor_doubles() {
     // W9: die at the n-th passing of each point, come back, compare.
-    for point in POINTS {
+    for point in GATEWAY_POINTS {
         for count in [1, 3] {
             let relay = ListRelay::start().await;
             fill(&relay, 6);

@@ -11,41 +11,35 @@
 //! only; the relay keeps what was not acked, and backoff decides when to come back. A nack would be wrong there: it
 //! says something about one message, and five park it. Only a memory that cannot be written ends the carrier.
 
+mod link;
+mod notices;
+
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use futures_util::{SinkExt, StreamExt};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
-use tokio_tungstenite::tungstenite::client::IntoClientRequest;
-use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
-use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message as Ws, WebSocketConfig};
-use tokio_tungstenite::{WebSocketStream, client_async_with_config};
+use tokio_tungstenite::tungstenite::Message as Ws;
 use tokio_util::sync::CancellationToken;
 
 use crate::gateway::backoff::Backoff;
-use crate::gateway::client::{ClientSession, LanePosition, Notice, Offer, Output, Settings, Verdict};
+use crate::gateway::client::{ClientSession, LanePosition, Offer, Output, Settings, Verdict};
 use crate::gateway::destination::Letter;
-use crate::gateway::dial::{self, Endpoint, Stream, Trust};
+use crate::gateway::dial::{Endpoint, Trust};
 use crate::gateway::handle::{ClientError, Message, Options, StatusBoard};
 use crate::gateway::memory::{Memory, MemoryError};
 use crate::gateway::staging::{Draft, Staging};
 use crate::tunnel::Dialect;
 use crate::{clock, crashpoint};
+use link::{Lost, Socket};
 
-/// How long one write to the relay may stall before the connection counts as dead.
-const SEND_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a goodbye may take.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Longest wait a relay may ask for before it stops, so that it cannot send us away for ever.
 const DRAIN_WAIT_MAX: Duration = Duration::from_secs(600);
-/// Bytes of a WebSocket message beside the message it carries: frame header, stream id, attestation.
-const MESSAGE_SLACK_BYTES: usize = 64 * 1024;
-
-type Socket = WebSocketStream<Box<dyn Stream>>;
+/// A decision, and whether it could be remembered.
 type Settled = (Decision, Result<(), MemoryError>);
 type Settling = std::pin::Pin<Box<dyn Future<Output = Settled> + Send>>;
 
@@ -62,33 +56,6 @@ pub(crate) struct Decision {
 /// Most messages handed out and not decided at one time.
 pub(crate) fn in_hand_max(options: &Options) -> usize {
     usize::try_from(options.unacked_items_max.max(1)).unwrap_or(usize::MAX).saturating_mul(2).min(4096)
-}
-
-/// Why a session ended.
-#[derive(Debug, thiserror::Error)]
-enum Lost {
-    #[error("{0}")]
-    Dial(#[from] dial::DialError),
-    #[error("{0}")]
-    Socket(Box<tokio_tungstenite::tungstenite::Error>),
-    #[error("the relay closed the connection ({code} {reason})")]
-    Closed { code: u16, reason: String },
-    #[error("the connection ended without a goodbye")]
-    Ended,
-    #[error("the relay did not take a message for {} s", SEND_TIMEOUT.as_secs())]
-    Stalled,
-    #[error("the handshake took too long")]
-    Handshake,
-    #[error("left the relay: {0}")]
-    Left(String),
-    #[error("cannot receive into {}: {source}", path.display())]
-    Staging { path: PathBuf, source: std::io::Error },
-}
-
-impl From<tokio_tungstenite::tungstenite::Error> for Lost {
-    fn from(error: tokio_tungstenite::tungstenite::Error) -> Self {
-        Self::Socket(Box::new(error))
-    }
 }
 
 /// Why the carrier ended.
@@ -109,15 +76,20 @@ enum Reception {
     },
 }
 
+/// What a carrier is made of.
+pub(crate) struct Kit {
+    pub(crate) options: Options,
+    pub(crate) endpoint: Endpoint,
+    pub(crate) trust: Trust,
+    pub(crate) memory: Memory,
+    pub(crate) staging: Staging,
+    pub(crate) board: StatusBoard,
+    pub(crate) hand_out: mpsc::Sender<Message>,
+}
+
 /// Everything that lives as long as the client.
 pub(crate) struct Carrier {
-    options: Options,
-    endpoint: Endpoint,
-    trust: Trust,
-    memory: Memory,
-    staging: Staging,
-    board: StatusBoard,
-    hand_out: mpsc::Sender<Message>,
+    kit: Kit,
     decide: mpsc::Sender<Decision>,
     decisions: mpsc::Receiver<Decision>,
     settling: FuturesUnordered<Settling>,
@@ -128,25 +100,11 @@ pub(crate) struct Carrier {
 }
 
 impl Carrier {
-    pub(crate) fn new(
-        options: Options,
-        endpoint: Endpoint,
-        trust: Trust,
-        memory: Memory,
-        staging: Staging,
-        board: StatusBoard,
-        hand_out: mpsc::Sender<Message>,
-    ) -> Self {
-        let (decide, decisions) = mpsc::channel(in_hand_max(&options));
-        let position = LanePosition { seq: memory.seq_max(), chain: None };
+    pub(crate) fn new(kit: Kit) -> Self {
+        let (decide, decisions) = mpsc::channel(in_hand_max(&kit.options));
+        let position = LanePosition { seq: kit.memory.seq_max(), chain: None };
         Self {
-            options,
-            endpoint,
-            trust,
-            memory,
-            staging,
-            board,
-            hand_out,
+            kit,
             decide,
             decisions,
             settling: FuturesUnordered::new(),
@@ -159,7 +117,7 @@ impl Carrier {
     /// Connects, serves and reconnects until stopped or until the memory fails.
     pub(crate) async fn run(mut self, stop: CancellationToken) -> Result<(), ClientError> {
         let mut backoff =
-            Backoff::new(self.options.reconnect_base_delay_ms, self.options.reconnect_max_delay_ms);
+            Backoff::new(self.kit.options.reconnect_base_delay_ms, self.kit.options.reconnect_max_delay_ms);
         let mut end = loop {
             if let Err(end) = self.life(&stop, &mut backoff).await {
                 break end;
@@ -174,7 +132,7 @@ impl Carrier {
             End::Stopped => Ok(()),
             End::Failed(error) => {
                 tracing::error!(event = "gateway.failed", error = %error, "cannot go on: {error}");
-                self.board.update(|status| status.note(error.to_string(), clock::wall()));
+                self.kit.board.update(|status| status.note(error.to_string(), clock::wall()));
                 Err(error)
             }
         }
@@ -182,13 +140,15 @@ impl Carrier {
 
     /// One connection from dialling to the end of the wait after it.
     async fn life(&mut self, stop: &CancellationToken, backoff: &mut Backoff) -> Result<(), End> {
-        self.board.update(|status| status.next_retry_ms = None);
-        let patience = self.options.handshake_timeout;
-        let (endpoint, trust) = (self.endpoint.clone(), self.trust.clone());
-        let bytes_max = usize::try_from(self.options.message_bytes_max).unwrap_or(usize::MAX);
+        self.kit.board.update(|status| status.next_retry_ms = None);
+        let patience = self.kit.options.handshake_timeout;
+        let (endpoint, trust) = (self.kit.endpoint.clone(), self.kit.trust.clone());
+        let bytes_max = usize::try_from(self.kit.options.message_bytes_max).unwrap_or(usize::MAX);
         let dialled = self
             .attend(stop, async move {
-                timeout(patience, connect(&endpoint, &trust, bytes_max)).await.unwrap_or(Err(Lost::Handshake))
+                timeout(patience, link::connect(&endpoint, &trust, bytes_max))
+                    .await
+                    .unwrap_or(Err(Lost::Handshake))
             })
             .await?;
         let began = clock::monotonic();
@@ -204,7 +164,7 @@ impl Carrier {
         }
         let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
         tracing::warn!(event = "gateway.disconnected", error = %lost, retry_ms = delay_ms, "not connected: {lost}");
-        self.board.update(|status| {
+        self.kit.board.update(|status| {
             let now = clock::wall();
             status.connected_since_ms = None;
             status.tunnel = None;
@@ -248,7 +208,7 @@ impl Carrier {
 
     /// A decision came in: what has to be remembered is, before it counts.
     fn settle(&mut self, decision: Decision) {
-        let memory = self.memory.clone();
+        let memory = self.kit.memory.clone();
         self.settling.push(Box::pin(async move {
             let remembered = match &decision.verdict {
                 Verdict::Stored if decision.kept_by_relay => {
@@ -267,7 +227,7 @@ impl Carrier {
         self.in_hand.remove(&decision.item_id);
         // What a destination did not rename away is of no use any more.
         let _ = std::fs::remove_file(&decision.path);
-        self.board.update(|status| {
+        self.kit.board.update(|status| {
             match decision.verdict {
                 Verdict::Stored => status.stored += 1,
                 Verdict::Later { .. } => status.returned += 1,
@@ -290,13 +250,13 @@ impl Carrier {
         logged_in: &mut bool,
     ) -> Result<Lost, End> {
         let settings = Settings {
-            key: self.options.key.clone(),
-            relay_host: self.options.relay_name.clone().unwrap_or_else(|| self.endpoint.host.clone()),
-            allow_tunnel_1: self.options.allow_tunnel_1,
-            credit: self.options.credit(),
-            handshake_timeout: self.options.handshake_timeout,
-            heartbeat_every: self.options.heartbeat_every,
-            silence_max: self.options.silence_max,
+            key: self.kit.options.key.clone(),
+            relay_host: self.kit.options.relay_name.clone().unwrap_or_else(|| self.kit.endpoint.host.clone()),
+            allow_tunnel_1: self.kit.options.allow_tunnel_1,
+            credit: self.kit.options.credit(),
+            handshake_timeout: self.kit.options.handshake_timeout,
+            heartbeat_every: self.kit.options.heartbeat_every,
+            silence_max: self.kit.options.silence_max,
         };
         let mut session = ClientSession::new(settings, self.position, clock::monotonic());
         let mut receptions: HashMap<String, Reception> = HashMap::new();
@@ -307,7 +267,7 @@ impl Carrier {
             }
             *logged_in |= session.is_open();
             let Some(deadline) = session.deadline() else { break Lost::Ended };
-            let room = self.in_hand.len() < in_hand_max(&self.options);
+            let room = self.in_hand.len() < in_hand_max(&self.kit.options);
             tokio::select! {
                 () = stop.cancelled() => {
                     stopping = true;
@@ -317,7 +277,7 @@ impl Carrier {
                 Some(decision) = self.decisions.recv() => self.settle(decision),
                 Some(settled) = self.settling.next() => self.settled(settled, Some(&mut session))?,
                 message = socket.next(), if room => {
-                    if let Err(lost) = hear(message, &mut session) {
+                    if let Err(lost) = link::hear(message, &mut session) {
                         break lost;
                     }
                 }
@@ -347,11 +307,11 @@ impl Carrier {
         while let Some(output) = session.poll() {
             match output {
                 Output::Text(text) => {
-                    feed(socket, Ws::text(text)).await?;
+                    link::feed(socket, Ws::text(text)).await?;
                     unsent = true;
                 }
                 Output::Ping => {
-                    feed(socket, Ws::Ping(Bytes::new())).await?;
+                    link::feed(socket, Ws::Ping(Bytes::new())).await?;
                     unsent = true;
                 }
                 Output::Ready { dialect, replaced } => self.ready(dialect, replaced),
@@ -375,14 +335,13 @@ impl Carrier {
                     }
                 }
                 Output::Close { code, reason } => {
-                    let frame = CloseFrame { code: CloseCode::from(code), reason: reason.into() };
-                    let _ = timeout(CLOSE_TIMEOUT, socket.close(Some(frame))).await;
+                    link::close(socket, code, reason).await;
                     return Err(Lost::Left(left.unwrap_or_else(|| reason.to_owned())));
                 }
             }
         }
         if unsent {
-            timeout(SEND_TIMEOUT, socket.flush()).await.map_err(|_| Lost::Stalled)??;
+            link::flush(socket).await?;
             crashpoint::reach("gateway.after_ack");
         }
         Ok(())
@@ -393,8 +352,14 @@ impl Carrier {
             Dialect::One => 1,
             Dialect::Two => 2,
         };
-        tracing::info!(event = "gateway.connected", tunnel, replaced, "logged in to {}", self.endpoint.url);
-        self.board.update(|status| {
+        tracing::info!(
+            event = "gateway.connected",
+            tunnel,
+            replaced,
+            "logged in to {}",
+            self.kit.endpoint.url
+        );
+        self.kit.board.update(|status| {
             status.connected_since_ms = Some(clock::wall().0);
             status.tunnel = Some(tunnel);
             status.failures = 0;
@@ -408,19 +373,19 @@ impl Carrier {
         stream: String,
         offer: Offer,
     ) {
-        if !offer.item_id.is_empty() && self.memory.knows(&offer.item_id) {
+        if !offer.item_id.is_empty() && self.kit.memory.knows(&offer.item_id) {
             tracing::info!(
                 event = "gateway.item.repeated",
                 item.id = offer.item_id,
                 "had it before; acked again"
             );
-            self.board.update(|status| status.repeats += 1);
+            self.kit.board.update(|status| status.repeats += 1);
             return session.discard(&stream, Verdict::Stored);
         }
         let reception = if self.in_hand.contains(&offer.item_id) {
             Reception::Swallow { item_id: offer.item_id }
         } else {
-            Reception::Draft { offer, draft: self.staging.draft() }
+            Reception::Draft { offer, draft: self.kit.staging.draft() }
         };
         receptions.insert(stream, reception);
     }
@@ -430,7 +395,7 @@ impl Carrier {
             Reception::Draft { offer, draft } => (offer, draft),
             Reception::Swallow { item_id } => {
                 // Decided while it came in again? Then nobody else will answer.
-                if self.memory.knows(&item_id) {
+                if self.kit.memory.knows(&item_id) {
                     session.verdict(&item_id, Verdict::Stored);
                 } else if !self.in_hand.contains(&item_id) {
                     session.verdict(&item_id, Verdict::Later { retry_after: Duration::ZERO });
@@ -451,7 +416,7 @@ impl Carrier {
             size_bytes
         );
         self.in_hand.insert(offer.item_id.clone());
-        self.board.update(|status| status.in_hand = self.in_hand.len() as u64);
+        self.kit.board.update(|status| status.in_hand = self.in_hand.len() as u64);
         let letter = Letter {
             item_id: offer.item_id,
             seq: offer.seq,
@@ -463,111 +428,13 @@ impl Carrier {
         let message = Message::new(letter, kept_by_relay, self.decide.clone());
         // There is room: no more are in hand than the channel holds. Closed means nobody takes messages any more; the
         // message undecides itself, and the stop that follows ends us.
-        let _ = self.hand_out.try_send(message);
+        let _ = self.kit.hand_out.try_send(message);
         Ok(())
     }
 
-    /// Logs a notice; gives its text when it explains the end of a session.
-    fn notice(&mut self, notice: Notice) -> Option<String> {
-        match notice {
-            Notice::AuthRefused(code) => return Some(format!("the relay refused the login: {code}")),
-            Notice::ProofRefused(refusal) => return Some(refusal.to_string()),
-            Notice::TunnelOneRefused => {
-                return Some(
-                    "the relay speaks tunnel 1 only, which cannot ack; set allow_tunnel_1 to use it anyway"
-                        .to_owned(),
-                );
-            }
-            Notice::Violation(what) => return Some(format!("the relay broke the protocol: {what}")),
-            Notice::Gap { expected, got } => {
-                tracing::info!(
-                    event = "gateway.lane.gap",
-                    expected,
-                    got,
-                    "positions {expected} to {} were not offered: held, expired or removed at the relay",
-                    got - 1
-                );
-            }
-            Notice::ChainBroken { seq } => {
-                tracing::error!(
-                    event = "gateway.lane.chain_broken",
-                    seq,
-                    "the relay's history of this lane was changed before {seq}"
-                );
-                self.board.update(|status| {
-                    status.note(
-                        format!("the lane's hash chain is broken before position {seq}"),
-                        clock::wall(),
-                    );
-                });
-            }
-            Notice::Damaged { item_id, problem } => {
-                tracing::warn!(
-                    event = "gateway.item.damaged",
-                    item.id = item_id,
-                    problem,
-                    "arrived damaged, sent back"
-                );
-            }
-            Notice::Aborted { reason } => {
-                tracing::warn!(event = "gateway.item.aborted", reason, "the relay gave up a message");
-            }
-            Notice::Drain { reconnect_after } => {
-                tracing::info!(event = "gateway.drain", "the relay asks to come back later");
-                self.drain_wait = Some(reconnect_after);
-            }
-            Notice::ReplayAccepted { items } => {
-                tracing::info!(
-                    event = "gateway.replay.accepted",
-                    items,
-                    "the relay offers {items} items again"
-                );
-            }
-            Notice::Garbage(problem) => {
-                tracing::warn!(event = "gateway.garbage", problem, "a message that makes no sense");
-            }
-        }
-        None
-    }
-
     fn cannot_receive(&self, source: std::io::Error) -> Lost {
-        let path = self.options.staging_dir.clone().unwrap_or_else(|| self.options.data_dir.join("staging"));
+        let path =
+            self.kit.options.staging_dir.clone().unwrap_or_else(|| self.kit.options.data_dir.join("staging"));
         Lost::Staging { path, source }
     }
-}
-
-/// Dials and makes a WebSocket of it.
-async fn connect(endpoint: &Endpoint, trust: &Trust, message_bytes_max: usize) -> Result<Socket, Lost> {
-    let stream = dial::open(endpoint, trust).await?;
-    let bytes_max = message_bytes_max.saturating_add(MESSAGE_SLACK_BYTES);
-    let config = WebSocketConfig::default().max_message_size(Some(bytes_max)).max_frame_size(Some(bytes_max));
-    let request = endpoint.url.as_str().into_client_request()?;
-    let (socket, _) = client_async_with_config(request, stream, Some(config)).await?;
-    Ok(socket)
-}
-
-/// Gives one message from the socket to the session.
-fn hear(
-    message: Option<Result<Ws, tokio_tungstenite::tungstenite::Error>>,
-    session: &mut ClientSession,
-) -> Result<(), Lost> {
-    let now = clock::monotonic();
-    match message {
-        None => return Err(Lost::Ended),
-        Some(Err(error)) => return Err(error.into()),
-        Some(Ok(Ws::Text(text))) => session.handle_text(&text, now),
-        Some(Ok(Ws::Binary(bytes))) => session.handle_binary(&bytes, now),
-        Some(Ok(Ws::Ping(_) | Ws::Pong(_) | Ws::Frame(_))) => session.handle_alive(now),
-        Some(Ok(Ws::Close(frame))) => {
-            let (code, reason) = frame.map_or((1005, String::new()), |frame| {
-                (frame.code.into(), crate::gateway::destination::one_line(&frame.reason))
-            });
-            return Err(Lost::Closed { code, reason });
-        }
-    }
-    Ok(())
-}
-
-async fn feed(socket: &mut Socket, message: Ws) -> Result<(), Lost> {
-    timeout(SEND_TIMEOUT, socket.feed(message)).await.map_err(|_| Lost::Stalled)?.map_err(Into::into)
 }

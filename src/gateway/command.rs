@@ -193,15 +193,10 @@ mod tests {
     use super::*;
 
     fn letter(dir: &tempfile::TempDir) -> Letter {
-        let path = dir.path().join("message");
-        std::fs::write(&path, b"Subject: x\r\n\r\nhello\r\n").unwrap();
         Letter {
-            item_id: "abc".to_owned(),
-            seq: 3,
             mail_from: "a@example.org".to_owned(),
             rcpt_to: "{mail_from}@example.org".to_owned(),
-            size_bytes: 21,
-            path,
+            ..Letter::sample(dir.path().join("message"), b"Subject: x\r\n\r\nhello\r\n")
         }
     }
 

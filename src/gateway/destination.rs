@@ -51,6 +51,22 @@ pub struct Letter {
     pub path: PathBuf,
 }
 
+#[cfg(test)]
+impl Letter {
+    /// For tests: a letter of these bytes, written to `path`.
+    pub(crate) fn sample(path: PathBuf, bytes: &[u8]) -> Self {
+        std::fs::write(&path, bytes).unwrap();
+        Self {
+            item_id: "abc".to_owned(),
+            seq: 3,
+            mail_from: String::new(),
+            rcpt_to: "home@example.org".to_owned(),
+            size_bytes: bytes.len() as u64,
+            path,
+        }
+    }
+}
+
 /// What a destination said to one message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {

@@ -39,7 +39,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::gateway::carrier::{self, Carrier, Decision};
+use crate::gateway::carrier::{self, Carrier, Decision, Kit};
 use crate::gateway::client::Verdict;
 use crate::gateway::destination::{Letter, one_line};
 use crate::gateway::dial::{DialError, Endpoint, Trust};
@@ -240,7 +240,8 @@ impl Client {
         let board = StatusBoard::default();
         let stop = CancellationToken::new();
         let (hand_out, messages) = mpsc::channel(carrier::in_hand_max(&options));
-        let carrier = Carrier::new(options, endpoint, trust, memory, staging, board.clone(), hand_out);
+        let kit = Kit { options, endpoint, trust, memory, staging, board: board.clone(), hand_out };
+        let carrier = Carrier::new(kit);
         let task = tokio::spawn(carrier.run(stop.clone()));
         Ok(Self { messages, board, stop: stop.drop_guard(), task, _lock: lock })
     }

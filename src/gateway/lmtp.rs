@@ -316,16 +316,7 @@ mod tests {
     use super::*;
 
     fn letter(dir: &tempfile::TempDir, body: &[u8]) -> Letter {
-        let path = dir.path().join("message");
-        std::fs::write(&path, body).unwrap();
-        Letter {
-            item_id: "abc".to_owned(),
-            seq: 3,
-            mail_from: String::new(),
-            rcpt_to: "home@example.org".to_owned(),
-            size_bytes: body.len() as u64,
-            path,
-        }
+        Letter::sample(dir.path().join("message"), body)
     }
 
     /// Serves one connection from a list of replies, one after each command (the message counts as one).

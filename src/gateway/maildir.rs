@@ -217,16 +217,8 @@ mod tests {
     use super::*;
 
     fn letter(maildir: &Maildir, id: &str, seq: u64, bytes: &[u8]) -> Letter {
-        let path = maildir.tmp().join(format!("staged-{id}"));
-        fs::write(&path, bytes).unwrap();
-        Letter {
-            item_id: id.to_owned(),
-            seq,
-            mail_from: String::new(),
-            rcpt_to: "home@example.org".to_owned(),
-            size_bytes: bytes.len() as u64,
-            path,
-        }
+        let sample = Letter::sample(maildir.tmp().join(format!("staged-{id}")), bytes);
+        Letter { item_id: id.to_owned(), seq, ..sample }
     }
 
     fn id(ms: u64) -> String {

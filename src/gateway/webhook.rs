@@ -164,16 +164,8 @@ mod tests {
     use tokio::io::AsyncWriteExt;
 
     fn letter(dir: &tempfile::TempDir) -> Letter {
-        let path = dir.path().join("message");
-        std::fs::write(&path, b"Subject: x\r\n\r\nhello\r\n").unwrap();
-        Letter {
-            item_id: "abc".to_owned(),
-            seq: 3,
-            mail_from: "a b%@example.org".to_owned(),
-            rcpt_to: "home@example.org".to_owned(),
-            size_bytes: 21,
-            path,
-        }
+        let sample = Letter::sample(dir.path().join("message"), b"Subject: x\r\n\r\nhello\r\n");
+        Letter { mail_from: "a b%@example.org".to_owned(), ..sample }
     }
 
     /// Serves one request with `answer`; gives the outcome and the request's bytes.

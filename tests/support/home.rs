@@ -5,6 +5,18 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
+/// Crash points in the gateway at which order carries a promise, in the order a message passes them.
+pub(crate) const GATEWAY_POINTS: [&str; 8] = [
+    "gateway.item.received",
+    "gateway.maildir.before_file_sync",
+    "gateway.maildir.before_rename",
+    "gateway.maildir.after_rename",
+    "gateway.memory.before_write",
+    "gateway.memory.after_sync",
+    "gateway.before_ack",
+    "gateway.after_ack",
+];
+
 /// A gateway's directory with key and configuration.
 pub(crate) struct Home {
     dir: tempfile::TempDir,
