@@ -180,11 +180,23 @@ impl Spool {
             }
             Record::Item(item) => {
                 let mut needed = false;
+                let mut retired = Vec::new();
                 for target in &item.targets {
                     self.keep_anchor(segment, LaneId(target.lane))?;
-                    let entry = self.tail.entry(LaneId(target.lane), Seq(target.seq))?;
-                    needed |= entry.is_some_and(|entry| entry.item_lsn == lsn);
+                    match self.tail.entry(LaneId(target.lane), Seq(target.seq))? {
+                        Some(entry) => needed |= entry.item_lsn == lsn,
+                        // A copy says which state the item was in. Without it an older one would speak again.
+                        None if target.first_segment != 0 => retired.push(StateRef {
+                            lane: target.lane,
+                            seq: target.seq,
+                            item_lsn: lsn.0,
+                            first_segment: target.first_segment,
+                            previous_lsn: lsn.0,
+                        }),
+                        None => {}
+                    }
                 }
+                self.keep_tombstones(segment, retired, now.0)?;
                 if needed { self.move_message(segment, lsn, None) } else { Ok(()) }
             }
             Record::State(state) => self.keep_states(segment, lsn, &state),
@@ -294,7 +306,6 @@ impl Spool {
     }
 
     fn keep_states(&mut self, segment: u32, lsn: Lsn, record: &StateRecord) -> Result<(), SpoolError> {
-        let survivors: BTreeSet<u32> = self.journal.segments().keys().copied().collect();
         let mut live: Vec<StateRef> = Vec::new();
         let mut retired: Vec<StateRef> = Vec::new();
         for item in &record.items {
@@ -304,25 +315,34 @@ impl Spool {
                     live.push(StateRef { previous_lsn: item.previous_lsn, ..state_ref(lane, seq, &entry) });
                 }
                 Some(_) => {}
-                None => {
-                    let last = Lsn(item.item_lsn).segment();
-                    let copies = item.first_segment.min(last)..=last;
-                    if survivors.range(copies).any(|survivor| *survivor != segment) {
-                        retired.push(*item);
-                    }
-                }
+                None => retired.push(*item),
             }
         }
         if !live.is_empty() {
             let again = StateRecord { items: live, ..record.clone() };
             self.append_upkeep(Kind::State, &Record::State(again))?;
         }
-        if !retired.is_empty() {
-            let tombstone =
-                StateRecord { to: STATE_RETIRED, at_ms: record.at_ms, reason: String::new(), items: retired };
-            self.append_upkeep(Kind::State, &Record::State(tombstone))?;
+        self.keep_tombstones(segment, retired, record.at_ms)
+    }
+
+    /// Says again that these items are gone, as far as a segment survives that may hold a copy of them.
+    fn keep_tombstones(
+        &mut self,
+        segment: u32,
+        mut items: Vec<StateRef>,
+        at_ms: u64,
+    ) -> Result<(), SpoolError> {
+        let survivors: BTreeSet<u32> = self.journal.segments().keys().copied().collect();
+        items.retain(|item| {
+            let last = Lsn(item.item_lsn).segment();
+            let copies = item.first_segment.min(last)..=last;
+            survivors.range(copies).any(|survivor| *survivor != segment)
+        });
+        if items.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        let tombstone = StateRecord { to: STATE_RETIRED, at_ms, reason: String::new(), items };
+        self.append_upkeep(Kind::State, &Record::State(tombstone))
     }
 
     /// What happened to an item, oldest first, as far as the journal still tells.

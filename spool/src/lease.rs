@@ -171,6 +171,10 @@ impl Spool {
         let Some(entry) = self.tail.entry(lane, seq)?.filter(|entry| entry.state == State::Ready) else {
             return Ok(true);
         };
+        let durable = self.journal.durable();
+        if entry.state_lsn >= durable || entry.item_lsn >= durable {
+            return Ok(false); // not stable yet; the commit rings again
+        }
         let alone = out.items.is_empty() && self.sessions.get(&id).is_some_and(|s| s.leased.is_empty());
         if room.items == 0 || (u64::from(entry.size_bytes) > room.bytes && !alone) {
             return Ok(false);
