@@ -159,18 +159,17 @@ impl Journal {
         let last = self.active;
         self.make_stable(last)?;
         self.begin_segment()?;
-        if let Some(segment) = self.segments.get(&last) {
-            if segment.end == SEGMENT_HEADER_BYTES {
-                return self.remove_segment(last, false); // a start that wrote nothing
-            }
-            let _ = segment.file.set_len(u64::from(segment.end));
+        if self.segments.get(&last).is_some_and(|segment| segment.end == SEGMENT_HEADER_BYTES) {
+            return self.remove_segment(last, false); // a start that wrote nothing
         }
         Ok(())
     }
 
     /// Writes the last batch of an earlier process again, and syncs: recovery may have read it from the page
     /// cache alone. After a sync that failed the kernel calls such pages clean, so that only a write brings them
-    /// to the medium. Batches before it were stable when it was begun.
+    /// to the medium. Batches before it were stable when it was begun. What lies behind it, the rest of a batch
+    /// that never was stable, is cut off for good: the header of the next segment says where this one ends too,
+    /// but that segment may be gone one day.
     fn make_stable(&self, number: u32) -> Result<(), SpoolError> {
         let Some(segment) = self.segments.get(&number) else { return Ok(()) };
         let name = segment::file_name(number);
@@ -186,6 +185,10 @@ impl Journal {
                 .write_all_at(&mut [IoSlice::new(&batch)], at)
                 .map_err(|error| SpoolError::io("write", &name, &error))?;
         }
+        segment
+            .file
+            .set_len(u64::from(segment.end))
+            .map_err(|error| SpoolError::io("truncate", &name, &error))?;
         segment.file.sync().map_err(|error| SpoolError::io("sync", &name, &error))
     }
 
