@@ -219,7 +219,7 @@ impl World {
         let Some((id, item)) = self.pick_item(pick).map(|(id, item)| (id, item.clone())) else {
             return Ok(());
         };
-        if verb == Verb::Replay && self.now < self.latest {
+        if self.now < self.latest && self.over(&item) {
             return Ok(());
         }
         let now = self.now;

@@ -142,12 +142,12 @@ impl Spool {
             Verb::Replay => Event::Replay,
             Verb::Purge => Event::Purge,
         };
+        if !life::waits(entry.state) && !self.is_retained(&entry, now) {
+            return Err(RequestError::UnknownItem(id)); // only the sweep has not come by yet
+        }
         if life::step(entry.state, event).is_none() {
             let (state, verb) = (entry.state.word(), event.verb());
             return Err(RequestError::WrongState { id, state, verb });
-        }
-        if verb == Verb::Replay && !self.is_retained(&entry, now) {
-            return Err(RequestError::UnknownItem(id));
         }
         self.change_state(lane, seq, &entry, event, reason, now)?;
         Ok(())
