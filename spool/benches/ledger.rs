@@ -34,7 +34,7 @@ use waystation_spool::types::{CHUNK_BYTES_MAX, NewMessage, Room, Target};
 use waystation_spool::{Effort, Options, Recovery, Spool};
 
 /// Bytes a message costs in the journal beside its body: chunk frame and item record.
-const RECORD_BYTES: usize = 350;
+const RECORD_BYTES: usize = 430;
 /// Size of the bare loop's file, and of a segment.
 const SEGMENT_BYTES: u64 = 64 * 1024 * 1024;
 
@@ -455,7 +455,7 @@ fn ack_all(spool: &mut Spool, session: SessionId, items: u32) -> usize {
 }
 
 fn space(settings: &Settings) {
-    const LIVE: u64 = 2000;
+    const LIVE: u64 = 20_000;
     let count = (1e6 * settings.scale) as u64;
     let dir = scratch(settings, "space");
     let (mut spool, _) = open_spool(&dir, Options { retain_ms: 0, ..roomy() });

@@ -19,6 +19,7 @@ use crate::entry;
 use crate::error::SpoolError;
 use crate::ids::{ItemId, LaneId, Lsn, Seq, WallMs};
 use crate::index::Tree;
+use crate::journal::AppendError;
 use crate::lease::state_ref;
 use crate::record::{
     self, ItemRecord, Kind, Record, STATE_RETIRED, StateRecord, StateRef, TargetRecord, TwinRecord,
@@ -31,7 +32,10 @@ use crate::types::{ChunkRef, State, Transition};
 const HISTORY_MAX: usize = 16;
 
 /// At rest, segments with less than this share of live bytes are walked, percent.
-const AT_REST_BELOW_PERCENT: u8 = 90;
+const AT_REST_BELOW_PERCENT: u8 = 95;
+
+/// At rest, garbage below this is not worth a pass, bytes.
+const AT_REST_WORTH_BYTES: u64 = 1024 * 1024;
 
 /// How eagerly to give space back.
 ///
@@ -71,7 +75,7 @@ impl Spool {
         }
         let mut compaction = match self.compaction.take() {
             Some(compaction) => compaction,
-            None => match self.choose_segment(effort) {
+            None => match self.choose_segment(effort)? {
                 Some(compaction) => compaction,
                 None => {
                     self.compact_until = None;
@@ -128,21 +132,27 @@ impl Spool {
         self.journal.segments().values().map(|segment| u64::from(segment.end)).sum()
     }
 
-    fn choose_segment(&mut self, effort: Effort) -> Option<Compaction> {
+    fn choose_segment(&mut self, effort: Effort) -> Result<Option<Compaction>, SpoolError> {
         let (below_percent, worth_bytes) = match effort {
             Effort::Busy => (self.options.compact_below_percent, u64::from(self.options.segment_bytes) / 2),
-            Effort::AtRest => (AT_REST_BELOW_PERCENT, self.used_bytes() / 20),
+            Effort::AtRest => {
+                let floor = AT_REST_WORTH_BYTES.min(u64::from(self.options.segment_bytes) / 2);
+                (AT_REST_BELOW_PERCENT, (self.used_bytes() / 20).max(floor))
+            }
         };
         if self.compact_until.is_none() {
             if self.freed_bytes == 0 || self.freed_bytes < worth_bytes {
-                return None;
+                return Ok(None);
             }
             self.freed_bytes = 0;
+            if effort == Effort::AtRest {
+                self.seal_active_if_dead(below_percent)?;
+            }
             self.compact_until = Some(self.journal.active());
         }
-        let active = self.compact_until?;
+        let Some(active) = self.compact_until else { return Ok(None) };
         let open = self.first_open_segment().unwrap_or(active);
-        let (number, segment, _) = self
+        let chosen = self
             .journal
             .segments()
             .iter()
@@ -153,14 +163,31 @@ impl Spool {
                     && !self.removable.contains(number)
                     && !self.damaged_segments.contains(number)
             })
-            .map(|(number, segment)| {
-                let live = self.live.get(number).copied().unwrap_or(0);
-                (*number, segment, live * 100 / u64::from(segment.end.max(1)))
-            })
+            .map(|(number, segment)| (*number, segment, self.live_percent(*number, segment.end)))
             .filter(|(_, _, percent)| *percent < u64::from(below_percent))
-            .min_by_key(|(number, _, percent)| (*percent, *number))?;
-        let scanner = Scanner::new(segment.file.clone(), number, self.journal.seed(), 0, segment.end);
-        Some(Compaction { segment: number, scanner, damaged: false })
+            .min_by_key(|(number, _, percent)| (*percent, *number));
+        Ok(chosen.map(|(number, segment, _)| {
+            let scanner = Scanner::new(segment.file.clone(), number, self.journal.seed(), 0, segment.end);
+            Compaction { segment: number, scanner, damaged: false }
+        }))
+    }
+
+    fn live_percent(&self, number: u32, end: u32) -> u64 {
+        self.live.get(&number).copied().unwrap_or(0) * 100 / u64::from(end.max(1))
+    }
+
+    /// Only sealed segments are walked: at rest, one that is mostly garbage is sealed for it.
+    fn seal_active_if_dead(&mut self, below_percent: u8) -> Result<(), SpoolError> {
+        let active = self.journal.active();
+        let end = self.journal.segments().get(&active).map_or(0, |segment| segment.end);
+        let used = u64::from(end) * 20 > self.used_bytes();
+        if !used || self.live_percent(active, end) >= u64::from(below_percent) {
+            return Ok(());
+        }
+        match self.journal.rotate() {
+            Ok(()) | Err(AppendError::NoSpace) => Ok(()),
+            Err(AppendError::Spool(error)) => Err(error),
+        }
     }
 
     fn keep_if_needed(

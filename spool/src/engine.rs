@@ -17,6 +17,7 @@ use std::time::Duration;
 use crate::compact::Effort;
 use crate::error::SpoolError;
 use crate::ids::WallMs;
+use crate::index::Index;
 use crate::spare::SpareJob;
 use crate::spool::Spool;
 use crate::tail::CheckpointJob;
@@ -48,12 +49,14 @@ enum Request {
     Query(Query),
     CheckpointDone(Box<CheckpointJob>, Result<(), SpoolError>),
     SpareDone(Result<u32, SpoolError>),
+    TidyDone,
     Stop,
 }
 
 enum Chore {
     Checkpoint(Box<CheckpointJob>),
     Spare(SpareJob),
+    Tidy(Arc<dyn Index>),
 }
 
 /// What the engine tells its owner, on its own thread. Must not block.
@@ -167,7 +170,7 @@ impl Engine {
     /// [`SpoolError::Io`] when the system has no thread to give.
     pub fn start(spool: Spool, clock: Clock, observer: impl Observer) -> Result<Self, SpoolError> {
         let (requests, queue) = sync_channel(QUEUE_MAX);
-        let (chores, chore_queue) = sync_channel(2);
+        let (chores, chore_queue) = sync_channel(3);
         let io = |error: std::io::Error| SpoolError::io("start", "thread", &error);
         let back = requests.clone();
         let helper = std::thread::Builder::new()
@@ -181,6 +184,7 @@ impl Engine {
             chores: Some(chores),
             helper: Some(helper),
             spare_asked: false,
+            tidy_asked: false,
             told_poison: false,
             held: Vec::new(),
         };
@@ -226,6 +230,11 @@ fn run_chores(queue: &Receiver<Chore>, back: &SyncSender<Request>) {
                 Request::CheckpointDone(job, result)
             }
             Chore::Spare(job) => Request::SpareDone(job.run()),
+            Chore::Tidy(index) => {
+                // Space is a convenience; an index that fails says so at its next use.
+                let _ = index.tidy();
+                Request::TidyDone
+            }
         };
         if back.send(done).is_err() {
             return;
@@ -245,6 +254,7 @@ struct Ledger<O> {
     chores: Option<SyncSender<Chore>>,
     helper: Option<JoinHandle<()>>,
     spare_asked: bool,
+    tidy_asked: bool,
     told_poison: bool,
     /// Answers for what is staged and not yet committed.
     held: Vec<Answer>,
@@ -302,6 +312,7 @@ impl<O: Observer> Ledger<O> {
                         self.spool.adopt_spare(number);
                     }
                 }
+                Request::TidyDone => self.tidy_asked = false,
                 Request::Stop => {
                     due = true;
                     go_on = false;
@@ -386,6 +397,10 @@ impl<O: Observer> Ledger<O> {
         if at_rest && !more && self.spool.trim_due() {
             let trimmed = self.spool.trim();
             self.note(&trimmed);
+            if !self.tidy_asked {
+                self.tidy_asked = true;
+                self.give(Chore::Tidy(self.spool.index()));
+            }
         }
         if self.spool.checkpoint_due(now)
             && let Ok(Some(job)) = self.spool.begin_checkpoint(now)
@@ -403,7 +418,7 @@ impl<O: Observer> Ledger<O> {
     }
 
     fn give(&mut self, chore: Chore) {
-        // Two places, one for each kind, and at most one of each under way: never blocks.
+        // Three places, one for each kind, and at most one of each under way: never blocks.
         if let Some(chores) = &self.chores {
             let _ = chores.send(chore);
         }

@@ -98,6 +98,14 @@ pub trait Index: Debug + Send + Sync + 'static {
     /// [`SpoolError::Index`] when the engine fails.
     fn size_bytes(&self) -> Result<u64, SpoolError>;
 
+    /// Gives space back that it holds without need; called when nothing else is going on, beside the ledger.
+    ///
+    /// # Errors
+    /// [`SpoolError::Index`]; it then goes on as it was.
+    fn tidy(&self) -> Result<(), SpoolError> {
+        Ok(())
+    }
+
     /// Forgets everything; [`Index::applied`] is `None` afterwards.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! The append-only truth: segments of records, written in batches, made stable by one sync each.
 //!
-//! Promise: when [`Journal::flush`] returns `Ok`, every record appended before it is on stable storage. When a
+//! Promise: when `flush` returns `Ok`, every record appended before it is on stable storage. When a
 //! write or a sync fails the journal is poisoned: it refuses everything from then on, because nobody knows what
 //! the medium holds. Failing to *get space* for a new segment is no such failure: nothing was written, intake is
 //! refused, and what must always fit (acks, states) still has the reserve at the end of the active segment.
@@ -200,7 +200,7 @@ impl Journal {
         }
     }
 
-    /// Appends a record to the batch and answers where it will lie. Not stable before [`Journal::flush`].
+    /// Appends a record to the batch and answers where it will lie. Not stable before `flush`.
     ///
     /// * `crc`: checksum of the payload alone, if the caller has computed it already.
     pub(crate) fn append(
@@ -281,7 +281,7 @@ impl Journal {
     }
 
     /// Writes and syncs what waits, seals the active segment and begins the next one.
-    fn rotate(&mut self) -> Result<(), AppendError> {
+    pub(crate) fn rotate(&mut self) -> Result<(), AppendError> {
         let need = u64::from(self.segment_bytes) + HEADROOM_BYTES;
         if self.spares.is_empty() && self.disk.free_bytes().is_ok_and(|free| free < need) {
             return Err(AppendError::NoSpace);

@@ -192,6 +192,12 @@ impl Spool {
         &self.options
     }
 
+    /// The index, for what may be done to it beside the ledger.
+    #[must_use]
+    pub fn index(&self) -> Arc<dyn Index> {
+        self.tail.index().clone()
+    }
+
     /// Numbers of the segments on disk, oldest first.
     #[must_use]
     pub fn segment_numbers(&self) -> Vec<u32> {

@@ -34,6 +34,8 @@ use place::{Barrier, Place};
 const CACHE_BYTES: u64 = 32 * 1024 * 1024;
 /// Files may take this much more than what they hold before [`SledIndex::compact`] runs by itself, bytes.
 const BLOAT_BYTES: u64 = 64 * 1024 * 1024;
+/// At rest, files may take this much more than what they hold, bytes.
+const REST_BYTES: u64 = 2 * 1024 * 1024;
 /// ... and this many times what they hold.
 const BLOAT_FACTOR: u64 = 3;
 /// How often a held lock is tried again: the engine's threads let go of it only some time after the last handle
@@ -449,6 +451,15 @@ impl Index for SledIndex {
 
     fn size_bytes(&self) -> Result<u64, SpoolError> {
         place::size_of(&self.engine().dir).map_err(|error| SpoolError::Index(error.to_string()))
+    }
+
+    fn tidy(&self) -> Result<(), SpoolError> {
+        let mut writer = self.writer();
+        let live = writer.record.digest.bytes;
+        if self.size_bytes()? > REST_BYTES.saturating_add(live) {
+            return self.compact_with(&mut writer);
+        }
+        Ok(())
     }
 
     fn clear(&self) -> Result<(), SpoolError> {
