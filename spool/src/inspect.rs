@@ -84,7 +84,8 @@ impl Spool {
     }
 
     /// Items by lane and seq: those that match `filter`, after `after`, at most `limit`. The page says where to
-    /// go on, `None` at the end; a page may be empty and still not the last. Damaged items are left out.
+    /// go on, `None` at the end; a page may be empty and still not the last. An item whose record is damaged is
+    /// listed with what the index knows: its id reads as zeros, its envelope is empty.
     ///
     /// # Errors
     /// [`SpoolError::Index`], [`SpoolError::Io`].
@@ -113,15 +114,38 @@ impl Spool {
                     return Ok((out, Some(at)));
                 }
                 at = Page { lane, seq };
-                if matches(filter, &entry)
-                    && let Ok(info) = self.info(lane, seq, &entry)
-                {
-                    out.push(info);
+                if matches(filter, &entry) {
+                    out.push(match self.info(lane, seq, &entry) {
+                        Ok(info) => info,
+                        Err(SpoolError::Corrupt { .. }) => self.unreadable(lane, seq, &entry)?,
+                        Err(error) => return Err(error),
+                    });
                 }
             }
             at = Page { lane, seq: Seq(Self::next_block_start(entry::block_start(number)).0 - 1) };
         }
         Ok((out, Some(at)))
+    }
+
+    /// What is known of an item whose record cannot be read.
+    fn unreadable(&self, lane: LaneId, seq: Seq, entry: &Entry) -> Result<ItemInfo, SpoolError> {
+        Ok(ItemInfo {
+            id: ItemId([0; 16]),
+            lane,
+            lane_name: self.tail.lane(lane)?.map(|lane| lane.name).unwrap_or_default(),
+            seq,
+            state: entry.state,
+            leased: false,
+            size_bytes: u64::from(entry.size_bytes),
+            accepted_at: entry.accepted_at,
+            changed_at: entry.changed_at,
+            sha256: [0; 32],
+            chain: [0; 32],
+            meta: Vec::new(),
+            tag: Vec::new(),
+            head: Vec::new(),
+            chunks: Vec::new(),
+        })
     }
 
     /// Does to an item what an operator asked. Stage only: commit afterwards.

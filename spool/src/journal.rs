@@ -9,16 +9,15 @@ use std::collections::BTreeMap;
 use std::io::IoSlice;
 use std::sync::{Arc, RwLock};
 
+use crate::batch::{Pending, write_batch};
 use crate::disk::{Disk, DiskFile};
 use crate::error::SpoolError;
 use crate::ids::{BootEpoch, Lsn, WallMs};
 use crate::reader::{Files, JournalReader};
-use crate::record::{self, BatchRecord, HEADER_BYTES, Header, Kind, OVERHEAD_BYTES, PAYLOAD_BYTES_MAX};
+use crate::record::{self, BatchRecord, Header, Kind, OVERHEAD_BYTES, PAYLOAD_BYTES_MAX};
 use crate::segment::{self, JOURNAL_DIR, SEGMENT_HEADER_BYTES, SegmentHeader};
 use crate::spare::SpareJob;
 
-/// Slices handed to one vectored write.
-const SLICES_MAX: usize = 768;
 /// A segment that was full sooner than this, in milliseconds, is followed by one that is not zero-filled: so much
 /// data comes that writing everything twice costs more than the file system's bookkeeping at the syncs.
 const ZERO_FILL_WORTH_MS: u64 = 2000;
@@ -62,13 +61,6 @@ impl From<AppendError> for SpoolError {
             AppendError::Spool(error) => error,
         }
     }
-}
-
-#[derive(Debug)]
-struct Pending {
-    header: [u8; HEADER_BYTES],
-    payload: Vec<u8>,
-    crc: [u8; 4],
 }
 
 /// One segment that this process knows.
@@ -497,23 +489,6 @@ impl Journal {
     pub(crate) fn adopt_spare(&mut self, number: u32) {
         self.spares.push(number);
     }
-}
-
-fn write_batch(file: &dyn DiskFile, at: u32, pending: &[Pending]) -> std::io::Result<()> {
-    let mut offset = u64::from(at);
-    for group in pending.chunks(SLICES_MAX / 3) {
-        let mut slices = Vec::with_capacity(group.len() * 3);
-        let mut bytes = 0;
-        for record in group {
-            slices.push(IoSlice::new(&record.header));
-            slices.push(IoSlice::new(&record.payload));
-            slices.push(IoSlice::new(&record.crc));
-            bytes += (record.payload.len() + OVERHEAD_BYTES) as u64;
-        }
-        file.write_all_at(&mut slices, offset)?;
-        offset += bytes;
-    }
-    Ok(())
 }
 
 fn write_files(

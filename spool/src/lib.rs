@@ -17,6 +17,7 @@
 
 pub mod accept;
 mod apply;
+mod batch;
 mod compact;
 pub mod disk;
 pub mod engine;

@@ -412,6 +412,13 @@ fn damaged_item_is_stepped_over_and_its_neighbours_are_served() {
             spool.commit(NOW).unwrap();
             let mailbox = spool.mailbox("a").unwrap().unwrap();
             assert_eq!(mailbox.stats.items[4], 1, "quarantined, counted");
+            let quarantined = Filter { states: vec![State::Quarantined], ..Filter::default() };
+            let listed = spool.list(&quarantined, None, 10).unwrap().0;
+            assert_eq!(
+                listed.iter().map(|item| item.seq.0).collect::<Vec<_>>(),
+                [2],
+                "never silently skipped"
+            );
         }
     }
 }
