@@ -247,7 +247,7 @@ fn elapsed(earlier: WallMs, later: WallMs) -> Duration {
     Duration::from_millis(later.since(earlier).max(earlier.since(later)))
 }
 
-struct Ledger<O> {
+struct Ledger<O: Observer> {
     spool: Spool,
     clock: Clock,
     observer: O,
@@ -258,6 +258,16 @@ struct Ledger<O> {
     told_poison: bool,
     /// Answers for what is staged and not yet committed.
     held: Vec<Answer>,
+}
+
+/// A panic on the ledger's thread ends the ledger: its owner is told, so that the process ends and recovers.
+impl<O: Observer> Drop for Ledger<O> {
+    fn drop(&mut self) {
+        if std::thread::panicking() && !self.told_poison {
+            let reason = "the thread of the spool panicked".to_owned();
+            self.observer.poisoned(&SpoolError::Poisoned { reason });
+        }
+    }
 }
 
 impl<O: Observer> Ledger<O> {
@@ -294,7 +304,9 @@ impl<O: Observer> Ledger<O> {
         let mut due = false;
         let mut go_on = true;
         let mut next = first;
+        let mut taken = 0;
         while let Some(request) = next.take() {
+            taken += 1;
             match request {
                 Request::Call(call) => {
                     due = true;
@@ -319,7 +331,8 @@ impl<O: Observer> Ledger<O> {
                     break;
                 }
             }
-            if self.held.len() < BATCH_REQUESTS_MAX {
+            // Questions count too: a stream of them must not hold up those who wait for a commit.
+            if self.held.len() < BATCH_REQUESTS_MAX && taken < BATCH_REQUESTS_MAX {
                 next = queue.try_recv().ok();
             } else {
                 due = true;
@@ -437,5 +450,46 @@ impl<O: Observer> Ledger<O> {
         self.spool.abandon_checkpoint();
         let now = (self.clock)();
         self.spool.close(now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::mpsc::{SyncSender, sync_channel};
+    use std::time::Duration;
+
+    use super::{Engine, Observer};
+    use crate::disk::sim::SimDisk;
+    use crate::error::SpoolError;
+    use crate::ids::WallMs;
+    use crate::index::memory::MemoryIndex;
+    use crate::spool::{Options, Spool};
+
+    struct Tells(SyncSender<SpoolError>);
+
+    impl Observer for Tells {
+        fn committed(&mut self, _: usize, _: u64, _: u64) {}
+        fn upkeep(&mut self, _: &Spool, _: &crate::upkeep::Upkeep) {}
+        fn segments_removed(&mut self, _: &[u32]) {}
+        fn poisoned(&mut self, error: &SpoolError) {
+            let _ = self.0.try_send(error.clone());
+        }
+        fn micros(&mut self) -> u64 {
+            0
+        }
+    }
+
+    #[test]
+    fn panic_on_the_ledgers_thread_is_told_and_answers_nobody() {
+        let (tell, told) = sync_channel(1);
+        let options = Options { segment_bytes: 64 * 1024, min_free_bytes: 0, ..Options::default() };
+        let index = Arc::new(MemoryIndex::new());
+        let (spool, _) = Spool::open(Arc::new(SimDisk::new()), index, options, WallMs(1)).unwrap();
+        let engine = Engine::start(spool, Arc::new(|| WallMs(1)), Tells(tell)).unwrap();
+        let answer = engine.handle().run(|_: &mut Spool| panic!("a bug"));
+        assert_eq!(answer, Err::<(), _>(SpoolError::Closed));
+        let error = told.recv_timeout(Duration::from_secs(10)).unwrap();
+        assert!(matches!(error, SpoolError::Poisoned { .. }), "{error:?}");
     }
 }

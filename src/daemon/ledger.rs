@@ -1,6 +1,6 @@
 //! Opens the spool of a data directory and starts its thread.
 //!
-//! Used by the daemon, by `--offline` commands and by the demo. What the thread tells ([`Told`]) becomes
+//! Used by the daemon, by `--offline` commands and by the demo. What the thread tells (`Told`) becomes
 //! metrics and log lines here; a poisoned spool cancels `poisoned`, and the owner ends the process.
 
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};

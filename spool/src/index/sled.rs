@@ -1,7 +1,7 @@
 //! The index on disk; the only file that names the engine, sled 0.34.
 //!
 //! Promises: when [`Index::applied`] says `x`, exactly the changes up to `x` are in it, also after a power cut
-//! or a kill in the middle of an apply; memory is bounded by [`CACHE_BYTES`]. It does not promise to be there:
+//! or a kill in the middle of an apply; memory is bounded by `CACHE_BYTES`. It does not promise to be there:
 //! an index that is missing, does not open, panics, or does not add up is set aside and begins empty, and
 //! the journal fills it again ([`SledIndex::set_aside`] tells).
 //!

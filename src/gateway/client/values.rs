@@ -74,7 +74,7 @@ pub enum Output {
         /// An older session of this key was pushed out.
         replaced: bool,
     },
-    /// A stream begins; nothing of it is to be kept if the driver answers by [`ClientSession::discard`].
+    /// A stream begins; nothing of it is to be kept if the driver answers by `ClientSession::discard`.
     Begin {
         /// Its id within this session.
         stream: String,
@@ -88,7 +88,7 @@ pub enum Output {
         /// The bytes.
         bytes: Bytes,
     },
-    /// All of it arrived undamaged. The driver owes a [`ClientSession::verdict`] on the item in tunnel 2.
+    /// All of it arrived undamaged. The driver owes a `ClientSession::verdict` on the item in tunnel 2.
     Complete {
         /// The stream.
         stream: String,
