@@ -5,6 +5,7 @@
 //! * [`limits`]: what one corner of the network may ask.
 //! * [`intake`]: the driver: sockets on one side, the spool on the other.
 //! * [`lane`]: the driver between a gateway's lane and the tunnel.
+//! * [`outbound`]: what gateways send out, up to its one result.
 //!
 //! Promise: a message that was answered `250` is on stable storage; one that was not leaves no trace in
 //! any lane. Whatever strangers send is bounded in memory and answered with a complete reply.
@@ -14,5 +15,6 @@ pub mod envelope;
 pub mod intake;
 pub mod lane;
 pub mod limits;
+pub mod outbound;
 pub mod smtp;
 pub mod trace;

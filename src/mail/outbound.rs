@@ -1,0 +1,7 @@
+//! Mail out: what gateways submit, on its way to the recipient's server.
+//!
+//! * [`values`]: what the parts say to each other.
+//!
+//! Promise: a submission ends in exactly one result, and at most one copy of it is ever handed over by us.
+
+pub mod values;
