@@ -33,6 +33,8 @@ pub enum TlsDemand {
     },
     /// TLS with any certificate, never in the clear (RFC 7672 section 2.2: TLSA records that are all unusable).
     Encrypted,
+    /// No STARTTLS although it may be offered: it broke at this host before, and nothing asks for it (S2).
+    Cleartext,
 }
 
 /// One TLSA record (RFC 6698 section 2.1).
