@@ -7,6 +7,7 @@ mod gateway;
 mod intake_process;
 mod layering;
 mod lost_replies;
+mod outbound;
 mod peers;
 mod smuggling;
 mod support;
