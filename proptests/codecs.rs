@@ -4,8 +4,8 @@ use proptest::prelude::*;
 use spool::entry::{self, Entry};
 use spool::ids::{ItemId, Lsn, Seq, WallMs};
 use spool::record::{
-    self, BatchRecord, Header, ItemRecord, Kind, MailboxRecord, Record, StateRecord, StateRef, TargetRecord,
-    TwinRecord,
+    self, BatchRecord, Header, ItemRecord, Kind, MailboxRecord, OutboundRecord, Record, StateRecord,
+    StateRef, StepRecord, TargetRecord, TwinRecord,
 };
 use spool::segment::SegmentHeader;
 use spool::types::{ChunkRef, Transition};
@@ -35,23 +35,62 @@ fn target() -> impl Strategy<Value = TargetRecord> {
         })
 }
 
+fn outbound() -> impl Strategy<Value = Option<OutboundRecord>> {
+    let some = (any::<(u32, u64, u8, bool)>(), "[a-z.]{0,30}").prop_map(
+        |((lane, due_ms, attempts, told), destination)| OutboundRecord {
+            lane,
+            destination,
+            due_ms,
+            attempts,
+            told,
+        },
+    );
+    proptest::option::of(some)
+}
+
+fn step() -> impl Strategy<Value = StepRecord> {
+    (any::<(u8, u64, u64, u8, bool)>(), ".{0,60}", any::<(u32, u64, u64, u32, u64)>()).prop_map(
+        |((to, at_ms, due_ms, attempts, told), note, (lane, seq, item_lsn, first_segment, previous_lsn))| {
+            let item = StateRef { lane, seq, item_lsn, first_segment, previous_lsn };
+            StepRecord { to, at_ms, note, due_ms, attempts, told, item }
+        },
+    )
+}
+
 fn item() -> impl Strategy<Value = ItemRecord> {
     let chunks = proptest::collection::vec(any::<(u64, u32)>(), 0..9);
     let targets = proptest::collection::vec(target(), 0..4);
-    (any::<([u8; 16], u64, [u8; 32], u64, Option<[u8; 32]>)>(), bytes(90), bytes(90), chunks, targets)
-        .prop_map(|((body, body_bytes, sha256, accepted_ms, fingerprint), head, meta, chunks, targets)| {
-            ItemRecord {
-                body,
-                body_bytes,
-                sha256,
+    (
+        any::<([u8; 16], u64, [u8; 32], u64, Option<[u8; 32]>)>(),
+        bytes(90),
+        bytes(90),
+        chunks,
+        targets,
+        outbound(),
+    )
+        .prop_map(
+            |(
+                (body, body_bytes, sha256, accepted_ms, fingerprint),
                 head,
                 meta,
-                chunks: chunks.into_iter().map(|(lsn, len)| ChunkRef { lsn, len }).collect(),
-                accepted_ms,
-                fingerprint,
+                chunks,
                 targets,
-            }
-        })
+                outbound,
+            )| {
+                ItemRecord {
+                    body,
+                    body_bytes,
+                    sha256,
+                    head,
+                    meta,
+                    chunks: chunks.into_iter().map(|(lsn, len)| ChunkRef { lsn, len }).collect(),
+                    accepted_ms,
+                    fingerprint,
+                    targets,
+                    outbound,
+                }
+            },
+        )
 }
 
 fn state() -> impl Strategy<Value = StateRecord> {
@@ -96,10 +135,11 @@ fn mailbox() -> impl Strategy<Value = MailboxRecord> {
 fn any_record() -> impl Strategy<Value = (Kind, Record, Vec<u8>)> {
     let encoded = |kind, record: Record| {
         let encoded = match &record {
-            Record::Item(item) => record::encode(kind, item),
+            Record::Item(item) => item.encode(),
             Record::State(state) => record::encode(kind, state),
             Record::Mailbox(mailbox) => record::encode(kind, mailbox),
             Record::Twin(twin) => record::encode(kind, twin),
+            Record::Step(step) => record::encode(kind, step),
             Record::Batch(batch) => record::encode(kind, batch),
             Record::BodyChunk { body, number } => Ok(record::encode_chunk_prefix(*body, *number).to_vec()),
         };
@@ -108,6 +148,7 @@ fn any_record() -> impl Strategy<Value = (Kind, Record, Vec<u8>)> {
     prop_oneof![
         item().prop_map(move |value| encoded(Kind::Item, Record::Item(value))),
         state().prop_map(move |value| encoded(Kind::State, Record::State(value))),
+        step().prop_map(move |value| encoded(Kind::Step, Record::Step(value))),
         mailbox().prop_map(move |value| encoded(Kind::Mailbox, Record::Mailbox(value))),
         any::<([u8; 32], [u8; 16], u64)>().prop_map(move |(fingerprint, id, until_ms)| {
             encoded(Kind::Twin, Record::Twin(TwinRecord { fingerprint, id, until_ms }))
@@ -121,7 +162,8 @@ fn any_record() -> impl Strategy<Value = (Kind, Record, Vec<u8>)> {
     ]
 }
 
-const KINDS: [Kind; 6] = [Kind::Batch, Kind::BodyChunk, Kind::Item, Kind::State, Kind::Mailbox, Kind::Twin];
+const KINDS: [Kind; 7] =
+    [Kind::Batch, Kind::BodyChunk, Kind::Item, Kind::State, Kind::Mailbox, Kind::Twin, Kind::Step];
 
 proptest! {
     #![proptest_config(crate::cases(256))]
@@ -145,7 +187,8 @@ proptest! {
 
     #[test]
     fn decode_inverts_encode_of_entries(
-        code in 1..=6u8, numbers in any::<(u32, u16, u32, u64, u64, u64, u64)>(), seq in 0..1u64 << 60,
+        code in 1..=10u8, outbound in proptest::option::of((0..=entry::ATTEMPTS_MAX, any::<bool>())),
+        numbers in any::<(u32, u16, u32, u64, u64, u64, u64)>(), seq in 0..1u64 << 60,
     ) {
         let (size_bytes, overhead_bytes, first_segment, item_lsn, state_lsn, accepted_at, changed_at) = numbers;
         let value = Entry {
@@ -157,6 +200,7 @@ proptest! {
             state_lsn: Lsn(state_lsn),
             accepted_at: WallMs(accepted_at),
             changed_at: WallMs(changed_at),
+            outbound: outbound.map(|(attempts, told)| entry::Outbound { attempts, told }),
         };
         let mut block = Vec::new();
         entry::put(&mut block, Seq(seq), value);
@@ -181,7 +225,7 @@ proptest! {
             let _ = (record::decode(kind, &bytes), record::decode(kind, shorter), record::decode(kind, &noise));
         }
         let _ = (entry::get(&noise, Seq(3)), entry::entries(7, &noise).count());
-        let _ = entry::bucket_entries(&noise).count();
+        let _ = (entry::bucket_entries(&noise).count(), entry::due_of_key(&noise));
         let _ = (entry::block_of_key(&noise), entry::lane_of_key(&noise), record::chunk_prefix(&noise));
     }
 }

@@ -17,6 +17,7 @@ use spool::engine::Handle;
 use spool::error::{AcceptError, SpoolError};
 use spool::ids::{ItemId, LaneId, WallMs};
 use spool::reader::JournalReader;
+use spool::submission::{NewSubmission, Settlement, Submitted};
 use spool::types::{CHUNK_BYTES_MAX, ItemInfo, NewMessage, Target};
 use spool::{Bell, Spool};
 use tokio::sync::{Semaphore, oneshot};
@@ -309,6 +310,80 @@ impl BodyWriter {
             .await
             .map_err(AcceptError::Spool)??;
         Ok(accepted)
+    }
+}
+
+/// What [`BodyWriter::submit`] needs to know beside the body; the fields are those of
+/// [`spool::submission::NewSubmission`].
+#[derive(Clone, Debug)]
+pub struct Outgoing {
+    /// Bytes to send before the body.
+    pub head: Vec<u8>,
+    /// Opaque service metadata.
+    pub meta: Vec<u8>,
+    /// Lane and tag of each item that it becomes here at the same time.
+    pub items: Vec<(LaneId, Vec<u8>)>,
+    /// Whose outbox.
+    pub mailbox: LaneId,
+    /// The forward-path as given.
+    pub tag: Vec<u8>,
+    /// The same key is the same submission.
+    pub key: [u8; 32],
+    /// How long the key is remembered.
+    pub key_until: WallMs,
+    /// What a repeat under another key would look like, and how long it counts as one.
+    pub twin: Option<([u8; 32], WallMs)>,
+    /// Queue to wait in.
+    pub destination: String,
+    /// Not to be tried before.
+    pub due: WallMs,
+    /// The result and its note, when it is known already.
+    pub settled: Option<(Settlement, String)>,
+}
+
+impl BodyWriter {
+    /// Makes the body a submission, and answers when that is stable. What [`BodyWriter::set_fingerprint`] said is
+    /// compared when the same key comes again.
+    ///
+    /// # Errors
+    /// As [`BodyWriter::commit`].
+    pub async fn submit(mut self, out: Outgoing, now: WallMs) -> Result<Submitted, AcceptError> {
+        let last = (!self.builder.is_empty()).then(|| self.builder.finish());
+        let targets = out.items.into_iter().map(|(lane, tag)| {
+            let id = ItemId::new(self.id.time(), rand::random());
+            Target { lane, id, tag }
+        });
+        let message = NewMessage {
+            body: self.id,
+            body_bytes: self.bytes,
+            sha256: self.sha256(),
+            head: out.head,
+            meta: out.meta,
+            fingerprint: self.fingerprint,
+            targets: targets.collect(),
+        };
+        let new = NewSubmission {
+            message,
+            mailbox: out.mailbox,
+            tag: out.tag,
+            key: out.key,
+            key_until: out.key_until,
+            twin: out.twin,
+            destination: out.destination,
+            due: out.due,
+            settled: out.settled,
+        };
+        let body = self.id;
+        self.done = true;
+        self.spooler
+            .call(move |spool| {
+                if let Some(chunk) = last {
+                    spool.stage_chunk(body, chunk)?;
+                }
+                spool.submit(new, now)
+            })
+            .await
+            .map_err(AcceptError::Spool)?
     }
 }
 

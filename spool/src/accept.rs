@@ -168,6 +168,22 @@ impl Spool {
     /// # Errors
     /// [`AcceptError`]; the body is abandoned then.
     pub fn accept(&mut self, message: NewMessage, now: WallMs) -> Result<Vec<Seq>, AcceptError> {
+        let first_is_body = message.targets.first().is_some_and(|target| target.id == message.body);
+        let item = self.item_record(message, now)?;
+        if !first_is_body {
+            return Err(AcceptError::NoBody);
+        }
+        let seqs = item.targets.iter().map(|target| Seq(target.seq)).collect();
+        self.append_item(&item)?;
+        Ok(seqs)
+    }
+
+    /// The record that makes a streamed body visible; the body is taken, or abandoned.
+    pub(crate) fn item_record(
+        &mut self,
+        message: NewMessage,
+        now: WallMs,
+    ) -> Result<ItemRecord, AcceptError> {
         let open = match self.open_bodies.remove(&message.body) {
             Some(open) => open,
             None if message.body_bytes == 0 => OpenBody::default(),
@@ -177,17 +193,11 @@ impl Spool {
         let too_large = message.head.len() > HEAD_BYTES_MAX
             || message.meta.len() > META_BYTES_MAX
             || message.targets.iter().any(|target| target.tag.len() > META_BYTES_MAX);
-        let first_is_body = message.targets.first().is_some_and(|target| target.id == message.body);
-        if open.bytes != message.body_bytes
-            || too_large
-            || !first_is_body
-            || message.targets.len() > TARGETS_MAX
-        {
+        if open.bytes != message.body_bytes || too_large || message.targets.len() > TARGETS_MAX {
             return Err(AcceptError::NoBody);
         }
         let targets = self.target_records(&message)?;
-        let seqs = targets.iter().map(|target| Seq(target.seq)).collect();
-        let item = ItemRecord {
+        Ok(ItemRecord {
             body: message.body.0,
             body_bytes: message.body_bytes,
             sha256: message.sha256,
@@ -197,12 +207,17 @@ impl Spool {
             accepted_ms: now.0,
             fingerprint: message.fingerprint,
             targets,
-        };
-        let payload = record::encode(Kind::Item, &item).map_err(|_| AcceptError::NoBody)?;
+            outbound: None,
+        })
+    }
+
+    /// Journals and applies an item's record, and rings its lanes after the commit.
+    pub(crate) fn append_item(&mut self, item: &ItemRecord) -> Result<(), AcceptError> {
+        let payload = item.encode().map_err(|_| AcceptError::NoBody)?;
         let lsn = self.journal.append(Kind::Item, payload, None, Class::Intake).map_err(refusal)?;
-        self.apply_item(lsn, &item)?;
+        self.apply_item(lsn, item)?;
         self.rings.extend(item.targets.iter().map(|target| LaneId(target.lane)));
-        Ok(seqs)
+        Ok(())
     }
 
     fn target_records(&self, message: &NewMessage) -> Result<Vec<TargetRecord>, AcceptError> {
@@ -255,10 +270,11 @@ impl Spool {
     /// Appends and applies a record that keeps promises already made.
     pub(crate) fn append_upkeep(&mut self, kind: Kind, record: &Record) -> Result<(), SpoolError> {
         let payload = match record {
-            Record::Item(item) => record::encode(kind, item),
+            Record::Item(item) => item.encode(),
             Record::State(state) => record::encode(kind, state),
             Record::Mailbox(mailbox) => record::encode(kind, mailbox),
             Record::Twin(twin) => record::encode(kind, twin),
+            Record::Step(step) => record::encode(kind, step),
             Record::Batch(batch) => record::encode(kind, batch),
             Record::BodyChunk { body, number } => {
                 Ok(record::encode_chunk_prefix(*body, *number).to_vec()) // an empty piece

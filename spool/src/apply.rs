@@ -9,21 +9,16 @@ use crate::error::SpoolError;
 use crate::ids::{ItemId, LaneId, Lsn, Seq, WallMs};
 use crate::index::Tree;
 use crate::life;
+use crate::mailboxes::is_outbox;
 use crate::record::{
     self, ItemRecord, Kind, MailboxRecord, Record, STATE_RETIRED, StateRecord, TargetRecord, TwinRecord,
 };
 use crate::spool::Spool;
+use crate::submission::Queued;
 use crate::types::State;
 
 /// Bytes that the first read of an item record asks for; most are smaller.
 pub(crate) const ITEM_GUESS_BYTES: usize = 1024;
-
-/// The state a word of [`State::word`] stands for.
-pub(crate) fn state_of_word(word: &str) -> Option<State> {
-    [State::Ready, State::Acked, State::Expired, State::Held, State::Quarantined, State::Purged]
-        .into_iter()
-        .find(|state| state.word() == word)
-}
 
 impl Spool {
     pub(crate) fn apply(&mut self, lsn: Lsn, record: &Record) -> Result<(), SpoolError> {
@@ -33,6 +28,7 @@ impl Spool {
             Record::State(state) => self.apply_state(lsn, state),
             Record::Mailbox(mailbox) => self.apply_mailbox(lsn, mailbox),
             Record::Twin(twin) => self.apply_twin(lsn, twin),
+            Record::Step(step) => self.apply_step(lsn, step),
         }
     }
 
@@ -65,7 +61,7 @@ impl Spool {
         let (state, changed_ms) = target
             .history
             .last()
-            .and_then(|last| Some((state_of_word(&last.state)?, last.at_ms)))
+            .and_then(|last| Some((State::from_word(&last.state)?, last.at_ms)))
             .unwrap_or((State::Ready, item.accepted_ms));
         let new = Entry {
             state,
@@ -76,9 +72,22 @@ impl Spool {
             state_lsn: lsn,
             accepted_at: WallMs(item.accepted_ms),
             changed_at: WallMs(changed_ms),
+            outbound: item
+                .outbound
+                .as_ref()
+                .filter(|outbound| outbound.lane == target.lane)
+                .map(|outbound| entry::Outbound { attempts: outbound.attempts, told: outbound.told }),
         };
         self.replace_entry(lane_id, seq, old, new)?;
         self.tail.put_place(ItemId(target.id), lane_id, seq)?;
+        if let (Some(outbound), true) = (&item.outbound, new.outbound.is_some()) {
+            let queued = Queued {
+                due: WallMs(outbound.due_ms),
+                id: ItemId(target.id),
+                destination: outbound.destination.clone(),
+            };
+            self.queue(lane_id, seq, &new, queued)?;
+        }
         self.next_lane = self.next_lane.max(target.lane.saturating_add(1));
         let lane = self.tail.lane_mut(lane_id)?;
         if seq.0 + 1 >= lane.next_seq {
@@ -92,7 +101,7 @@ impl Spool {
         self.move_cursor(lane_id, seq, state)
     }
 
-    fn replace_entry(
+    pub(crate) fn replace_entry(
         &mut self,
         lane: LaneId,
         seq: Seq,
@@ -135,13 +144,18 @@ impl Spool {
             let Some(state) = entry::state_from_code(record.to) else { continue };
             let new = Entry { state, state_lsn: lsn, changed_at: WallMs(record.at_ms), ..old };
             self.replace_entry(lane, seq, Some(old), new)?;
+            if new.outbound.is_some() {
+                // Whoever lets a submission go wants it to be tried now.
+                let due = (state == State::Ready).then_some(WallMs(record.at_ms));
+                self.requeue(lane, seq, &new, due)?;
+            }
             self.move_cursor(lane, seq, state)?;
         }
         Ok(())
     }
 
     /// Keeps "nothing waits at or below the cursor" true after `seq` entered `state`.
-    fn move_cursor(&mut self, lane_id: LaneId, seq: Seq, state: State) -> Result<(), SpoolError> {
+    pub(crate) fn move_cursor(&mut self, lane_id: LaneId, seq: Seq, state: State) -> Result<(), SpoolError> {
         let lane = self.tail.lane_mut(lane_id)?;
         if life::waits(state) {
             lane.cursor = lane.cursor.min(seq.0 - 1);
@@ -178,6 +192,9 @@ impl Spool {
         self.freed_bytes += u64::from(old.size_bytes) + u64::from(old.overhead_bytes);
         self.forget(lane, &old)?;
         self.tail.remove_entry(lane, seq)?;
+        if old.outbound.is_some() {
+            self.unqueue(lane, seq)?;
+        }
         // Without its record the id stays in its bucket and leads to nothing, which is what retired means.
         if let Ok(item) = self.read_item(old.item_lsn) {
             if let Some(target) = item.targets.iter().find(|t| t.lane == lane.0 && t.seq == seq.0) {
@@ -215,7 +232,7 @@ impl Spool {
         let id = LaneId(record.lane);
         self.next_lane = self.next_lane.max(record.lane.saturating_add(1));
         let known = self.tail.lane(id)?.is_some_and(|lane| lane.defined != 0);
-        if !known {
+        if !known && !is_outbox(&record.name) {
             self.lane_count += 1;
         }
         let lane = self.tail.lane_mut(id)?;
@@ -266,8 +283,21 @@ impl Spool {
         }
     }
 
-    /// The state record at `lsn`.
-    pub(crate) fn read_state(&self, lsn: Lsn) -> Result<StateRecord, SpoolError> {
+    /// What happened by the record at `lsn`, and to which items.
+    pub(crate) fn read_change(&self, lsn: Lsn) -> Result<StateRecord, SpoolError> {
+        match self.read_state(lsn) {
+            Ok(state) => Ok(state),
+            Err(SpoolError::Corrupt { .. }) => self.read_step(lsn).map(|step| StateRecord {
+                to: step.to,
+                at_ms: step.at_ms,
+                reason: step.note,
+                items: vec![step.item],
+            }),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn read_state(&self, lsn: Lsn) -> Result<StateRecord, SpoolError> {
         let payload = self.journal.reader().read(lsn, Kind::State, ITEM_GUESS_BYTES)?;
         match record::decode(Kind::State, &payload) {
             Ok(Record::State(state)) => Ok(state),

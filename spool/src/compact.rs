@@ -6,7 +6,7 @@
 //! (`DESIGN.md`, "Reclaim"):
 //!
 //! * item record: needed while an entry points at it; its chunks go with it, wherever they lie;
-//! * state record: needed while it is the newest of its entry; and, as a tombstone, after its entry was retired,
+//! * state or step record: needed while it is the newest of its entry; and, as a tombstone, after its entry was retired,
 //!   as long as a segment survives that may hold a copy of the item, which would otherwise rise again;
 //! * mailbox record: needed while it is the newest of its lane, or the lane's position rests on this segment;
 //! * twin: needed until it ends.
@@ -21,8 +21,10 @@ use crate::ids::{ItemId, LaneId, Lsn, Seq, WallMs};
 use crate::index::Tree;
 use crate::journal::AppendError;
 use crate::lease::state_ref;
+use crate::life;
 use crate::record::{
-    self, ItemRecord, Kind, Record, STATE_RETIRED, StateRecord, StateRef, TargetRecord, TwinRecord,
+    self, ItemRecord, Kind, Record, STATE_RETIRED, StateRecord, StateRef, StepRecord, TargetRecord,
+    TwinRecord,
 };
 use crate::scan::{Found, Scanner};
 use crate::spool::Spool;
@@ -30,6 +32,8 @@ use crate::types::{ChunkRef, State, Transition};
 
 /// Transitions a moved item takes along.
 const HISTORY_MAX: usize = 16;
+/// The same for a submission, whose attempts are its story.
+const OUTBOUND_HISTORY_MAX: usize = 64;
 
 /// At rest, segments with less than this share of live bytes are walked, percent.
 const AT_REST_BELOW_PERCENT: u8 = 95;
@@ -227,6 +231,7 @@ impl Spool {
                 if needed { self.move_message(segment, lsn, None) } else { Ok(()) }
             }
             Record::State(state) => self.keep_states(segment, lsn, &state),
+            Record::Step(step) => self.keep_step(segment, lsn, step),
             Record::Mailbox(mailbox) => {
                 let lane = LaneId(mailbox.lane);
                 let newest = self.tail.lane(lane)?.is_some_and(|lane| lane.defined == lsn.0);
@@ -261,7 +266,7 @@ impl Spool {
         places.extend(self.tail.place(body)?);
         let mut records = BTreeSet::new();
         for (lane, seq) in places {
-            if let Some(entry) = self.tail.entry(lane, seq)?.filter(|entry| entry.state != State::Purged) {
+            if let Some(entry) = self.tail.entry(lane, seq)?.filter(|entry| life::keeps_body(entry.state)) {
                 records.insert(entry.item_lsn);
             }
         }
@@ -283,19 +288,23 @@ impl Spool {
         }
         let mut targets = Vec::with_capacity(item.targets.len());
         let mut wanted = false;
+        let mut outbound = None;
         for target in &item.targets {
             let (lane, seq) = (LaneId(target.lane), Seq(target.seq));
             if let Some(entry) = self.tail.entry(lane, seq)?.filter(|entry| entry.item_lsn == lsn) {
-                wanted |= entry.state != State::Purged;
+                wanted |= life::keeps_body(entry.state);
+                if entry.outbound.is_some() {
+                    outbound = self.outbound_record(lane, seq, &entry, item.outbound.as_ref())?;
+                }
                 let mut history = self.history(&entry, target)?;
-                let skip = history.len().saturating_sub(HISTORY_MAX);
+                let skip = history.len().saturating_sub(history_max(&entry));
                 history.drain(..skip);
                 targets.push(TargetRecord { first_segment: entry.first_segment, history, ..target.clone() });
             }
         }
         let chunks = if wanted { self.move_chunks(segment, &item)? } else { Some(Vec::new()) };
         let Some(chunks) = chunks else { return Ok(()) };
-        let moved = ItemRecord { targets, chunks, ..item };
+        let moved = ItemRecord { targets, chunks, outbound, ..item };
         if moved.targets.is_empty() {
             return Ok(());
         }
@@ -352,6 +361,19 @@ impl Spool {
         self.keep_tombstones(segment, retired, record.at_ms)
     }
 
+    fn keep_step(&mut self, segment: u32, lsn: Lsn, record: StepRecord) -> Result<(), SpoolError> {
+        let (lane, seq) = (LaneId(record.item.lane), Seq(record.item.seq));
+        match self.tail.entry(lane, seq)? {
+            Some(entry) if entry.state_lsn == lsn => {
+                let item =
+                    StateRef { previous_lsn: record.item.previous_lsn, ..state_ref(lane, seq, &entry) };
+                self.append_upkeep(Kind::Step, &Record::Step(StepRecord { item, ..record }))
+            }
+            Some(_) => Ok(()),
+            None => self.keep_tombstones(segment, vec![record.item], record.at_ms),
+        }
+    }
+
     /// Says again that these items are gone, as far as a segment survives that may hold a copy of them.
     fn keep_tombstones(
         &mut self,
@@ -380,11 +402,11 @@ impl Spool {
     ) -> Result<Vec<Transition>, SpoolError> {
         let mut newest_first = Vec::new();
         let mut at = entry.state_lsn;
-        while at != entry.item_lsn && at > entry.item_lsn && newest_first.len() < HISTORY_MAX {
+        while at != entry.item_lsn && at > entry.item_lsn && newest_first.len() < history_max(entry) {
             if at >= self.journal.durable() {
                 break;
             }
-            let Ok(state) = self.read_state(at) else { break };
+            let Ok(state) = self.read_change(at) else { break };
             let word = entry::state_from_code(state.to).map_or("retired", State::word);
             newest_first.push(Transition {
                 state: word.to_owned(),
@@ -413,6 +435,11 @@ impl Spool {
         history.extend(newest_first.into_iter().rev());
         Ok(history)
     }
+}
+
+/// Transitions that are told and taken along.
+fn history_max(entry: &entry::Entry) -> usize {
+    if entry.outbound.is_some() { OUTBOUND_HISTORY_MAX } else { HISTORY_MAX }
 }
 
 /// The record, if its kind can need keeping; bodies are named by their prefix alone.

@@ -23,6 +23,10 @@ pub fn state_code(state: State) -> u8 {
         State::Held => 4,
         State::Quarantined => 5,
         State::Purged => 6,
+        State::Armed => 7,
+        State::Sent => 8,
+        State::Failed => 9,
+        State::Indeterminate => 10,
     }
 }
 
@@ -36,9 +40,27 @@ pub fn state_from_code(code: u8) -> Option<State> {
         4 => State::Held,
         5 => State::Quarantined,
         6 => State::Purged,
+        7 => State::Armed,
+        8 => State::Sent,
+        9 => State::Failed,
+        10 => State::Indeterminate,
         _ => return None,
     })
 }
+
+/// What the index knows of a submission beside what it knows of every item.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outbound {
+    /// Attempts made so far; stays at [`ATTEMPTS_MAX`].
+    pub attempts: u8,
+    /// Its gateway has the result.
+    pub told: bool,
+}
+
+/// Attempts that are counted.
+pub const ATTEMPTS_MAX: u8 = 63;
+const OUTBOUND_BIT: u8 = 0x80;
+const TOLD_BIT: u8 = 0x40;
 
 /// What the index knows of one item.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,12 +81,18 @@ pub struct Entry {
     pub accepted_at: WallMs,
     /// When it entered `state`.
     pub changed_at: WallMs,
+    /// Set for submissions.
+    pub outbound: Option<Outbound>,
 }
 
 impl Entry {
     fn encode(self) -> [u8; ENTRY_BYTES] {
         let mut out = [0; ENTRY_BYTES];
         out[0] = state_code(self.state);
+        if let Some(outbound) = self.outbound {
+            let told = if outbound.told { TOLD_BIT } else { 0 };
+            out[1] = OUTBOUND_BIT | told | outbound.attempts.min(ATTEMPTS_MAX);
+        }
         out[2..4].copy_from_slice(&self.overhead_bytes.to_le_bytes());
         out[4..8].copy_from_slice(&self.size_bytes.to_le_bytes());
         out[8..12].copy_from_slice(&self.first_segment.to_le_bytes());
@@ -78,6 +106,9 @@ impl Entry {
     fn decode(bytes: &[u8]) -> Option<Self> {
         let u32_at = |at: usize| Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
         let u64_at = |at: usize| Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?));
+        let flags = *bytes.get(1)?;
+        let outbound = (flags & OUTBOUND_BIT != 0)
+            .then_some(Outbound { attempts: flags & ATTEMPTS_MAX, told: flags & TOLD_BIT != 0 });
         Some(Self {
             state: state_from_code(*bytes.first()?)?,
             overhead_bytes: u16::from_le_bytes(bytes.get(2..4)?.try_into().ok()?),
@@ -87,6 +118,7 @@ impl Entry {
             state_lsn: Lsn(u64_at(20)?),
             accepted_at: WallMs(u64_at(28)?),
             changed_at: WallMs(u64_at(36)?),
+            outbound,
         })
     }
 }
@@ -167,6 +199,38 @@ pub fn block_of_key(key: &[u8]) -> Option<(LaneId, u64)> {
     Some((lane, u64::from_be_bytes(key.get(4..12)?.try_into().ok()?)))
 }
 
+/// Key of one item's place: lane and seq.
+#[must_use]
+pub fn place_key(lane: LaneId, seq: Seq) -> Vec<u8> {
+    block_key(lane, seq.0)
+}
+
+/// Key of a submission in the queue of its destination: ordered by name, then by when it is due.
+#[must_use]
+pub fn due_key(destination: &[u8], due: WallMs, lane: LaneId, seq: Seq) -> Vec<u8> {
+    let mut key = due_start(destination, due);
+    key.extend_from_slice(&place_key(lane, seq));
+    key
+}
+
+/// Least key of a destination's submissions due at `due` or later.
+#[must_use]
+pub fn due_start(destination: &[u8], due: WallMs) -> Vec<u8> {
+    let mut key = destination.to_vec();
+    key.push(0);
+    key.extend_from_slice(&due.0.to_be_bytes());
+    key
+}
+
+/// Destination, due time, lane and seq of a key of [`due_key`].
+#[must_use]
+pub fn due_of_key(key: &[u8]) -> Option<(&[u8], WallMs, LaneId, Seq)> {
+    let (destination, rest) = key.split_at_checked(key.len().checked_sub(21)?)?;
+    let due = u64::from_be_bytes(rest.get(1..9)?.try_into().ok()?);
+    let (lane, seq) = block_of_key(&rest[9..])?;
+    Some((destination, WallMs(due), lane, Seq(seq)))
+}
+
 /// Key of the bucket that holds an id: four milliseconds share one.
 #[must_use]
 pub fn bucket_key(id: ItemId) -> Vec<u8> {
@@ -224,6 +288,7 @@ mod tests {
             state_lsn: Lsn(n + 1),
             accepted_at: WallMs(5),
             changed_at: WallMs(6),
+            outbound: n.is_multiple_of(20).then_some(Outbound { attempts: 5, told: true }),
         }
     }
 
@@ -252,6 +317,16 @@ mod tests {
         assert_eq!(bucket_get(&bucket, b), Some((LaneId(3), Seq(4))));
         assert!(!bucket_remove(&mut bucket, a));
         assert!(bucket_remove(&mut bucket, b));
+    }
+
+    #[test]
+    fn due_keys_sort_by_destination_then_time() {
+        let key = |name: &str, due| due_key(name.as_bytes(), WallMs(due), LaneId(1), Seq(2));
+        assert!(key("a.example", 300) < key("a.example.org", 1), "a longer name is another destination");
+        assert!(key("a.example", 255) < key("a.example", 256));
+        let one = key("a.example", 7);
+        assert_eq!(due_of_key(&one), Some((&b"a.example"[..], WallMs(7), LaneId(1), Seq(2))));
+        assert_eq!(due_of_key(&one[..20]), None);
     }
 
     #[test]

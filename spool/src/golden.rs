@@ -5,8 +5,8 @@
 
 use crate::ids::{ItemId, Lsn, WallMs};
 use crate::record::{
-    self, BatchRecord, Header, ItemRecord, Kind, MailboxRecord, Record, STATE_RETIRED, StateRecord, StateRef,
-    TargetRecord, TwinRecord,
+    self, BatchRecord, Header, ItemRecord, Kind, MailboxRecord, OutboundRecord, Record, STATE_RETIRED,
+    StateRecord, StateRef, StepRecord, TargetRecord, TwinRecord,
 };
 use crate::segment::SegmentHeader;
 use crate::types::{ChunkRef, Transition};
@@ -44,6 +44,24 @@ fn samples() -> Vec<(&'static str, Kind, Vec<u8>, Record)> {
             first_segment: 2,
             history: vec![Transition { state: "ready".to_owned(), at_ms: 5, reason: "accepted".to_owned() }],
         }],
+        outbound: None,
+    };
+    let outbound = OutboundRecord {
+        lane: 7,
+        destination: "mx.example".to_owned(),
+        due_ms: 1_800_000_000_002,
+        attempts: 3,
+        told: true,
+    };
+    let submission = ItemRecord { outbound: Some(outbound), ..item.clone() };
+    let step = StepRecord {
+        to: 7,
+        at_ms: 9,
+        note: "why".to_owned(),
+        due_ms: 11,
+        attempts: 4,
+        told: false,
+        item: StateRef { lane: 7, seq: 42, item_lsn: 1, first_segment: 1, previous_lsn: 2 },
     };
     let state = StateRecord {
         to: STATE_RETIRED,
@@ -69,10 +87,12 @@ fn samples() -> Vec<(&'static str, Kind, Vec<u8>, Record)> {
     vec![
         ("batch", Kind::Batch, enc(record::encode(Kind::Batch, &batch)), Record::Batch(batch)),
         ("body chunk", Kind::BodyChunk, chunk, Record::BodyChunk { body: id, number: 0 }),
-        ("item", Kind::Item, enc(record::encode(Kind::Item, &item)), Record::Item(item)),
+        ("item", Kind::Item, enc(item.encode()), Record::Item(item)),
         ("state", Kind::State, enc(record::encode(Kind::State, &state)), Record::State(state)),
         ("mailbox", Kind::Mailbox, enc(record::encode(Kind::Mailbox, &mailbox)), Record::Mailbox(mailbox)),
         ("twin", Kind::Twin, enc(record::encode(Kind::Twin, &twin)), Record::Twin(twin)),
+        ("submission", Kind::Item, enc(submission.encode()), Record::Item(submission)),
+        ("step", Kind::Step, enc(record::encode(Kind::Step, &step)), Record::Step(step)),
     ]
 }
 

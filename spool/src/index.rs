@@ -29,12 +29,31 @@ pub enum Tree {
     Twin,
     /// Segment number to live bytes.
     Segment,
+    /// Place of a submission without a result to its destination, id and when it is due.
+    Queue,
+    /// Destination, due time and place to id: submissions that wait for an attempt.
+    Due,
+    /// Places of submissions that are armed.
+    Armed,
+    /// Places of submissions whose gateway has not been told the result.
+    Untold,
 }
 
 impl Tree {
     /// Every tree, in the order of their names on disk.
-    pub const ALL: [Self; 7] =
-        [Self::Lane, Self::Block, Self::Item, Self::Name, Self::Shared, Self::Twin, Self::Segment];
+    pub const ALL: [Self; 11] = [
+        Self::Lane,
+        Self::Block,
+        Self::Item,
+        Self::Name,
+        Self::Shared,
+        Self::Twin,
+        Self::Segment,
+        Self::Queue,
+        Self::Due,
+        Self::Armed,
+        Self::Untold,
+    ];
 
     /// Name of the tree on disk.
     #[must_use]
@@ -47,6 +66,10 @@ impl Tree {
             Self::Shared => "shared",
             Self::Twin => "twin",
             Self::Segment => "segment",
+            Self::Queue => "queue",
+            Self::Due => "due",
+            Self::Armed => "armed",
+            Self::Untold => "untold",
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::record::{CHUNK_PREFIX_BYTES, Kind, Record, StateRecord};
 use crate::recover::{self, Mode};
 use crate::scan::{Found, Scanner};
 use crate::spool::{Options, Recovery, Spool};
-use crate::types::{ChunkRef, Filter, ItemInfo, Page, State, Transition, Verb};
+use crate::types::{ChunkRef, Filter, ItemInfo, Page, STATES, State, Transition, Verb};
 
 /// Most items in one answer of [`Spool::list`].
 pub const LIST_MAX: usize = 1000;
@@ -132,7 +132,7 @@ impl Spool {
         Ok(ItemInfo {
             id: ItemId([0; 16]),
             lane,
-            lane_name: self.tail.lane(lane)?.map(|lane| lane.name).unwrap_or_default(),
+            lane_name: self.owner_of(lane)?,
             seq,
             state: entry.state,
             leased: false,
@@ -145,6 +145,7 @@ impl Spool {
             tag: Vec::new(),
             head: Vec::new(),
             chunks: Vec::new(),
+            outbound: entry.outbound,
         })
     }
 
@@ -169,7 +170,9 @@ impl Spool {
         if !life::waits(entry.state) && !self.is_retained(&entry, now) {
             return Err(RequestError::UnknownItem(id)); // only the sweep has not come by yet
         }
-        if life::step(entry.state, event).is_none() {
+        // A submission's one result must be told before anything of it goes: cancel it instead.
+        let owed = event == Event::Purge && entry.outbound.is_some_and(|outbound| !outbound.told);
+        if owed || life::step(entry.state, event).is_none() {
             let (state, verb) = (entry.state.word(), event.verb());
             return Err(RequestError::WrongState { id, state, verb });
         }
@@ -180,7 +183,12 @@ impl Spool {
     /// Is the retention of a finished item not over yet? After it the body may be gone, also while the entry is
     /// still (or, in a rebuilt index, again) there.
     fn is_retained(&self, entry: &Entry, now: WallMs) -> bool {
-        now.since(entry.changed_at) < self.options.retain_ms
+        now.since(entry.changed_at) < self.retention_ms(entry)
+    }
+
+    /// How long an entry that nobody waits for stays.
+    pub(crate) fn retention_ms(&self, entry: &Entry) -> u64 {
+        if entry.outbound.is_some() { self.options.retain_results_ms } else { self.options.retain_ms }
     }
 
     /// Offers acked items of a lane again, within retention: a bounded part of them. Ask again with
@@ -261,7 +269,7 @@ impl Spool {
     /// [`SpoolError::Index`].
     pub fn verify_lane(&self, id: LaneId) -> Result<Option<String>, SpoolError> {
         let Some(lane) = self.tail.lane(id)? else { return Ok(None) };
-        let mut items = [0; 6];
+        let mut items = [0; STATES];
         let mut seq = Seq(lane.first_seq.max(1));
         while seq.0 < lane.next_seq {
             let number = entry::block_of(seq);
@@ -281,6 +289,7 @@ fn matches(filter: &Filter, entry: &Entry) -> bool {
     (filter.states.is_empty() || filter.states.contains(&entry.state))
         && filter.since.is_none_or(|since| entry.accepted_at >= since)
         && filter.until.is_none_or(|until| entry.accepted_at < until)
+        && filter.outbound.is_none_or(|outbound| entry.outbound.is_some() == outbound)
 }
 
 /// The journal as it was at one moment, to be read from any thread.

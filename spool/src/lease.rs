@@ -12,6 +12,7 @@ use crate::entry::{self, Entry};
 use crate::error::{RequestError, SpoolError};
 use crate::ids::{ItemId, LaneId, Seq, SessionId, WallMs};
 use crate::life::{self, Event};
+use crate::mailboxes::is_outbox;
 use crate::record::{Kind, Record, StateRecord, StateRef};
 use crate::spool::Spool;
 use crate::types::{AckOutcome, ItemInfo, Leased, Room, State};
@@ -53,7 +54,8 @@ impl Spool {
     /// [`RequestError::UnknownMailbox`] when there is no such lane.
     pub fn open_session(&mut self, lane: LaneId, bell: Bell) -> Result<SessionId, RequestError> {
         self.healthy()?;
-        let known = self.tail.lane(lane)?.ok_or_else(|| RequestError::UnknownMailbox(lane.0.to_string()))?;
+        let known = self.tail.lane(lane)?.filter(|known| !is_outbox(&known.name));
+        let known = known.ok_or_else(|| RequestError::UnknownMailbox(lane.0.to_string()))?;
         if let Some(old) = self.session_of.get(&lane).copied() {
             self.close_session(old);
         }
@@ -357,7 +359,7 @@ impl Spool {
         Ok(ItemInfo {
             id,
             lane,
-            lane_name: self.tail.lane(lane)?.map(|lane| lane.name).unwrap_or_default(),
+            lane_name: self.owner_of(lane)?,
             seq,
             state: entry.state,
             leased: session.is_some_and(|session| session.leased.contains_key(&id)),
@@ -370,6 +372,7 @@ impl Spool {
             tag: target.tag,
             head: item.head,
             chunks: item.chunks,
+            outbound: entry.outbound,
         })
     }
 }

@@ -38,6 +38,7 @@ mod scan;
 pub mod segment;
 pub mod spare;
 mod spool;
+pub mod submission;
 mod tail;
 pub mod types;
 mod unheard;

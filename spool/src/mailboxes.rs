@@ -16,17 +16,57 @@ pub const NAME_BYTES_MAX: usize = 320;
 /// Most aliases of one mailbox.
 pub const ALIASES_MAX: usize = 1000;
 
+/// First character of an outbox's name; no mailbox or alias has it.
+const OUTBOX_MARK: char = '>';
+
+/// Is this lane the outbox of a mailbox?
+#[must_use]
+pub fn is_outbox(name: &str) -> bool {
+    name.starts_with(OUTBOX_MARK)
+}
+
+/// Name of the mailbox whose outbox is called `name`; of any other lane its own name.
+#[must_use]
+pub fn owner_name(name: &str) -> &str {
+    name.strip_prefix(OUTBOX_MARK).unwrap_or(name)
+}
+
 impl Spool {
     /// The lane of mailbox `name`, made if there is none.
     ///
     /// # Errors
-    /// [`RequestError::NameTaken`] when `name` is an alias, empty or too long.
+    /// [`RequestError::NameTaken`] when `name` is an alias, empty, too long, or an outbox's.
     pub fn register(&mut self, name: &str, now: WallMs) -> Result<LaneId, RequestError> {
+        check_name(name)?;
+        self.register_lane(name, now)
+    }
+
+    /// The outbox of a mailbox, made if there is none.
+    pub(crate) fn register_outbox(&mut self, mailbox: LaneId, now: WallMs) -> Result<LaneId, RequestError> {
+        let unknown = || RequestError::UnknownMailbox(mailbox.0.to_string());
+        let lane = self.tail.lane(mailbox)?.filter(|lane| lane.defined != 0).ok_or_else(unknown)?;
+        if is_outbox(&lane.name) {
+            return Err(unknown());
+        }
+        self.register_lane(&format!("{OUTBOX_MARK}{}", lane.name), now)
+    }
+
+    /// The outbox of a mailbox, if it has ever submitted something.
+    ///
+    /// # Errors
+    /// [`SpoolError::Index`].
+    pub fn outbox(&self, mailbox: LaneId) -> Result<Option<LaneId>, SpoolError> {
+        match self.tail.lane(mailbox)? {
+            Some(lane) => self.lane_by_name(&format!("{OUTBOX_MARK}{}", lane.name)),
+            None => Ok(None),
+        }
+    }
+
+    fn register_lane(&mut self, name: &str, now: WallMs) -> Result<LaneId, RequestError> {
         if let Some(id) = self.lane_by_name(name)? {
             let known = self.tail.lane(id)?.is_some_and(|lane| lane.name == name);
             return if known { Ok(id) } else { Err(RequestError::NameTaken(name.to_owned())) };
         }
-        check_name(name)?;
         let record = MailboxRecord {
             lane: self.next_lane,
             name: name.to_owned(),
@@ -122,12 +162,23 @@ impl Spool {
     /// # Errors
     /// [`SpoolError::Index`].
     pub fn mailboxes(&self, after: Option<LaneId>, limit: usize) -> Result<Vec<Mailbox>, SpoolError> {
-        let lanes = self.tail.lanes(after, limit)?;
-        lanes
-            .into_iter()
-            .filter(|(_, lane)| lane.defined != 0)
-            .map(|(id, lane)| self.mailbox_of(id, lane))
-            .collect()
+        let (mut out, mut after) = (Vec::new(), after);
+        loop {
+            let lanes = self.tail.lanes(after, limit)?;
+            let (last, full) = (lanes.last().map(|(id, _)| *id), lanes.len() == limit);
+            for (id, lane) in lanes {
+                if lane.defined != 0 && !is_outbox(&lane.name) {
+                    out.push(self.mailbox_of(id, lane)?);
+                    if out.len() == limit {
+                        return Ok(out);
+                    }
+                }
+            }
+            if !full {
+                return Ok(out);
+            }
+            after = last;
+        }
     }
 
     fn mailbox_of(&self, id: LaneId, lane: Lane) -> Result<Mailbox, SpoolError> {
@@ -172,6 +223,11 @@ impl Spool {
         Ok(None)
     }
 
+    /// Name of the mailbox that a lane belongs to; empty when nobody has heard of it.
+    pub(crate) fn owner_of(&self, id: LaneId) -> Result<String, SpoolError> {
+        Ok(self.tail.lane(id)?.map(|lane| owner_name(&lane.name).to_owned()).unwrap_or_default())
+    }
+
     pub(crate) fn lane_by_name(&self, name: &str) -> Result<Option<LaneId>, SpoolError> {
         Ok(self.tail.get(Tree::Name, name.as_bytes())?.as_deref().and_then(entry::lane_of_key))
     }
@@ -192,7 +248,7 @@ fn mailbox_record(id: LaneId, lane: &Lane) -> MailboxRecord {
 }
 
 fn check_name(name: &str) -> Result<(), RequestError> {
-    if name.is_empty() || name.len() > NAME_BYTES_MAX {
+    if name.is_empty() || name.len() > NAME_BYTES_MAX || is_outbox(name) {
         return Err(RequestError::NameTaken(name.chars().take(64).collect()));
     }
     Ok(())

@@ -22,10 +22,12 @@ pub const PAYLOAD_BYTES_MAX: usize = 4 * 1024 * 1024;
 pub const CHUNK_PREFIX_BYTES: usize = 20;
 /// Version byte in front of every bincode payload.
 const VERSION: u8 = 1;
+/// The same for an item that is a submission.
+const OUTBOUND_VERSION: u8 = 2;
 
 /// What a record says. Numbers are for ever; a kind that goes out of use keeps its number.
 ///
-/// 16..=20 are set aside for submissions (`Submission`, `Armed`, `Attempt`, `Result`, `ResultAcked`).
+/// 17..=20 are set aside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Kind {
@@ -41,6 +43,8 @@ pub enum Kind {
     Mailbox = 5,
     /// A message whose sender may not have heard our 250.
     Twin = 6,
+    /// Moves a submission to another state, and says when it is due.
+    Step = 16,
 }
 
 impl Kind {
@@ -54,6 +58,7 @@ impl Kind {
             4 => Self::State,
             5 => Self::Mailbox,
             6 => Self::Twin,
+            16 => Self::Step,
             _ => return None,
         })
     }
@@ -137,7 +142,7 @@ pub struct BatchRecord {
 }
 
 /// Payload of [`Kind::Item`].
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ItemRecord {
     /// Body id: the id of the first target.
     pub body: [u8; 16],
@@ -157,9 +162,82 @@ pub struct ItemRecord {
     pub fingerprint: Option<[u8; 32]>,
     /// Where it goes.
     pub targets: Vec<TargetRecord>,
+    /// Set when one of the targets is a submission; such a record has payload version 2.
+    pub outbound: Option<OutboundRecord>,
+}
+
+/// What an [`ItemRecord`] says of the submission among its targets.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct OutboundRecord {
+    /// The target: its outbox.
+    pub lane: u32,
+    /// Name of the queue it waits in.
+    pub destination: String,
+    /// Not to be tried before, milliseconds.
+    pub due_ms: u64,
+    /// Attempts made so far.
+    pub attempts: u8,
+    /// Its gateway has the result.
+    pub told: bool,
+}
+
+/// What version 1 and version 2 of an item's payload have in common.
+#[derive(Encode, Decode)]
+struct ItemV1 {
+    body: [u8; 16],
+    body_bytes: u64,
+    sha256: [u8; 32],
+    head: Vec<u8>,
+    meta: Vec<u8>,
+    chunks: Vec<ChunkRef>,
+    accepted_ms: u64,
+    fingerprint: Option<[u8; 32]>,
+    targets: Vec<TargetRecord>,
+}
+
+/// Version 2: a submission is among the targets.
+#[derive(Encode, Decode)]
+struct ItemV2 {
+    item: ItemV1,
+    outbound: OutboundRecord,
 }
 
 impl ItemRecord {
+    fn from_v1(item: ItemV1, outbound: Option<OutboundRecord>) -> Self {
+        let ItemV1 { body, body_bytes, sha256, head, meta, chunks, accepted_ms, fingerprint, targets } = item;
+        Self { body, body_bytes, sha256, head, meta, chunks, accepted_ms, fingerprint, targets, outbound }
+    }
+
+    /// Its payload.
+    ///
+    /// # Errors
+    /// [`PayloadError`] when it is larger than a record may be.
+    pub fn encode(&self) -> Result<Vec<u8>, PayloadError> {
+        let item = ItemV1 {
+            body: self.body,
+            body_bytes: self.body_bytes,
+            sha256: self.sha256,
+            head: self.head.clone(),
+            meta: self.meta.clone(),
+            chunks: self.chunks.clone(),
+            accepted_ms: self.accepted_ms,
+            fingerprint: self.fingerprint,
+            targets: self.targets.clone(),
+        };
+        match self.outbound.clone() {
+            None => encode_as(VERSION, Kind::Item, &item),
+            Some(outbound) => encode_as(OUTBOUND_VERSION, Kind::Item, &ItemV2 { item, outbound }),
+        }
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, PayloadError> {
+        if bytes.first() == Some(&OUTBOUND_VERSION) {
+            let ItemV2 { item, outbound } = payload_as(OUTBOUND_VERSION, Kind::Item, bytes)?;
+            return Ok(Self::from_v1(item, Some(outbound)));
+        }
+        Ok(Self::from_v1(payload(Kind::Item, bytes)?, None))
+    }
+
     /// The body cannot be found by its own id alone: it has several items, or the first one is gone.
     #[must_use]
     pub fn is_shared(&self) -> bool {
@@ -233,6 +311,25 @@ pub struct StateRef {
     pub previous_lsn: u64,
 }
 
+/// Payload of [`Kind::Step`]: where a submission stands, whole, so that the newest one is all that is needed.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct StepRecord {
+    /// Number of the state it is in now ([`crate::entry::state_code`]).
+    pub to: u8,
+    /// When, milliseconds.
+    pub at_ms: u64,
+    /// The service's note.
+    pub note: String,
+    /// Not to be tried before, milliseconds.
+    pub due_ms: u64,
+    /// Attempts made so far.
+    pub attempts: u8,
+    /// Its gateway has the result.
+    pub told: bool,
+    /// Which submission.
+    pub item: StateRef,
+}
+
 /// Payload of [`Kind::Mailbox`]: the whole lane, not a difference.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct MailboxRecord {
@@ -287,6 +384,8 @@ pub enum Record {
     Mailbox(MailboxRecord),
     /// See [`TwinRecord`].
     Twin(TwinRecord),
+    /// See [`StepRecord`].
+    Step(StepRecord),
 }
 
 fn codec() -> impl bincode::config::Config {
@@ -301,7 +400,11 @@ fn codec() -> impl bincode::config::Config {
 /// # Errors
 /// [`PayloadError`] when the value is larger than a record may be.
 pub fn encode<T: Encode>(kind: Kind, value: &T) -> Result<Vec<u8>, PayloadError> {
-    let mut out = vec![VERSION];
+    encode_as(VERSION, kind, value)
+}
+
+fn encode_as<T: Encode>(version: u8, kind: Kind, value: &T) -> Result<Vec<u8>, PayloadError> {
+    let mut out = vec![version];
     bincode::encode_into_std_write(value, &mut out, codec())
         .map_err(|error| PayloadError { kind, problem: error.to_string() })?;
     if out.len() > PAYLOAD_BYTES_MAX {
@@ -311,14 +414,18 @@ pub fn encode<T: Encode>(kind: Kind, value: &T) -> Result<Vec<u8>, PayloadError>
 }
 
 fn payload<T: Decode<()>>(kind: Kind, bytes: &[u8]) -> Result<T, PayloadError> {
+    payload_as(VERSION, kind, bytes)
+}
+
+fn payload_as<T: Decode<()>>(version: u8, kind: Kind, bytes: &[u8]) -> Result<T, PayloadError> {
     let refuse = |problem: String| PayloadError { kind, problem };
     match bytes.split_first() {
-        Some((&VERSION, rest)) => match bincode::decode_from_slice(rest, codec()) {
+        Some((known, rest)) if *known == version => match bincode::decode_from_slice(rest, codec()) {
             Ok((value, used)) if used == rest.len() => Ok(value),
             Ok((_, used)) => Err(refuse(format!("{} bytes too many", rest.len() - used))),
             Err(error) => Err(refuse(error.to_string())),
         },
-        Some((version, _)) => Err(refuse(format!("version {version} is unknown"))),
+        Some((other, _)) => Err(refuse(format!("version {other} is unknown"))),
         None => Err(refuse("empty".to_owned())),
     }
 }
@@ -335,10 +442,11 @@ pub fn decode(kind: Kind, bytes: &[u8]) -> Result<Record, PayloadError> {
                 .ok_or_else(|| PayloadError { kind, problem: "shorter than its prefix".to_owned() })?;
             Record::BodyChunk { body, number }
         }
-        Kind::Item => Record::Item(payload(kind, bytes)?),
+        Kind::Item => Record::Item(ItemRecord::decode(bytes)?),
         Kind::State => Record::State(payload(kind, bytes)?),
         Kind::Mailbox => Record::Mailbox(payload(kind, bytes)?),
         Kind::Twin => Record::Twin(payload(kind, bytes)?),
+        Kind::Step => Record::Step(payload(kind, bytes)?),
     })
 }
 

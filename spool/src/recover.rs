@@ -19,11 +19,13 @@ use crate::find::{FORMAT_FILE, FormatFile, find_segments, read_format, write_for
 use crate::ids::{BootEpoch, LaneId, Lsn, WallMs};
 use crate::index::{Index, Tree};
 use crate::journal::{Journal, Segment};
+use crate::mailboxes::is_outbox;
 use crate::record::{self, Kind, Record};
 use crate::scan::{Found, Scanner};
 use crate::segment::{self, JOURNAL_DIR, SEGMENT_HEADER_BYTES};
 use crate::spool::{Options, Recovery, Spool};
 use crate::tail::Tail;
+use crate::types::STATES;
 use crate::unheard::Unheard;
 
 /// Lanes read at once when counters are summed up.
@@ -112,8 +114,8 @@ pub(crate) fn open_as(
         epoch,
         open_bodies: Default::default(),
         live: BTreeMap::new(),
-        items: [0; 6],
-        bytes: [0; 6],
+        items: [0; STATES],
+        bytes: [0; STATES],
         lane_count: 0,
         next_lane: 1,
         sessions: Default::default(),
@@ -121,6 +123,7 @@ pub(crate) fn open_as(
         next_session: 1,
         nacks: Default::default(),
         rings: Default::default(),
+        bells: Default::default(),
         sweep: Default::default(),
         oldest_ready: None,
         compaction: None,
@@ -148,6 +151,7 @@ pub(crate) fn open_as(
         Mode::ReadWrite => {
             spool.journal.begin(epoch, floor)?;
             recovery.unheard = spool.remember_unheard(unheard, now)?;
+            recovery.interrupted = spool.doubt_armed(now)?;
         }
         Mode::ReadOnly => spool.journal.poison_with("opened for reading only"),
     }
@@ -163,8 +167,8 @@ impl Spool {
         unheard: &mut Unheard,
     ) -> Result<Lsn, SpoolError> {
         let applied = self.tail.index().applied()?.filter(|applied| self.covers(*applied));
-        if let Some(applied) = applied {
-            self.load_counters()?;
+        // An index whose lanes cannot be read is of another version, or damaged: the journal knows them all.
+        if let Some(applied) = applied.filter(|_| self.load_counters().is_ok()) {
             let damaged = recovery.damaged.len();
             self.look_back(applied, unheard)?;
             let floor = self.replay_from(applied, last, recovery, unheard)?;
@@ -181,7 +185,7 @@ impl Spool {
         self.tail.index().clear()?;
         self.tail = Tail::new(self.tail.index().clone());
         self.live.clear();
-        (self.items, self.bytes, self.lane_count, self.next_lane) = ([0; 6], [0; 6], 0, 1);
+        (self.items, self.bytes, self.lane_count, self.next_lane) = ([0; STATES], [0; STATES], 0, 1);
         *unheard = Unheard::default();
         let floor = self.replay_from(Lsn(0), last, recovery, unheard)?;
         self.settle_cursors()?;
@@ -233,7 +237,7 @@ impl Spool {
             let page = self.tail.lanes(after, LANES_PAGE)?;
             for (id, lane) in &page {
                 self.next_lane = self.next_lane.max(id.0.saturating_add(1));
-                self.lane_count += u64::from(lane.defined != 0);
+                self.lane_count += u64::from(lane.defined != 0 && !is_outbox(&lane.name));
                 for n in 0..self.items.len() {
                     self.items[n] += lane.items[n];
                     self.bytes[n] += lane.bytes[n];

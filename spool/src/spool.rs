@@ -18,11 +18,13 @@ use crate::ids::{BootEpoch, ItemId, LaneId, Lsn, SessionId, WallMs};
 use crate::index::{Index, Tree};
 use crate::journal::{Journal, JournalCounters};
 use crate::lease::LaneSession;
+use crate::life;
 use crate::reader::JournalReader;
 use crate::recover;
 use crate::spare::SpareJob;
+use crate::submission::Bells;
 use crate::tail::{CheckpointJob, Tail};
-use crate::types::{BodyId, ChunkRef, SegmentInfo, SpoolStats, State};
+use crate::types::{BodyId, ChunkRef, STATES, SegmentInfo, SpoolStats};
 use crate::upkeep::Sweep;
 
 /// Bodies that may be streamed at the same time.
@@ -37,6 +39,8 @@ pub struct Options {
     pub retain_ms: u64,
     /// How long a ready item waits for its gateway.
     pub expire_ms: u64,
+    /// How long the result of a submission is kept, told or not.
+    pub retain_results_ms: u64,
     /// Free space below which intake is refused.
     pub min_free_bytes: u64,
     /// Most ready and held items of a lane without a quota of its own.
@@ -63,6 +67,7 @@ impl Default for Options {
             segment_bytes: 64 * 1024 * 1024,
             retain_ms: 7 * 86_400_000,
             expire_ms: 30 * 86_400_000,
+            retain_results_ms: 30 * 86_400_000,
             min_free_bytes: 1 << 30,
             lane_items_max: 100_000,
             lane_bytes_max: 10 << 30,
@@ -93,6 +98,8 @@ pub struct Recovery {
     pub damaged: Vec<(Lsn, u32)>,
     /// Messages accepted so shortly before the last stop that their senders may not have been told.
     pub unheard: u64,
+    /// Submissions that the last stop caught after their last octets may have left: indeterminate now.
+    pub interrupted: u64,
     /// Names in the journal directory that are not ours, and the format file when it had to be written again.
     pub foreign: Vec<String>,
 }
@@ -115,8 +122,8 @@ pub struct Spool {
     pub(crate) open_bodies: HashMap<BodyId, OpenBody>,
     /// Live bytes by segment of the item record.
     pub(crate) live: BTreeMap<u32, u64>,
-    pub(crate) items: [u64; 6],
-    pub(crate) bytes: [u64; 6],
+    pub(crate) items: [u64; STATES],
+    pub(crate) bytes: [u64; STATES],
     pub(crate) lane_count: u64,
     pub(crate) next_lane: u32,
     pub(crate) sessions: HashMap<SessionId, LaneSession>,
@@ -124,6 +131,7 @@ pub struct Spool {
     pub(crate) next_session: u64,
     pub(crate) nacks: HashMap<ItemId, u8>,
     pub(crate) rings: BTreeSet<LaneId>,
+    pub(crate) bells: Bells,
     pub(crate) sweep: Sweep,
     pub(crate) oldest_ready: Option<WallMs>,
     pub(crate) compaction: Option<Compaction>,
@@ -183,6 +191,7 @@ impl Spool {
                 (session.bell)();
             }
         }
+        self.bells.ring();
         Ok(())
     }
 
@@ -423,7 +432,7 @@ impl Spool {
 /// segments by.
 fn live_cost(entry: &entry::Entry) -> (u64, u64) {
     const STATE_RECORD_BYTES: u64 = 80;
-    let body = if entry.state == State::Purged { 0 } else { u64::from(entry.size_bytes) };
+    let body = if life::keeps_body(entry.state) { u64::from(entry.size_bytes) } else { 0 };
     let state = if entry.state_lsn == entry.item_lsn { 0 } else { STATE_RECORD_BYTES };
     (body + u64::from(entry.overhead_bytes), state)
 }

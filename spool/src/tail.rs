@@ -14,7 +14,7 @@ use crate::error::SpoolError;
 use crate::ids::{LaneId, Lsn, Seq};
 use crate::index::{Change, Index, Tree};
 use crate::life;
-use crate::types::State;
+use crate::types::{STATES, State};
 
 type Layer = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 
@@ -38,8 +38,8 @@ pub(crate) struct Lane {
     pub(crate) anchor: u64,
     /// Newest mailbox record; 0: none seen.
     pub(crate) defined: u64,
-    pub(crate) items: [u64; 6],
-    pub(crate) bytes: [u64; 6],
+    pub(crate) items: [u64; STATES],
+    pub(crate) bytes: [u64; STATES],
 }
 
 impl Lane {
@@ -58,7 +58,7 @@ impl Lane {
     /// Items and bytes that somebody still waits for.
     pub(crate) fn waiting(&self) -> (u64, u64) {
         let mut sum = (0, 0);
-        for state in [State::Ready, State::Held] {
+        for state in [State::Ready, State::Held, State::Armed] {
             debug_assert!(life::waits(state));
             let n = entry::state_code(state) as usize - 1;
             sum = (sum.0 + self.items[n], sum.1 + self.bytes[n]);
@@ -67,7 +67,8 @@ impl Lane {
     }
 }
 
-const LANE_VERSION: u8 = 1;
+/// An index of another version is emptied and rebuilt.
+const LANE_VERSION: u8 = 2;
 
 fn encode_lane(lane: &Lane) -> Result<Vec<u8>, SpoolError> {
     let mut out = vec![LANE_VERSION];
@@ -166,6 +167,17 @@ impl Tail {
         self.live[layer(tree)].insert(key, None);
     }
 
+    /// Removes a key and leaves no trace of it in memory when no other layer has it.
+    pub(crate) fn remove_clean(&mut self, tree: Tree, key: Vec<u8>) -> Result<(), SpoolError> {
+        let frozen = self.frozen.as_ref().is_some_and(|frozen| frozen[layer(tree)].contains_key(&key));
+        if frozen || self.index.get(tree, &key)?.is_some() {
+            self.remove(tree, key);
+        } else {
+            self.live[layer(tree)].remove(&key);
+        }
+        Ok(())
+    }
+
     /// The bytes of one key, to be changed in place; empty when there are none.
     fn value_mut(&mut self, tree: Tree, key: Vec<u8>) -> Result<&mut Vec<u8>, SpoolError> {
         let known = self.live[layer(tree)].contains_key(&key);
@@ -187,19 +199,30 @@ impl Tail {
         loop {
             let page = self.index.scan(tree, &from, to, limit)?;
             let last = if page.len() < limit { None } else { page.last().map(|(key, _)| key.clone()) };
-            let mut merged: BTreeMap<Vec<u8>, Option<Vec<u8>>> =
-                page.into_iter().map(|(key, value)| (key, Some(value))).collect();
             let inside =
                 |key: &[u8]| to.is_none_or(|to| key < to) && last.as_deref().is_none_or(|last| key <= last);
-            for layer in
-                self.frozen.iter().map(|frozen| &frozen[layer(tree)]).chain([&self.live[layer(tree)]])
-            {
-                for (key, value) in layer.range(from.clone()..).take_while(|(key, _)| inside(key)) {
-                    merged.insert(key.clone(), value.clone());
+            // Newest first: the same key in an older layer says what was.
+            let mut layers: Vec<_> = [Some(&self.live), self.frozen.as_deref()]
+                .into_iter()
+                .flatten()
+                .map(|layers| layers[layer(tree)].range(from.clone()..).peekable())
+                .collect();
+            let mut page = page.into_iter().peekable();
+            loop {
+                let key = layers.iter_mut().filter_map(|layer| layer.peek().map(|(key, _)| *key)).min();
+                let of_index = page.peek().map(|(key, _)| key);
+                let Some(key) = key.into_iter().chain(of_index).min().filter(|key| inside(key)).cloned()
+                else {
+                    break;
+                };
+                let mut value = None;
+                for layer in layers.iter_mut().rev() {
+                    if let Some((_, newer)) = layer.next_if(|(known, _)| **known == key) {
+                        value = Some(newer.clone());
+                    }
                 }
-            }
-            for (key, value) in merged {
-                if let Some(value) = value {
+                let below = page.next_if(|(known, _)| *known == key).map(|(_, value)| value);
+                if let Some(value) = value.unwrap_or(below) {
                     out.push((key, value));
                     if out.len() == limit {
                         return Ok(out);

@@ -69,9 +69,40 @@ pub enum State {
     Quarantined,
     /// Removed by an operator; the tombstone stays until the retention is over.
     Purged,
+    /// A submission whose last octets may have left: only a verdict of the next hop ends this.
+    Armed,
+    /// A submission that the next hop, or a lane here, has taken.
+    Sent,
+    /// A submission that nobody took, and nobody will be asked again to.
+    Failed,
+    /// A submission of which nobody can know whether it was taken; never sent again.
+    Indeterminate,
 }
 
+/// How many states there are, the length of counter arrays.
+pub const STATES: usize = State::ALL.len();
+
 impl State {
+    /// All states, in the order of counter arrays.
+    pub const ALL: [Self; 10] = [
+        Self::Ready,
+        Self::Acked,
+        Self::Expired,
+        Self::Held,
+        Self::Quarantined,
+        Self::Purged,
+        Self::Armed,
+        Self::Sent,
+        Self::Failed,
+        Self::Indeterminate,
+    ];
+
+    /// The state a word of [`State::word`] stands for.
+    #[must_use]
+    pub fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.word() == word)
+    }
+
     /// The word used in CLI, logs, metrics and docs.
     #[must_use]
     pub fn word(self) -> &'static str {
@@ -82,6 +113,10 @@ impl State {
             Self::Held => "held",
             Self::Quarantined => "quarantined",
             Self::Purged => "purged",
+            Self::Armed => "armed",
+            Self::Sent => "sent",
+            Self::Failed => "failed",
+            Self::Indeterminate => "indeterminate",
         }
     }
 }
@@ -102,9 +137,9 @@ pub struct Transition {
 pub struct ItemInfo {
     /// Its name.
     pub id: ItemId,
-    /// Its lane.
+    /// Its lane; of a submission the outbox.
     pub lane: LaneId,
-    /// The lane's name.
+    /// Name of the mailbox it belongs to.
     pub lane_name: String,
     /// Its position.
     pub seq: Seq,
@@ -130,6 +165,8 @@ pub struct ItemInfo {
     pub head: Vec<u8>,
     /// The body's pieces, in order.
     pub chunks: Vec<ChunkRef>,
+    /// Set for submissions.
+    pub outbound: Option<crate::entry::Outbound>,
 }
 
 /// An item lent to one session.
@@ -168,9 +205,9 @@ pub enum AckOutcome {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LaneStats {
     /// Items by state, in the order of [`State`].
-    pub items: [u64; 6],
+    pub items: [u64; STATES],
     /// Bytes by state, in the order of [`State`].
-    pub bytes: [u64; 6],
+    pub bytes: [u64; STATES],
     /// The seq the next item gets.
     pub next_seq: Seq,
     /// Highest seq below which nothing is ready or held.
@@ -244,6 +281,8 @@ pub struct Filter {
     pub since: Option<WallMs>,
     /// Accepted before.
     pub until: Option<WallMs>,
+    /// Only submissions, or only items on their way to a gateway.
+    pub outbound: Option<bool>,
 }
 
 /// Where a listing goes on: after this item.
@@ -272,9 +311,9 @@ pub struct SegmentInfo {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SpoolStats {
     /// Items by state, in the order of [`State`], over all lanes.
-    pub items: [u64; 6],
+    pub items: [u64; STATES],
     /// Bytes by state, in the order of [`State`], over all lanes.
-    pub bytes: [u64; 6],
+    pub bytes: [u64; STATES],
     /// Items lent to sessions now.
     pub leased: u64,
     /// When the oldest ready item was accepted, among lanes whose counters are known.

@@ -35,14 +35,20 @@ impl Unheard {
         match record {
             Record::Batch(batch) => self.last_at = self.last_at.max(WallMs(batch.at_ms)),
             Record::Item(item) => self.see_item(item),
-            Record::BodyChunk { .. } | Record::State(_) | Record::Mailbox(_) | Record::Twin(_) => {}
+            Record::BodyChunk { .. }
+            | Record::State(_)
+            | Record::Mailbox(_)
+            | Record::Twin(_)
+            | Record::Step(_) => {}
         }
     }
 
     fn see_item(&mut self, item: &ItemRecord) {
         self.last_at = self.last_at.max(WallMs(item.accepted_ms));
         // A copy made by compaction has a history; its sender is long gone.
-        let fresh = item.targets.first().is_some_and(|target| target.history.is_empty());
+        // A submission's gateway names it when it comes again.
+        let fresh =
+            item.outbound.is_none() && item.targets.first().is_some_and(|target| target.history.is_empty());
         if let Some(fingerprint) = item.fingerprint.filter(|_| fresh) {
             if self.messages.len() == UNHEARD_MAX {
                 self.messages.pop_front();

@@ -8,7 +8,8 @@ use crate::error::SpoolError;
 use crate::ids::{LaneId, Seq, WallMs};
 use crate::index::Tree;
 use crate::life::{self, Event};
-use crate::spool::Spool;
+use crate::mailboxes::is_outbox;
+use crate::spool::{Options, Spool};
 use crate::types::State;
 
 /// Blocks looked into by one step.
@@ -81,7 +82,8 @@ impl Spool {
         done: &mut Upkeep,
     ) -> Result<bool, SpoolError> {
         let Some(lane) = self.tail.lane(id)? else { return Ok(true) };
-        let youngest = self.options.retain_ms.min(self.options.expire_ms);
+        let Options { retain_ms, expire_ms, retain_results_ms, .. } = self.options;
+        let youngest = if is_outbox(&lane.name) { retain_results_ms } else { retain_ms.min(expire_ms) };
         let first = lane.first_seq.max(1);
         let mut seq = self.sweep.inside.unwrap_or(Seq(first)).max(Seq(first));
         if self.sweep.inside.is_none() {
@@ -130,14 +132,17 @@ impl Spool {
         done: &mut Upkeep,
     ) -> Result<bool, SpoolError> {
         if life::waits(entry.state) {
-            let due = entry.state == State::Ready && now.since(entry.accepted_at) >= self.options.expire_ms;
+            let due = entry.state == State::Ready
+                && entry.outbound.is_none()
+                && now.since(entry.accepted_at) >= self.options.expire_ms;
             if due && !self.is_leased(lane, seq) {
                 self.change_state(lane, seq, entry, Event::Expire, "nobody fetched it in time", now)?;
                 done.expired.push((lane, seq));
             }
             return Ok(false);
         }
-        if now.since(entry.changed_at) < self.options.retain_ms || entry.state_lsn >= self.journal.durable() {
+        if now.since(entry.changed_at) < self.retention_ms(entry) || entry.state_lsn >= self.journal.durable()
+        {
             return Ok(false);
         }
         self.retire(lane, seq, *entry)?;

@@ -99,7 +99,13 @@ pub fn items(view: &Spool, ask: &ItemsAsk, context: &Context<'_>) -> Result<Valu
         Some(name) => Some(resolve(view, name, context.domains)?.lane),
         None => None,
     };
-    let filter = Filter { lane, states, since: ask.since_ms.map(WallMs), until: ask.until_ms.map(WallMs) };
+    let filter = Filter {
+        lane,
+        states,
+        since: ask.since_ms.map(WallMs),
+        until: ask.until_ms.map(WallMs),
+        outbound: None,
+    };
     let limit = match ask.limit {
         Some(n) if n > 0 => n.min(LIMIT_MAX),
         Some(_) | None => LIMIT_MAX,
@@ -232,16 +238,13 @@ fn parse_states(words: &str) -> Result<(Vec<State>, Leased), AskError> {
         match word {
             "ready" => ready = true,
             "leased" => leased = true,
-            "acked" => states.push(State::Acked),
-            "expired" => states.push(State::Expired),
-            "held" => states.push(State::Held),
-            "quarantined" => states.push(State::Quarantined),
-            "purged" => states.push(State::Purged),
-            _ => {
-                return Err(AskError::Bad(format!(
-                    "no state `{word}`; states are ready, leased, acked, expired, held, quarantined, purged"
-                )));
-            }
+            _ => match State::from_word(word) {
+                Some(state) => states.push(state),
+                None => {
+                    let words = State::ALL.map(State::word).join(", ");
+                    return Err(AskError::Bad(format!("no state `{word}`; states are leased, {words}")));
+                }
+            },
         }
     }
     if ready || leased {

@@ -67,6 +67,13 @@ fn next(item: &ItemInfo, timeline: &[Transition], c: &Circumstances) -> String {
         State::Purged => {
             format!("An operator removed it at {since}{because}; only this note is left of it.")
         }
+        State::Armed => "Its last octets are on their way to the next hop, whose answer decides.".to_owned(),
+        State::Sent => format!("The next hop took it at {since}."),
+        State::Failed => format!("It failed at {since}{because}; it is not sent again."),
+        State::Indeterminate => format!(
+            "At {since} its last octets had left and no answer came{because}, so nobody knows whether it was \
+             taken; it is not sent again."
+        ),
     }
 }
 
@@ -135,6 +142,7 @@ mod tests {
             tag: Vec::new(),
             head: Vec::new(),
             chunks: Vec::new(),
+            outbound: None,
         }
     }
 

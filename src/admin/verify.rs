@@ -10,7 +10,7 @@ use spool::error::SpoolError;
 use spool::ids::LaneId;
 use spool::inspect::VerifyPlan;
 use spool::reader::JournalReader;
-use spool::types::{Filter, State};
+use spool::types::Filter;
 
 /// Most problems listed; the count goes on.
 const PROBLEMS_MAX: usize = 1000;
@@ -130,7 +130,7 @@ fn bodies(look: &impl Look, reader: &JournalReader, report: &mut Report) -> Resu
     let mut after = None;
     loop {
         let (items, next) = look.look(move |spool| spool.list(&Filter::default(), after, PAGE))??;
-        for item in items.iter().filter(|i| i.state != State::Purged) {
+        for item in items.iter().filter(|item| spool::life::keeps_body(item.state)) {
             report.bodies += 1;
             let Err(error) = reader.check_body(item) else { continue };
             // Compaction may have moved it, or retention ended, since the page was made.

@@ -2,15 +2,11 @@
 
 use serde_json::{Value, json};
 use spool::ids::WallMs;
-use spool::types::{ItemInfo, Mailbox, SpoolStats, State, Transition};
+use spool::types::{ItemInfo, Mailbox, STATES, SpoolStats, State, Transition};
 use time::OffsetDateTime;
 use time::macros::format_description;
 
 use crate::mail::envelope::Meta;
-
-/// The states in the order of the spool's counter arrays.
-const STATES: [State; 6] =
-    [State::Ready, State::Acked, State::Expired, State::Held, State::Quarantined, State::Purged];
 
 /// RFC 3339 with milliseconds, UTC: `2026-01-02T03:04:05.678Z`.
 #[must_use]
@@ -139,8 +135,8 @@ pub fn stats(stats: &SpoolStats, lanes: &[Value], now: WallMs) -> Value {
     })
 }
 
-fn by_state(counts: &[u64; 6]) -> Value {
-    STATES.iter().zip(counts).map(|(state, n)| (state.word().to_owned(), Value::from(*n))).collect()
+fn by_state(counts: &[u64; STATES]) -> Value {
+    State::ALL.iter().zip(counts).map(|(state, n)| (state.word().to_owned(), Value::from(*n))).collect()
 }
 
 #[cfg(test)]
@@ -161,7 +157,7 @@ mod tests {
 
     #[test]
     fn states_are_counted_under_their_words() {
-        let counts = by_state(&[1, 2, 3, 4, 5, 6]);
+        let counts = by_state(&[1, 2, 3, 4, 5, 6, 7, 8, 9, 10]);
         assert_eq!((counts["ready"].as_u64(), counts["held"].as_u64()), (Some(1), Some(4)));
     }
 }

@@ -449,6 +449,7 @@ mod tests {
             tag: tag.to_vec(),
             head: b"Received: x\r\n".to_vec(),
             chunks: Vec::new(),
+            outbound: None,
         }
     }
 

@@ -374,7 +374,7 @@ impl Metrics {
     /// * `oldest_ready_ms` – age of the oldest waiting item, milliseconds; 0 when none waits.
     pub fn set_spool(&self, stats: &SpoolStats, oldest_ready_ms: u64) {
         let g = &self.spool;
-        for (n, state) in STATES.into_iter().enumerate() {
+        for (n, state) in State::ALL.into_iter().enumerate() {
             let label = StateLabel { state: state.word() };
             g.items.get_or_create(&label).set(whole(stats.items[n]));
             g.bytes.get_or_create(&label).set(whole(stats.bytes[n]));
@@ -408,10 +408,6 @@ impl Metrics {
         json_from_text(&self.text())
     }
 }
-
-/// The states in the order of the spool's counter arrays.
-const STATES: [State; 6] =
-    [State::Ready, State::Acked, State::Expired, State::Held, State::Quarantined, State::Purged];
 
 fn whole(n: u64) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
@@ -464,7 +460,7 @@ mod tests {
     #[test]
     fn states_are_in_counter_order() {
         let metrics = Metrics::new();
-        let stats = SpoolStats { items: [1, 2, 3, 4, 5, 6], ..SpoolStats::default() };
+        let stats = SpoolStats { items: [1, 2, 3, 4, 5, 6, 7, 8, 9, 10], ..SpoolStats::default() };
         metrics.set_spool(&stats, 90_000);
         let text = metrics.text();
         assert!(text.contains("waystation_spool_items{state=\"ready\"} 1"), "{text}");

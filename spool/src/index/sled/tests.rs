@@ -17,7 +17,7 @@ fn change(tree: Tree, key: u64, value: Option<Vec<u8>>) -> Change {
 fn batch(random: &mut SplitMix64) -> Vec<Change> {
     (0..1 + random.below(40))
         .map(|_| {
-            let tree = Tree::ALL[random.below(7) as usize];
+            let tree = Tree::ALL[random.below(Tree::ALL.len() as u64) as usize];
             let value = (random.below(4) > 0).then(|| vec![random.next() as u8; random.below(2000) as usize]);
             change(tree, random.below(60), value)
         })

@@ -1,0 +1,268 @@
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::*;
+use crate::accept::ChunkBuilder;
+use crate::disk::Disk;
+use crate::disk::sim::SimDisk;
+use crate::index::Index;
+use crate::index::memory::MemoryIndex;
+use crate::spool::{Options, Recovery};
+use crate::types::{Filter, Verb};
+
+const NOW: WallMs = WallMs(1_000_000);
+
+fn options() -> Options {
+    Options { segment_bytes: 64 * 1024, min_free_bytes: 0, retain_results_ms: 50_000, ..Options::default() }
+}
+
+fn open(disk: &Arc<SimDisk>) -> (Spool, Recovery) {
+    let index: Arc<dyn Index> = Arc::new(MemoryIndex::new());
+    let disk: Arc<dyn Disk> = disk.clone();
+    Spool::open(disk, index, options(), NOW).unwrap()
+}
+
+struct Post {
+    disk: Arc<SimDisk>,
+    spool: Spool,
+    mailbox: LaneId,
+    ids: u8,
+}
+
+impl Post {
+    fn new() -> Self {
+        let disk = Arc::new(SimDisk::new());
+        let (mut spool, _) = open(&disk);
+        let mailbox = spool.register("home", NOW).unwrap();
+        Self { disk, spool, mailbox, ids: 0 }
+    }
+
+    fn id(&mut self) -> ItemId {
+        self.ids += 1;
+        ItemId::new(NOW, [self.ids; 10])
+    }
+
+    fn new_submission(&mut self, key: u8, destination: &str, body: &[u8]) -> NewSubmission {
+        let id = self.id();
+        let mut chunk = ChunkBuilder::new(id, self.spool.reader().seed());
+        chunk.take(body);
+        self.spool.stage_chunk(id, chunk.finish()).unwrap();
+        NewSubmission {
+            message: NewMessage {
+                body: id,
+                body_bytes: body.len() as u64,
+                sha256: <sha2::Sha256 as sha2::Digest>::digest(body).into(),
+                head: b"Received: x\r\n".to_vec(),
+                meta: vec![7],
+                fingerprint: None,
+                targets: Vec::new(),
+            },
+            mailbox: self.mailbox,
+            tag: b"bob@dest.example".to_vec(),
+            key: [key; 32],
+            key_until: NOW.plus(1_000_000),
+            twin: None,
+            destination: destination.to_owned(),
+            due: NOW,
+            settled: None,
+        }
+    }
+
+    fn submit(&mut self, key: u8, destination: &str) -> ItemId {
+        let new = self.new_submission(key, destination, b"From: a\r\n\r\nhello");
+        let Submitted::New(id) = self.spool.submit(new, NOW).unwrap() else { panic!("not new") };
+        self.spool.commit(NOW).unwrap();
+        id
+    }
+
+    fn state(&self, id: ItemId) -> State {
+        self.spool.submission(id).unwrap().unwrap().info.state
+    }
+
+    /// Kills the process and starts again, without an index.
+    fn restart(mut self) -> (Self, Recovery) {
+        drop(self.spool);
+        let (spool, recovery) = open(&self.disk);
+        self.spool = spool;
+        (self, recovery)
+    }
+}
+
+#[test]
+fn a_submission_waits_under_its_destination_and_ends_once() {
+    let mut post = Post::new();
+    let (a, b) = (post.submit(1, "a.example"), post.submit(2, "b.example"));
+    assert_eq!(
+        post.spool.destinations(None, 9).unwrap(),
+        [("a.example".to_owned(), NOW), ("b.example".to_owned(), NOW)]
+    );
+    assert_eq!(post.spool.destinations(Some("a.example"), 9).unwrap(), [("b.example".to_owned(), NOW)]);
+    assert_eq!(post.spool.due("a.example", NOW, 9).unwrap(), [(a, NOW)]);
+    post.spool.defer(a, NOW.plus(60_000), "450 later", NOW).unwrap();
+    post.spool.commit(NOW).unwrap();
+    assert!(post.spool.due("a.example", NOW, 9).unwrap().is_empty());
+    assert_eq!(post.spool.due("a.example", NOW.plus(60_000), 9).unwrap(), [(a, NOW.plus(60_000))]);
+    let settle = |spool: &mut Spool, to| spool.settle(a, to, "250 ok", NOW);
+    assert!(settle(&mut post.spool, Settlement::Sent).is_err(), "it was never armed");
+    post.spool.arm(a, "mx.a.example", NOW).unwrap();
+    assert!(post.spool.arm(a, "twice", NOW).is_err());
+    assert!(post.spool.postpone(a, NOW, "", NOW).is_err());
+    settle(&mut post.spool, Settlement::Sent).unwrap();
+    for to in [Settlement::Sent, Settlement::Failed, Settlement::Indeterminate] {
+        assert!(settle(&mut post.spool, to).is_err(), "a result is written once");
+    }
+    post.spool.commit(NOW).unwrap();
+    let submission = post.spool.submission(a).unwrap().unwrap();
+    assert_eq!((submission.attempts, submission.told, submission.mailbox), (2, false, post.mailbox));
+    assert_eq!((&*submission.destination, &*submission.mailbox_name), ("a.example", "home"));
+    let story = post.spool.timeline(a).unwrap();
+    let words: Vec<_> = story.iter().map(|step| (&*step.state, &*step.reason)).collect();
+    let steps =
+        [("ready", "accepted"), ("ready", "450 later"), ("armed", "mx.a.example"), ("sent", "250 ok")];
+    assert_eq!(words, steps);
+    assert_eq!(post.spool.untold(post.mailbox, None, 9).unwrap(), [a]);
+    assert_eq!(post.state(b), State::Ready);
+}
+
+#[test]
+fn what_was_armed_is_indeterminate_after_a_stop() {
+    // Q0, Q13
+    let mut post = Post::new();
+    let (a, b) = (post.submit(1, "d.example"), post.submit(2, "d.example"));
+    post.spool.arm(a, "", NOW).unwrap();
+    post.spool.commit(NOW).unwrap();
+    post.spool.arm(b, "", NOW).unwrap(); // never stable: nothing of it left
+    let (post, recovery) = post.restart();
+    assert_eq!(recovery.interrupted, 1);
+    assert_eq!((post.state(a), post.state(b)), (State::Indeterminate, State::Ready));
+    assert_eq!(post.spool.due("d.example", NOW, 9).unwrap(), [(b, NOW)]);
+    assert_eq!(post.spool.untold(post.mailbox, None, 9).unwrap(), [a]);
+    let (post, recovery) = post.restart();
+    assert_eq!((recovery.interrupted, post.state(a)), (0, State::Indeterminate));
+}
+
+#[test]
+fn the_same_key_is_the_same_submission_in_the_same_batch_and_after_a_stop() {
+    // Q20
+    let mut post = Post::new();
+    let first = post.new_submission(1, "d.example", b"one");
+    let (again, other) =
+        (post.new_submission(1, "d.example", b"one"), post.new_submission(1, "d.example", b"two"));
+    let id = first.message.body;
+    assert_eq!(post.spool.submit(first, NOW), Ok(Submitted::New(id)));
+    assert_eq!(post.spool.submit(again, NOW), Ok(Submitted::Known(id)));
+    assert_eq!(post.spool.submit(other, NOW), Ok(Submitted::Conflict(id)));
+    post.spool.commit(NOW).unwrap();
+    let (mut post, _) = post.restart();
+    let again = post.new_submission(1, "d.example", b"one");
+    let other = NewSubmission { tag: b"eve@d.example".to_vec(), ..again.clone() };
+    assert_eq!(post.spool.submit(other, NOW), Ok(Submitted::Conflict(id)));
+    assert_eq!(post.spool.submit(again, NOW), Ok(Submitted::Known(id)));
+    assert_eq!(post.spool.due("d.example", NOW, 9).unwrap().len(), 1);
+}
+
+#[test]
+fn a_repeat_under_another_key_is_a_twin_while_that_lasts() {
+    let mut post = Post::new();
+    let until = NOW.plus(120_000);
+    let twin = Some(([9; 32], until));
+    let first = NewSubmission { twin, ..post.new_submission(1, "d.example", b"one") };
+    let id = first.message.body;
+    assert_eq!(post.spool.submit(first, NOW), Ok(Submitted::New(id)));
+    let again = NewSubmission { twin, ..post.new_submission(2, "d.example", b"one, dated anew") };
+    assert_eq!(post.spool.submit(again, NOW), Ok(Submitted::Twin(id)));
+    let late = NewSubmission { twin, ..post.new_submission(3, "d.example", b"one") };
+    assert!(matches!(post.spool.submit(late, until), Ok(Submitted::New(_))));
+}
+
+#[test]
+fn a_result_is_told_once_and_remembered() {
+    // Q21
+    let mut post = Post::new();
+    let id = post.submit(1, "d.example");
+    assert!(post.spool.tell(id, NOW).is_err(), "it has no result yet");
+    post.spool.settle(id, Settlement::Failed, "5.1.1", NOW).unwrap();
+    assert!(post.spool.untold(post.mailbox, None, 9).unwrap().is_empty(), "not stable yet");
+    post.spool.commit(NOW).unwrap();
+    assert!(post.spool.apply_verb(id, Verb::Purge, "", NOW).is_err(), "its gateway has not been told");
+    assert_eq!(post.spool.tell(id, NOW), Ok(true));
+    assert_eq!(post.spool.tell(id, NOW), Ok(false));
+    post.spool.commit(NOW).unwrap();
+    let (mut post, _) = post.restart();
+    assert!(post.spool.untold(post.mailbox, None, 9).unwrap().is_empty());
+    assert!(post.spool.submission(id).unwrap().unwrap().told);
+    post.spool.apply_verb(id, Verb::Purge, "", NOW).unwrap();
+    assert_eq!(post.state(id), State::Purged);
+}
+
+#[test]
+fn results_known_at_once_and_local_items_come_in_one_record() {
+    let mut post = Post::new();
+    let work = post.spool.register("work", NOW).unwrap();
+    let mut new = post.new_submission(1, "mail.example", b"to a neighbour");
+    let item = post.id();
+    new.message.targets = vec![Target { lane: work, id: item, tag: b"work@mail.example".to_vec() }];
+    new.settled = Some((Settlement::Sent, "delivered here".to_owned()));
+    let Ok(Submitted::New(id)) = post.spool.submit(new, NOW) else { panic!("refused") };
+    post.spool.commit(NOW).unwrap();
+    let (post, recovery) = post.restart();
+    assert_eq!(recovery.interrupted, 0);
+    assert_eq!(post.state(id), State::Sent);
+    assert_eq!(post.spool.timeline(id).unwrap()[0].reason, "delivered here");
+    let arrived = post.spool.item(item).unwrap().unwrap();
+    assert_eq!((arrived.state, &*arrived.lane_name, arrived.outbound), (State::Ready, "work", None));
+    assert!(post.spool.destinations(None, 9).unwrap().is_empty());
+    assert_eq!(post.spool.untold(post.mailbox, None, 9).unwrap(), [id]);
+    let out = Filter { outbound: Some(true), ..Filter::default() };
+    assert_eq!(post.spool.list(&out, None, 9).unwrap().0.len(), 1);
+    assert_eq!(post.spool.mailboxes(None, 9).unwrap().len(), 2, "an outbox is no mailbox");
+}
+
+#[test]
+fn held_ones_are_not_due_and_released_ones_are_due_at_once() {
+    // Q18
+    let mut post = Post::new();
+    let id = post.submit(1, "d.example");
+    post.spool.defer(id, NOW.plus(9_999_999), "later", NOW).unwrap();
+    post.spool.apply_verb(id, Verb::Hold, "by hand", NOW).unwrap();
+    assert!(post.spool.destinations(None, 9).unwrap().is_empty());
+    assert!(post.spool.arm(id, "", NOW).is_err());
+    post.spool.apply_verb(id, Verb::Release, "", NOW.plus(5)).unwrap();
+    post.spool.commit(NOW).unwrap();
+    let (mut post, _) = post.restart();
+    assert_eq!(post.spool.due("d.example", NOW.plus(5), 9).unwrap(), [(id, NOW.plus(5))]);
+    post.spool.apply_verb(id, Verb::Hold, "", NOW).unwrap();
+    post.spool.settle(id, Settlement::Failed, "cancelled", NOW).unwrap();
+    assert!(post.spool.apply_verb(id, Verb::Release, "", NOW).is_err());
+}
+
+#[test]
+fn bells_ring_after_the_commit_and_not_before() {
+    let mut post = Post::new();
+    let (due, settled) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (d, s) = (due.clone(), settled.clone());
+    post.spool.set_outbound_bell(Arc::new(move || {
+        d.fetch_add(1, Ordering::SeqCst);
+    }));
+    post.spool.set_results_bell(Arc::new(move |lane| {
+        s.fetch_add(lane.0 as usize, Ordering::SeqCst);
+    }));
+    let new = post.new_submission(1, "d.example", b"x");
+    let Ok(Submitted::New(id)) = post.spool.submit(new, NOW) else { panic!("refused") };
+    assert_eq!(due.load(Ordering::SeqCst), 0);
+    post.spool.commit(NOW).unwrap();
+    assert_eq!((due.load(Ordering::SeqCst), settled.load(Ordering::SeqCst)), (1, 0));
+    post.spool.settle(id, Settlement::Failed, "", NOW).unwrap();
+    post.spool.commit(NOW).unwrap();
+    assert_eq!((due.load(Ordering::SeqCst), settled.load(Ordering::SeqCst)), (1, post.mailbox.0 as usize));
+}
+
+#[test]
+fn outboxes_cannot_be_registered_or_opened_from_outside() {
+    let mut post = Post::new();
+    post.submit(1, "d.example");
+    assert!(post.spool.register(">home", NOW).is_err());
+    let outbox = post.spool.outbox(post.mailbox).unwrap().unwrap();
+    assert!(post.spool.open_session(outbox, Arc::new(|| {})).is_err());
+    let new = NewSubmission { mailbox: outbox, ..post.new_submission(2, "d.example", b"x") };
+    assert!(post.spool.submit(new, NOW).is_err());
+}
