@@ -83,8 +83,17 @@ pub fn is_exposed(path: &Path) -> Result<bool, KeyFileError> {
 /// [`KeyFileError::Exists`] when there is a file of that name, whatever is in it; else
 /// [`KeyFileError::Io`], and no file stays behind.
 pub fn save_new(path: &Path, key: &SecretKey) -> Result<(), KeyFileError> {
-    let failed = |operation| move |source| KeyFileError::Io { operation, path: path.to_owned(), source };
     let pem = key.to_pem().map_err(|source| KeyFileError::Content { path: path.to_owned(), source })?;
+    write_new(path, pem.as_bytes())
+}
+
+/// Writes a new file with a secret in it, mode 0600, and syncs it and its directory.
+///
+/// # Errors
+/// [`KeyFileError::Exists`] when there is a file of that name, whatever is in it; else
+/// [`KeyFileError::Io`], and no file stays behind.
+pub fn write_new(path: &Path, secret: &[u8]) -> Result<(), KeyFileError> {
+    let failed = |operation| move |source| KeyFileError::Io { operation, path: path.to_owned(), source };
     let mut file = match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
@@ -92,7 +101,7 @@ pub fn save_new(path: &Path, key: &SecretKey) -> Result<(), KeyFileError> {
         }
         Err(source) => return Err(failed("create")(source)),
     };
-    if let Err(source) = file.write_all(pem.as_bytes()).and_then(|()| file.sync_all()) {
+    if let Err(source) = file.write_all(secret).and_then(|()| file.sync_all()) {
         // Ours, made above, and of no use.
         let _ = fs::remove_file(path);
         return Err(failed("write")(source));

@@ -44,6 +44,26 @@ impl Received<'_> {
     }
 }
 
+/// What the field of a submission tells: nothing of where it came from, because a gateway sits at somebody's home.
+#[derive(Clone, Copy, Debug)]
+pub struct Submitted<'a> {
+    /// Our name.
+    pub hostname: &'a str,
+    /// The submission.
+    pub id: ItemId,
+    /// Time of acceptance.
+    pub at: WallMs,
+}
+
+impl Submitted<'_> {
+    /// The field with its final CRLF. `TUNNEL` is no registered word, as the tunnel is no registered protocol.
+    #[must_use]
+    pub fn field(&self) -> Vec<u8> {
+        let Self { hostname, id, at } = self;
+        format!("Received: by {hostname} with TUNNEL id {id};\r\n\t{}\r\n", date(*at)).into_bytes()
+    }
+}
+
 /// `[192.0.2.1]`, `[IPv6:2001:db8::1]` (RFC 5321 §4.1.3).
 fn literal(address: IpAddr) -> String {
     match address {
@@ -53,7 +73,8 @@ fn literal(address: IpAddr) -> String {
 }
 
 /// RFC 5322 §3.3 date with zone.
-fn date(at: WallMs) -> String {
+#[must_use]
+pub(crate) fn date(at: WallMs) -> String {
     let seconds = i64::try_from(at.0 / 1000).unwrap_or(i64::MAX);
     let time = OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH);
     time.format(&Rfc2822).unwrap_or_default()

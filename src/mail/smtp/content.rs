@@ -262,15 +262,7 @@ impl Header {
         self.field.make_ascii_lowercase();
         if self.field.starts_with(b"received:") {
             self.received += 1;
-            // A name without a dot (`localhost`) is everybody's; it proves no loop through us.
-            let follows = self.by_us.contains(&b'.')
-                && memmem::find_iter(&self.field, &self.by_us).any(|at| {
-                    let before = at.checked_sub(1).and_then(|n| self.field.get(n));
-                    let after = self.field.get(at + self.by_us.len());
-                    let blank = |b: Option<&u8>| b.is_none_or(|b| matches!(b, b' ' | b'\t' | b';' | b'('));
-                    blank(before) && blank(after)
-                });
-            self.own_received += usize::from(follows);
+            self.own_received += usize::from(is_stamped(&self.field, &self.by_us));
         }
         self.field.clear();
         self.field_bytes = 0;
@@ -288,6 +280,19 @@ impl Header {
             None
         }
     }
+}
+
+/// Whether a `Received` field in lower case has the clause `by_us` (`by mx.our.example`, lower case). A name
+/// without a dot (`localhost`) is everybody's; it proves no loop through us.
+#[must_use]
+pub(crate) fn is_stamped(field: &[u8], by_us: &[u8]) -> bool {
+    by_us.contains(&b'.')
+        && memmem::find_iter(field, by_us).any(|at| {
+            let before = at.checked_sub(1).and_then(|n| field.get(n));
+            let after = field.get(at + by_us.len());
+            let ends = |b: &u8| matches!(b, b' ' | b'\t' | b'\r' | b'\n' | b';' | b'(');
+            before.is_none_or(ends) && after.is_none_or(ends)
+        })
 }
 
 #[cfg(test)]
