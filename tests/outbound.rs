@@ -1,3 +1,5 @@
 //! Scenarios of mail out: the whole relay, scripted mail exchangers, a name server of our own.
 
 mod means;
+#[allow(dead_code, reason = "the world stands before what happens in it")]
+mod world;

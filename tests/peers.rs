@@ -4,52 +4,14 @@
 //! Method: each program is started as a child of the test, talks to a relay on a free port, and the spool is
 //! read. A program that is not installed is skipped, with a line that says so. Everything stays on loopback.
 
-use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::Duration;
 
 use spool::types::MailboxChange;
-use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
-use tokio::time::timeout;
 
+use crate::support::programs::postfix::Postfix;
+use crate::support::programs::{PATIENCE, program, run};
 use crate::support::relay::{FULL, MailRelay};
-
-/// Longest time one program may take.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// Where a program is, if it is installed.
-fn program(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path)
-        .chain(["/usr/sbin", "/sbin"].map(PathBuf::from))
-        .map(|directory| directory.join(name))
-        .find(|candidate| candidate.is_file());
-    if found.is_none() {
-        eprintln!("SKIPPED: {name} is not installed");
-    }
-    found
-}
-
-/// Runs a program to its end, with `input` on its stdin; fails when it fails.
-async fn run(command: &mut Command, input: &[u8]) -> String {
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .expect("program starts");
-    let mut stdin = child.stdin.take().expect("stdin");
-    stdin.write_all(input).await.expect("stdin is read");
-    drop(stdin);
-    let output =
-        timeout(PATIENCE, child.wait_with_output()).await.expect("program ends").expect("program runs");
-    let said = [output.stdout, output.stderr].concat();
-    let said = String::from_utf8_lossy(&said).into_owned();
-    assert!(output.status.success(), "{command:?} failed:\n{said}");
-    said
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn python_smtplib_sends_dots_and_utf8() {
@@ -111,93 +73,10 @@ async fn smtp_source_sends_with_64_parallel_sessions() {
     relay.stop().await;
 }
 
-/// A Postfix of our own in a temporary directory: own queue, own configuration, sends everything to one port.
-struct Postfix {
-    postfix: PathBuf,
-    config: PathBuf,
-    _directory: tempfile::TempDir,
-}
-
-impl Postfix {
-    /// `None` when it is not installed, or we may not run it (its master needs root).
-    async fn start(port: u16) -> Option<Self> {
-        let postfix = program("postfix")?;
-        let uid = run(Command::new("id").arg("-u"), b"").await;
-        if uid.trim() != "0" {
-            eprintln!("SKIPPED: postfix needs root to start");
-            return None;
-        }
-        let directory = tempfile::tempdir().expect("temporary directory");
-        // Its daemons run as another user and must be able to get in.
-        open_to_all(directory.path());
-        let config = directory.path().join("config");
-        for name in ["config", "queue", "data"] {
-            std::fs::create_dir(directory.path().join(name)).expect("directory");
-            open_to_all(&directory.path().join(name));
-        }
-        run(Command::new("chown").arg("postfix").arg(directory.path().join("data")), b"").await;
-        let root = directory.path().display();
-        let main = format!(
-            "compatibility_level = 3.6\nqueue_directory = {root}/queue\ndata_directory = {root}/data\n\
-             mail_owner = postfix\nmyhostname = postfix.client.example\nmydestination =\n\
-             relayhost = [127.0.0.1]:{port}\ninet_interfaces = 127.0.0.1\ninet_protocols = ipv4\n\
-             alias_maps =\nalias_database =\nlocal_recipient_maps =\nsmtp_host_lookup = native\n\
-             smtp_tls_security_level = none\nmaillog_file = {root}/log\nmaillog_file_prefixes = {root}\n\
-             minimal_backoff_time = 1s\nmaximal_backoff_time = 1s\nqueue_run_delay = 1s\n"
-        );
-        std::fs::write(config.join("main.cf"), main).expect("main.cf");
-        // No smtpd: nothing listens.
-        let services = [
-            "pickup unix n - n 1 1 pickup",
-            "cleanup unix n - n - 0 cleanup",
-            "qmgr unix n - n 1 1 qmgr",
-            "rewrite unix - - n - - trivial-rewrite",
-            "bounce unix - - n - 0 bounce",
-            "defer unix - - n - 0 bounce",
-            "trace unix - - n - 0 bounce",
-            "verify unix - - n - 1 verify",
-            "smtp unix - - n - - smtp",
-            "relay unix - - n - - smtp",
-            "error unix - - n - - error",
-            "retry unix - - n - - error",
-            "discard unix - - n - - discard",
-            "local unix - n n - - local",
-            "showq unix n - n - - showq",
-            "anvil unix - - n - 1 anvil",
-            "scache unix - - n - 1 scache",
-            "postlog unix-dgram n - n - 1 postlogd",
-        ];
-        std::fs::write(config.join("master.cf"), services.join("\n") + "\n").expect("master.cf");
-        let this = Self { postfix, config, _directory: directory };
-        this.control("start").await;
-        Some(this)
-    }
-
-    async fn control(&self, verb: &str) -> String {
-        run(Command::new(&self.postfix).arg("-c").arg(&self.config).arg(verb), b"").await
-    }
-
-    async fn submit(&self, to: &[&str], message: &str) {
-        let Some(sendmail) = program("sendmail") else { panic!("postfix without sendmail") };
-        let mut command = Command::new(sendmail);
-        command.arg("-C").arg(&self.config).args(["-f", "a@client.example", "-i", "--"]).args(to);
-        run(&mut command, message.as_bytes()).await;
-    }
-
-    async fn stop(self) {
-        self.control("stop").await;
-    }
-}
-
-fn open_to_all(path: &Path) {
-    use std::os::unix::fs::PermissionsExt as _;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).expect("permissions");
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn postfix_hands_over_its_queue_and_tries_again_after_a_refusal() {
     let relay = MailRelay::start().await;
-    let Some(postfix) = Postfix::start(relay.address.port()).await else { return relay.stop().await };
+    let Some(postfix) = Postfix::sending_to(relay.address.port()).await else { return relay.stop().await };
     let message = "Subject: from postfix\nMessage-ID: <p1@client.example>\nDate: Thu, 1 Jan 2026 00:00:00 +0000\n\
                    From: a@client.example\nTo: home@our.example\n\n.\n..dots\nlast line\n";
     postfix.submit(&["home@our.example", "work@our.example"], message).await;

@@ -1,11 +1,17 @@
 //! What scenarios share.
 
 #[allow(dead_code, reason = "a means of proof is there before every one of its parts is used")]
+pub(crate) mod agent;
+#[allow(dead_code, reason = "a means of proof is there before every one of its parts is used")]
 pub(crate) mod dns;
 pub(crate) mod home;
+#[allow(dead_code, reason = "a means of proof is there before every one of its parts is used")]
+pub(crate) mod line;
 pub(crate) mod list_relay;
 pub(crate) mod post;
 pub(crate) mod process;
+#[allow(dead_code, reason = "a means of proof is there before every one of its parts is used")]
+pub(crate) mod programs;
 pub(crate) mod relay;
 #[allow(dead_code, reason = "a means of proof is there before every one of its parts is used")]
 pub(crate) mod sink;

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use hickory_resolver::proto::op::{Message, Query, ResponseCode};
 use hickory_resolver::proto::rr::{Name, RecordType};
 use rustls::pki_types::ServerName;
@@ -12,6 +13,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UdpSocket};
 
 use crate::support::dns::{Dns, Trouble};
+use crate::support::post;
+use crate::support::programs::opensmtpd::{self, OpenSmtpd};
+use crate::support::programs::postfix::{self, Postfix};
 use crate::support::sink::{Act, Authority, BlackHole, Identity, Script, Sink, Step};
 use crate::support::until;
 
@@ -187,4 +191,33 @@ async fn a_name_server_says_what_it_was_told() {
     dns.mx("d.example", &[(0, ".")]);
     assert_eq!(ask(&dns, "d.example.", RecordType::MX).await.expect("answer").answers.len(), 1);
     assert_eq!(dns.queries("d.example", RecordType::MX), 5);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn real_receivers_take_mail() {
+    let message = b"Subject: probe\r\n\r\n..\r\n.\r\nend\r\n";
+    let stored = b"\n\n..\n.\nend\n";
+    let sink = Sink::start().await;
+    let at = SocketAddr::new([127, 0, 0, 9].into(), sink.port());
+    let send = |to: String| {
+        tokio::task::spawn_blocking(move || post::send(at, &to, message)).map(|sent| sent.expect("sent"))
+    };
+    let key = rcgen::KeyPair::generate().expect("key");
+    let certificate = rcgen::CertificateParams::new(vec!["mx.postfix.test".to_owned()]).expect("parameters");
+    let tls = key.serialize_pem() + &certificate.self_signed(&key).expect("certificate").pem();
+    if let Some(receiver) = Postfix::receiving_at(at, &tls).await {
+        send(format!("u@{}", postfix::DOMAIN)).await.expect("taken");
+        assert!(send(format!("bad@{}", postfix::DOMAIN)).await.expect_err("refused").starts_with("550"));
+        assert!(send(format!("later@{}", postfix::DOMAIN)).await.expect_err("refused").starts_with("450"));
+        until("postfix has delivered it", || !receiver.delivered().is_empty()).await;
+        let file = String::from_utf8(receiver.delivered().remove(0)).expect("text");
+        assert!(file.as_bytes().ends_with(stored), "{file:?}");
+        receiver.stop().await;
+    }
+    if let Some(receiver) = OpenSmtpd::receiving_at(at).await {
+        send(format!("u@{}", opensmtpd::DOMAIN)).await.expect("taken");
+        until("opensmtpd has delivered it", || !receiver.delivered().is_empty()).await;
+        let file = String::from_utf8(receiver.delivered().remove(0)).expect("text");
+        assert!(file.as_bytes().ends_with(stored), "{file:?}");
+    }
 }
