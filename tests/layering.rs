@@ -84,6 +84,8 @@ const PURE: &[&str] = &[
     "src/mail/outbound/route/addresses.rs",
     "src/mail/outbound/route/answer.rs",
     "src/mail/outbound/route/dane.rs",
+    "src/mail/outbound/route/demand.rs",
+    "src/mail/outbound/route/mta_sts.rs",
     "src/mail/outbound/route/mx.rs",
     "src/mail/outbound/values.rs",
     "src/mail/smtp",

@@ -1,7 +1,7 @@
 //! PURE: from the address records of hosts to the addresses worth a connection.
 //!
 //! Promises: both families are tried within one attempt (O11); no more than [`ADDRESSES_PER_HOST_MAX`] of one host
-//! and [`ADDRESSES_MAX`] in all (O10); nothing that lies inside this machine or its private networks unless the
+//! (O10; [`ADDRESSES_MAX`] in all is for the caller, who knows which hosts may be used); nothing that lies inside this machine or its private networks unless the
 //! operator allowed it, so that a stranger's MX record cannot point mail at the operator's own services; never this
 //! relay itself (L7). "No address" is final only when every look-up gave a certain answer (O3).
 
@@ -11,7 +11,7 @@ use super::answer::{Answer, RouteError};
 
 /// Most addresses of one host.
 pub const ADDRESSES_PER_HOST_MAX: usize = 5;
-/// Most addresses of one attempt.
+/// Most addresses of one attempt, counted when it is known which hosts may be used.
 pub const ADDRESSES_MAX: usize = 20;
 
 /// What the DNS said about the addresses of one host.
@@ -71,7 +71,6 @@ pub fn reachable(domain: &str, hosts: &[Looked], limits: &Limits<'_>) -> Result<
     let ours = ours.map(|host| host.preference).min();
     let mut kept = Vec::new();
     let mut refused: Option<(&str, IpAddr)> = None;
-    let mut left = ADDRESSES_MAX;
     for host in hosts.iter().filter(|host| ours.is_none_or(|ours| host.preference < ours)) {
         let mut usable = Vec::new();
         for address in addresses(host) {
@@ -81,8 +80,7 @@ pub fn reachable(domain: &str, hosts: &[Looked], limits: &Limits<'_>) -> Result<
                 refused.get_or_insert((&host.host, address));
             }
         }
-        usable.truncate(ADDRESSES_PER_HOST_MAX.min(left));
-        left -= usable.len();
+        usable.truncate(ADDRESSES_PER_HOST_MAX);
         if !usable.is_empty() {
             kept.push(Reachable { host: host.host.clone(), addresses: usable });
         }
@@ -216,7 +214,7 @@ mod tests {
         let ten: Vec<&str> = ten.iter().map(String::as_str).collect();
         let hosts: Vec<Looked> = (0..40).map(|n| host(n, found(&ten), found(&["2600::1"]))).collect(); // O10
         let all = tried(&hosts, false).unwrap();
-        assert_eq!(all.len(), ADDRESSES_MAX);
+        assert_eq!(all.len(), 40 * ADDRESSES_PER_HOST_MAX);
         assert_eq!(all[..6], ["2600::1", "8.0.0.1", "8.0.0.2", "8.0.0.3", "8.0.0.4", "2600::1"]);
     }
 
