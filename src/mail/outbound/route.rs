@@ -181,8 +181,8 @@ impl Router {
         let wanted =
             self.settings.tls_policy != TlsPolicy::Opportunistic || !self.settings.require_domains.is_empty();
         (wanted && !self.dns.validates().await).then_some(
-            "DANE is off: the name server does not pass DNSSEC signatures on; use one that does, a local unbound for \
-             example (delivery.dns_servers)",
+            "DANE is off: it needs a local name server that validates DNSSEC (unbound on a loopback address, for \
+             example), named in delivery.dns_servers or in the system's configuration",
         )
     }
 
@@ -197,7 +197,7 @@ impl Router {
         }
         let required = self.is_required(domain);
         let published = required || self.settings.tls_policy == TlsPolicy::DaneMtaSts;
-        let eyes = if published && self.dns.validates().await { Eyes::Validating } else { Eyes::Plain };
+        let eyes = if published { self.dns.best_eyes() } else { Eyes::Plain };
         let (candidates, port) = match &self.settings.smarthost {
             Some(smarthost) => (only(&smarthost.host), smarthost.port),
             None => (self.candidates(eyes, domain).await?, self.settings.port),

@@ -4,32 +4,33 @@
 //! remembered as long as its TTL allows, but never longer than an hour; names are asked for as they are, without
 //! search domains and without the hosts file.
 //!
-//! Two resolvers stand side by side. The *plain* one asks and believes. The *validating* one follows the chain of
-//! signatures from the root keys itself (hickory's validation), so it needs no trust in the path to the name server:
-//! only a server that passes DNSSEC records on. [`Dns::validates`] finds out whether it does, by validating the root's
-//! own key; where that fails the validating one is not used, else every domain would look forged. The AD bit of a
-//! name server is not believed: whether its path is safe is nothing this process could know.
+//! DNSSEC is checked by the name server, not here: a *local validating* one (unbound, bind9, knot, a validating
+//! systemd-resolved) says with the AD bit that it followed every signature up to the root, and answers forged
+//! names with SERVFAIL. The bit is worth as much as the path to who says it, so it is believed only when every
+//! configured name server is on a loopback address. Postfix does the same. hickory 0.26 could validate by itself, and was
+//! tried against zones signed by bind9: it proved signed, unsigned and forged names right, but called valid answers
+//! from a wildcard forged (the denial beside them is owned by the wildcard itself, which it does not count as covering).
+//! Mail to such domains would be deferred until it fails.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::PoisonError;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use hickory_resolver::TokioResolver;
+use hickory_resolver::caching_client::CachingClient;
 use hickory_resolver::config::{
     ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts,
 };
 use hickory_resolver::lookup::Lookup;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::net::xfer::RetryDnsHandle;
 use hickory_resolver::net::{DnsError, NetError};
-use hickory_resolver::proto::dnssec::{DnssecSummary, TrustAnchors};
-use hickory_resolver::proto::op::ResponseCode;
+use hickory_resolver::proto::op::{DnsRequestOptions, Query, ResponseCode};
 use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
+use hickory_resolver::{NameServerPool, PoolContext, TlsConfig, TokioResolver};
 
 use super::answer::{Answer, Exchange, Found};
 use super::dane::RawTlsa;
-use crate::clock;
+use tokio::sync::Semaphore;
 
 /// Longest wait for one answer, aliases and signatures included.
 pub const QUESTION_SECONDS_MAX: u64 = 30;
@@ -39,11 +40,8 @@ const POSITIVE_SECONDS_MAX: u64 = 3600;
 const NEGATIVE_SECONDS_MAX: u64 = 300;
 /// Most records taken from one answer.
 const RECORDS_MAX: usize = 100;
-/// How long the outcome of the test of the validating resolver counts.
-const PROBE_GOOD: Duration = Duration::from_secs(3600);
-/// The same after a failure: the name server may have been starting.
-const PROBE_BAD: Duration = Duration::from_secs(300);
-
+/// Most questions at once; the others wait their turn.
+const QUESTIONS_MAX: usize = 128;
 /// What to ask, and whom to believe.
 #[derive(Clone, Debug)]
 pub struct DnsSettings {
@@ -51,13 +49,11 @@ pub struct DnsSettings {
     pub servers: Vec<SocketAddr>,
     /// How long one server has for one packet.
     pub timeout: Duration,
-    /// Keys to trust, DNSKEY records in zone file syntax; the root's published keys when none are given.
-    pub trust_anchor: Option<String>,
 }
 
 impl Default for DnsSettings {
     fn default() -> Self {
-        Self { servers: Vec::new(), timeout: Duration::from_secs(5), trust_anchor: None }
+        Self { servers: Vec::new(), timeout: Duration::from_secs(5) }
     }
 }
 
@@ -67,17 +63,14 @@ pub enum DnsSetupError {
     /// The system's configuration, or the set-up of the resolver itself.
     #[error("the DNS resolver cannot be set up: {0}")]
     Resolver(#[from] NetError),
-    /// The text is no list of DNSKEY records.
-    #[error("the DNSSEC trust anchor cannot be read: {0}")]
-    TrustAnchor(String),
 }
 
-/// Which resolver to ask.
+/// How to ask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Eyes {
-    /// Believe the answer.
+    /// Nothing counts as secure.
     Plain,
-    /// Check the signatures.
+    /// Ask for DNSSEC, and believe what the name server says about it; only by way of [`Dns::best_eyes`].
     Validating,
 }
 
@@ -85,10 +78,11 @@ pub enum Eyes {
 #[derive(Clone)]
 pub struct Dns {
     plain: TokioResolver,
-    validating: TokioResolver,
-    /// Zone whose key proves that signatures arrive.
-    anchor: Name,
-    probe: Arc<Mutex<Option<(Instant, bool)>>>,
+    /// Asks with the DO bit; the AD bits of its answers are kept with them.
+    validating: CachingClient<RetryDnsHandle<NameServerPool<TokioRuntimeProvider>>>,
+    /// The path to every name server is inside this machine.
+    trusted: bool,
+    gate: Arc<Semaphore>,
     system: bool,
 }
 
@@ -106,27 +100,27 @@ impl Dns {
     pub fn new(settings: &DnsSettings) -> Result<Self, DnsSetupError> {
         let system = settings.servers.is_empty();
         let (config, mut options) = if system {
-            let (config, options) = hickory_resolver::system_conf::read_system_conf()?;
-            (config, options)
+            hickory_resolver::system_conf::read_system_conf()?
         } else {
             let servers = settings.servers.iter().map(name_server).collect();
             (ResolverConfig::from_parts(None, Vec::new(), servers), ResolverOpts::default())
         };
         options.timeout = settings.timeout;
         options.attempts = 2;
+        // A question may need many more for its proof; the gate above bounds what is under way.
+        options.max_active_requests = 8 * QUESTIONS_MAX;
         options.use_hosts_file = ResolveHosts::Never;
         options.positive_max_ttl = Some(Duration::from_secs(POSITIVE_SECONDS_MAX));
         options.negative_max_ttl = Some(Duration::from_secs(NEGATIVE_SECONDS_MAX));
-        options.validate = false;
-        let (anchors, anchor) = trust(settings.trust_anchor.as_deref())?;
-        let build = |options: ResolverOpts| {
-            let provider = TokioRuntimeProvider::default();
-            TokioResolver::builder_with_config(config.clone(), provider).with_options(options)
-        };
-        let plain = build(options.clone()).build()?;
-        options.validate = true;
-        let validating = build(options).with_trust_anchor(Arc::new(anchors)).build()?;
-        Ok(Self { plain, validating, anchor, probe: Arc::default(), system })
+        let trusted = is_trusted(config.name_servers().iter().map(|server| server.ip));
+        let provider = TokioRuntimeProvider::default();
+        let context = Arc::new(PoolContext::new(options.clone(), TlsConfig::new()?));
+        let pool = NameServerPool::from_config(config.name_servers().to_vec(), context, provider.clone());
+        let handle = RetryDnsHandle::new(pool, options.attempts);
+        let validating = CachingClient::new(options.cache_size, handle, true);
+        let plain = TokioResolver::builder_with_config(config, provider).with_options(options).build()?;
+        let gate = Arc::new(Semaphore::new(QUESTIONS_MAX));
+        Ok(Self { plain, validating, trusted, gate, system })
     }
 
     /// Whether the system's configuration is used.
@@ -141,67 +135,64 @@ impl Dns {
         &self.plain
     }
 
-    /// Whether DNSSEC signatures arrive and can be checked up to the trusted keys (S7); remembered for a while.
+    /// How to ask when DNSSEC matters: with it, when what the name server says about it can be believed.
+    #[must_use]
+    pub fn best_eyes(&self) -> Eyes {
+        if self.trusted { Eyes::Validating } else { Eyes::Plain }
+    }
+
+    /// Whether a local name server checks DNSSEC (S7): then it vouches for the root's own records.
     pub async fn validates(&self) -> bool {
-        let now = clock::monotonic();
-        let known = *self.probe.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((at, good)) = known
-            && now.duration_since(at) < if good { PROBE_GOOD } else { PROBE_BAD }
-        {
-            return good;
-        }
-        let answer = self.ask(Eyes::Validating, self.anchor.clone(), RecordType::SOA, |_| Some(())).await;
-        let good = answer.found().is_some_and(|found| found.secure);
-        *self.probe.lock().unwrap_or_else(PoisonError::into_inner) = Some((now, good));
-        good
+        let root = self.ask(self.best_eyes(), Name::root(), RecordType::SOA, |_| Some(())).await;
+        root.found().is_some_and(|found| found.secure)
     }
 
     /// MX records.
     pub async fn mx(&self, eyes: Eyes, domain: &str) -> Answer<Exchange> {
-        self.named(eyes, domain, RecordType::MX, |data| match data {
-            RData::MX(mx) => Some(Exchange { preference: mx.preference, host: plain_name(&mx.exchange) }),
-            _ => None,
+        self.named(eyes, domain, RecordType::MX, |data| {
+            let RData::MX(mx) = data else { return None };
+            Some(Exchange { preference: mx.preference, host: plain_name(&mx.exchange) })
         })
         .await
     }
 
     /// A records.
     pub async fn v4(&self, eyes: Eyes, host: &str) -> Answer<IpAddr> {
-        self.named(eyes, host, RecordType::A, |data| match data {
-            RData::A(a) => Some(IpAddr::V4(a.0)),
-            _ => None,
+        self.named(eyes, host, RecordType::A, |data| {
+            let RData::A(a) = data else { return None };
+            Some(IpAddr::V4(a.0))
         })
         .await
     }
 
     /// AAAA records.
     pub async fn v6(&self, eyes: Eyes, host: &str) -> Answer<IpAddr> {
-        self.named(eyes, host, RecordType::AAAA, |data| match data {
-            RData::AAAA(aaaa) => Some(IpAddr::V6(aaaa.0)),
-            _ => None,
+        self.named(eyes, host, RecordType::AAAA, |data| {
+            let RData::AAAA(aaaa) = data else { return None };
+            Some(IpAddr::V6(aaaa.0))
         })
         .await
     }
 
     /// TXT records, the strings of each put together.
     pub async fn txt(&self, eyes: Eyes, name: &str) -> Answer<Vec<u8>> {
-        self.named(eyes, name, RecordType::TXT, |data| match data {
-            RData::TXT(txt) => Some(txt.txt_data.concat()),
-            _ => None,
+        self.named(eyes, name, RecordType::TXT, |data| {
+            let RData::TXT(txt) = data else { return None };
+            Some(txt.txt_data.concat())
         })
         .await
     }
 
     /// TLSA records.
     pub async fn tlsa(&self, name: &str) -> Answer<RawTlsa> {
-        self.named(Eyes::Validating, name, RecordType::TLSA, |data| match data {
-            RData::TLSA(tlsa) => Some(RawTlsa {
+        self.named(Eyes::Validating, name, RecordType::TLSA, |data| {
+            let RData::TLSA(tlsa) = data else { return None };
+            Some(RawTlsa {
                 usage: tlsa.cert_usage.into(),
                 selector: tlsa.selector.into(),
                 matching: tlsa.matching.into(),
                 data: tlsa.cert_data.clone(),
-            }),
-            _ => None,
+            })
         })
         .await
     }
@@ -230,27 +221,49 @@ impl Dns {
         kind: RecordType,
         read: impl Fn(&RData) -> Option<T>,
     ) -> Answer<T> {
-        let resolver = match eyes {
-            Eyes::Plain => &self.plain,
-            Eyes::Validating => &self.validating,
+        let asking = async {
+            let _turn = self.gate.acquire().await;
+            match eyes {
+                Eyes::Plain => self.plain.lookup(name.clone(), kind).await,
+                Eyes::Validating => {
+                    let mut options = DnsRequestOptions::default();
+                    options.use_edns = true;
+                    options.edns_set_dnssec_ok = true;
+                    self.validating.lookup(Query::query(name.clone(), kind), options).await
+                }
+            }
         };
         let limit = Duration::from_secs(QUESTION_SECONDS_MAX);
-        match tokio::time::timeout(limit, resolver.lookup(name, kind)).await {
-            Ok(Ok(lookup)) => found(&lookup, kind, read),
+        match tokio::time::timeout(limit, asking).await {
+            Ok(Ok(lookup)) => found(&lookup, &name, kind, eyes == Eyes::Validating, read),
             Ok(Err(error)) => failed(&error),
             Err(_) => Answer::Temporary("no answer in time".to_owned()),
         }
     }
 }
 
-fn found<T>(lookup: &Lookup, kind: RecordType, read: impl Fn(&RData) -> Option<T>) -> Answer<T> {
+/// True when every name server is on a loopback address, and there is one.
+fn is_trusted(servers: impl Iterator<Item = IpAddr>) -> bool {
+    let mut servers = servers.peekable();
+    servers.peek().is_some() && servers.all(|address| address.is_loopback())
+}
+
+fn found<T>(
+    lookup: &Lookup,
+    asked: &Name,
+    kind: RecordType,
+    believe: bool,
+    read: impl Fn(&RData) -> Option<T>,
+) -> Answer<T> {
     let of_kind: Vec<&Record> =
         lookup.answers().iter().filter(|record| record.record_type() == kind).collect();
     let records: Vec<T> = of_kind.iter().filter_map(|record| read(&record.data)).take(RECORDS_MAX).collect();
+    // The bit speaks for one message. An alias that had to be followed by another question is outside of it.
+    let whole = lookup.query().name() == asked;
     match of_kind.first() {
         Some(first) if !records.is_empty() => Answer::Found(Found {
             records,
-            secure: matches!(DnssecSummary::from_records(lookup.answers().iter()), DnssecSummary::Secure),
+            secure: believe && whole && lookup.message().metadata.authentic_data,
             owner: plain_name(&first.name),
         }),
         // Aliases that lead nowhere.
@@ -259,19 +272,15 @@ fn found<T>(lookup: &Lookup, kind: RecordType, read: impl Fn(&RData) -> Option<T
 }
 
 fn failed<T>(error: &NetError) -> Answer<T> {
-    match error {
-        NetError::Dns(DnsError::NoRecordsFound(none)) => negative(none.response_code),
-        // Proven not to be signed; a forged one is `DnssecBogus`.
-        NetError::Dns(DnsError::Nsec { response, proof, .. }) if !proof.is_bogus() => {
-            negative(response.metadata.response_code)
-        }
-        NetError::Dns(DnsError::Nsec { .. } | DnsError::DnssecBogus) => {
-            Answer::Temporary("DNSSEC validation failed".to_owned())
-        }
-        NetError::Dns(DnsError::ResponseCode(code)) => Answer::Temporary(format!("the server said {code}")),
-        // The library's other errors are many and may grow: none of them is an answer.
-        other => Answer::Temporary(other.to_string()),
+    // The library's errors are many and may grow: only these are answers.
+    let NetError::Dns(error) = error else { return Answer::Temporary(error.to_string()) };
+    if let DnsError::NoRecordsFound(none) = error {
+        return negative(none.response_code);
     }
+    if let DnsError::ResponseCode(code) = error {
+        return Answer::Temporary(format!("the server said {code}"));
+    }
+    Answer::Temporary(error.to_string())
 }
 
 fn negative<T>(code: ResponseCode) -> Answer<T> {
@@ -303,12 +312,14 @@ fn name_server(address: &SocketAddr) -> NameServerConfig {
     NameServerConfig::new(address.ip(), true, connections)
 }
 
-fn trust(anchor: Option<&str>) -> Result<(TrustAnchors, Name), DnsSetupError> {
-    let Some(text) = anchor else { return Ok((TrustAnchors::default(), Name::root())) };
-    let bad = |why: String| DnsSetupError::TrustAnchor(why);
-    let anchors: TrustAnchors = text.parse().map_err(|error| bad(format!("{error}")))?;
-    let line = text.lines().find(|line| !line.trim().is_empty() && !line.starts_with(';'));
-    let owner = line.and_then(|line| line.split_whitespace().next()).unwrap_or(".");
-    let name = Name::from_ascii(owner).map_err(|error| bad(error.to_string()))?;
-    Ok((anchors, name))
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_name_servers_inside_this_machine_are_believed_about_signatures() {
+        let trusted = |servers: &[&str]| is_trusted(servers.iter().map(|text| text.parse().unwrap()));
+        assert!(trusted(&["127.0.0.1"]) && trusted(&["127.0.0.53", "::1"])); // S7
+        assert!(!trusted(&["127.0.0.1", "192.0.2.1"]) && !trusted(&["10.0.0.1"]) && !trusted(&[]));
+    }
 }

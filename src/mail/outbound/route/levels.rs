@@ -163,7 +163,7 @@ impl Memory {
         let lines_max = DOMAINS_MAX * (LINES_PER_DOMAIN + 1);
         let bytes_max = (lines_max * (DOMAIN_BYTES_MAX + 40)) as u64;
         let mut lines = BufReader::new(file.take(bytes_max)).split(b'\n');
-        if !lines.next().transpose()?.is_some_and(|first| first == HEADER.as_bytes()) {
+        if lines.next().transpose()?.is_none_or(|first| first != HEADER.as_bytes()) {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,
                 "not a file of TLS levels, or of a later version",

@@ -22,11 +22,7 @@ const NOW: WallMs = WallMs(1_800_000_000_000);
 /// A router that asks `world`, with everything on loopback allowed.
 fn settings(world: &World, dir: &tempfile::TempDir) -> Settings {
     Settings {
-        dns: DnsSettings {
-            servers: vec![world.address],
-            timeout: Duration::from_millis(300),
-            trust_anchor: None,
-        },
+        dns: DnsSettings { servers: vec![world.address], timeout: Duration::from_millis(300) },
         port: 2525,
         own_names: vec!["relay.example".into()],
         own_addresses: Vec::new(),
