@@ -185,7 +185,7 @@ impl Dns {
 
     /// TLSA records.
     pub async fn tlsa(&self, name: &str) -> Answer<RawTlsa> {
-        self.named(Eyes::Validating, name, RecordType::TLSA, |data| {
+        self.named(self.best_eyes(), name, RecordType::TLSA, |data| {
             let RData::TLSA(tlsa) = data else { return None };
             Some(RawTlsa {
                 usage: tlsa.cert_usage.into(),
