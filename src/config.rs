@@ -9,9 +9,10 @@
 
 mod keys;
 mod load;
+mod outbound;
 mod seed;
 
-use core::net::SocketAddr;
+use core::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use ipnet::IpNet;
@@ -68,6 +69,7 @@ enum Value {
     Whole(u64),
     Text(String),
     List(Vec<String>),
+    Wholes(Vec<u64>),
 }
 
 /// Where a configuration comes from.
@@ -155,6 +157,73 @@ pub struct Admission {
     pub mailbox_bytes_max: u64,
 }
 
+/// What TLS must be like towards other servers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsWord {
+    /// TLS when it is offered.
+    Opportunistic,
+    /// What the recipient's domain publishes counts.
+    DaneMtaSts,
+    /// Never without a proven certificate.
+    Require,
+}
+
+/// `[delivery]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delivery {
+    /// Resolvers; empty: those of the system.
+    pub dns_servers: Vec<SocketAddr>,
+    /// Port of other servers.
+    pub port: u16,
+    /// Where mail leaves from, at most one of each family.
+    pub source_addresses: Vec<IpAddr>,
+    /// `host:port` that takes everything.
+    pub smarthost: Option<String>,
+    /// Seconds between attempts; not empty.
+    pub retry_schedule_seconds: Vec<u64>,
+    /// Least seconds after greylisting.
+    pub greylist_wait_seconds: u64,
+    /// Seconds after which nothing is tried any more.
+    pub expire_after_seconds: u64,
+    /// Seconds to wait for the answer to a whole message.
+    pub final_dot_timeout_seconds: u64,
+    /// Scale of all other waits.
+    pub timeouts_percent: u64,
+    /// Deliveries at a time.
+    pub max_concurrent_total: usize,
+    /// Deliveries at a time to one domain.
+    pub max_concurrent_per_destination: usize,
+    /// Milliseconds between starts to one domain.
+    pub interval_per_destination_ms: u64,
+    /// Loopback and private addresses may be connected to.
+    pub allow_private_targets: bool,
+    /// Seconds within which a repeat of an unnamed submission is its twin.
+    pub resubmission_window_seconds: u64,
+    /// For all domains.
+    pub tls_policy: TlsWord,
+    /// Domains that need a proven certificate, lower-case A-labels.
+    pub require_tls_domains: Vec<String>,
+}
+
+/// `[dkim]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dkim {
+    /// Sign at all.
+    pub enabled: bool,
+    /// Signing domain, lower-case A-labels.
+    pub domain: String,
+    /// Name of the key record.
+    pub selector: String,
+    /// RSA private key; set when enabled.
+    pub rsa_key_file: Option<PathBuf>,
+    /// Ed25519 private key.
+    pub ed25519_key_file: Option<PathBuf>,
+    /// Fields that are signed when they are there.
+    pub sign_headers: Vec<String>,
+    /// Fields nobody can add.
+    pub oversign_headers: Vec<String>,
+}
+
 /// `[limits]`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -168,6 +237,10 @@ pub struct Limits {
     pub ws_auth_attempts_per_minute_per_ip: u32,
     /// Seconds an address over its limit is refused.
     pub deny_window_seconds: u64,
+    /// Submissions per hour and mailbox.
+    pub outbound_messages_per_hour_per_mailbox: u32,
+    /// Recipients outside this relay per day and mailbox.
+    pub outbound_recipients_per_day_per_mailbox: u32,
 }
 
 /// `[spool]`
@@ -175,6 +248,8 @@ pub struct Limits {
 pub struct SpoolKeys {
     /// Seconds acked items stay.
     pub retain_acked_seconds: u64,
+    /// Seconds settled submissions stay.
+    pub retain_results_seconds: u64,
     /// Seconds until an unfetched item expires.
     pub expire_undelivered_seconds: u64,
     /// Free bytes below which intake pauses.
@@ -209,6 +284,10 @@ pub struct Config {
     pub tunnel: Tunnel,
     /// `[admission]`
     pub admission: Admission,
+    /// `[delivery]`
+    pub delivery: Delivery,
+    /// `[dkim]`
+    pub dkim: Dkim,
     /// `[limits]`
     pub limits: Limits,
     /// `[spool]`

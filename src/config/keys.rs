@@ -16,6 +16,8 @@ pub(super) enum Kind {
     Word(&'static [&'static str]),
     /// A list of texts.
     List,
+    /// A list of whole numbers between the two, inclusive.
+    Wholes(u64, u64),
 }
 
 /// One key.
@@ -174,7 +176,135 @@ pub(super) const KEYS: &[Key] = &[
         "10737418240",
         "Most undelivered bytes of one mailbox; then senders get 452.",
     ),
-    key("limits.enabled", Kind::Bool, "true", "Rate limits per client address."),
+    key(
+        "delivery.dns_servers",
+        Kind::List,
+        "[]",
+        "Resolvers for every look-up, like \"127.0.0.1:53\". Empty: those of the system. DANE needs one that validates.",
+    ),
+    key(
+        "delivery.port",
+        Kind::Whole(1, 65_535),
+        "25",
+        "Port of other mail servers. Anything but 25 is for tests.",
+    ),
+    key(
+        "delivery.source_addresses",
+        Kind::List,
+        "[]",
+        "Addresses of this machine that mail leaves from, at most one of each family. Empty: the system chooses.",
+    ),
+    key(
+        "delivery.smarthost",
+        Kind::Text,
+        "\"\"",
+        "Send everything to this \"host:port\" instead of asking DNS for the recipient's servers.",
+    ),
+    key(
+        "delivery.retry_schedule_seconds",
+        Kind::Wholes(1, 30 * DAY),
+        "[60, 300, 900, 1800, 3600, 7200, 14400]",
+        "Waits after attempts that did not help; the last repeats. Each grows by up to a tenth, by chance.",
+    ),
+    key(
+        "delivery.greylist_wait_seconds",
+        Kind::Whole(0, DAY),
+        "60",
+        "Least wait after a server asked us to come back later for a recipient.",
+    ),
+    key(
+        "delivery.expire_after_seconds",
+        Kind::Whole(1, 30 * DAY),
+        "432000",
+        "What nobody took in this time has failed. RFC 5321 section 4.5.4.1 asks for four to five days.",
+    ),
+    key(
+        "delivery.final_dot_timeout_seconds",
+        Kind::Whole(1, 7200),
+        "600",
+        "How long a server may take to answer a whole message. Shorter waits make results indeterminate.",
+    ),
+    key(
+        "delivery.timeouts_percent",
+        Kind::Whole(1, 1000),
+        "100",
+        "Scales every other wait for a server (RFC 5321 section 4.5.3.2). Anything but 100 is for tests.",
+    ),
+    key("delivery.max_concurrent_total", Kind::Whole(1, 10_000), "200", "Most deliveries at a time."),
+    key(
+        "delivery.max_concurrent_per_destination",
+        Kind::Whole(1, 1000),
+        "10",
+        "Most deliveries at a time to one recipient domain; it begins with one and earns the others.",
+    ),
+    key(
+        "delivery.interval_per_destination_ms",
+        Kind::Whole(0, 3_600_000),
+        "0",
+        "Least time between the starts of two deliveries to one recipient domain.",
+    ),
+    key(
+        "delivery.allow_private_targets",
+        Kind::Bool,
+        "false",
+        "Deliver to loopback and private addresses too: for tests and smarthosts at home.",
+    ),
+    key(
+        "delivery.resubmission_window_seconds",
+        Kind::Whole(0, DAY),
+        "120",
+        "Gateways that cannot name their submissions may repeat one within this time and get the first result.",
+    ),
+    key(
+        "delivery.tls_policy",
+        Kind::Word(&["opportunistic", "dane+mta-sts", "require"]),
+        "\"opportunistic\"",
+        "opportunistic: TLS when it is offered. dane+mta-sts: also what the recipient's domain asks for. require: a proven certificate or no delivery.",
+    ),
+    key(
+        "delivery.require_tls_domains",
+        Kind::List,
+        "[]",
+        "Recipient domains for which tls_policy is require, whatever it is for others.",
+    ),
+    key("dkim.enabled", Kind::Bool, "false", "Sign outgoing mail."),
+    key(
+        "dkim.domain",
+        Kind::Text,
+        "\"\"",
+        "Signing domain, for it and all below it. Empty: the first of `domains`.",
+    ),
+    key(
+        "dkim.selector",
+        Kind::Text,
+        "\"default\"",
+        "Name of the key record: SELECTOR._domainkey.DOMAIN; the Ed25519 one is SELECTOR-ed25519.",
+    ),
+    key(
+        "dkim.rsa_key_file",
+        Kind::Text,
+        "\"\"",
+        "RSA private key, PEM, 2048 bits or more. `waystation keys dkim` makes one.",
+    ),
+    key(
+        "dkim.ed25519_key_file",
+        Kind::Text,
+        "\"\"",
+        "Ed25519 private key, PEM, for a second signature (RFC 8463). Not every receiver knows it, so RSA is needed too.",
+    ),
+    key(
+        "dkim.sign_headers",
+        Kind::List,
+        "[\"From\", \"To\", \"Subject\", \"Date\", \"Message-ID\", \"Sender\", \"Reply-To\", \"Cc\", \"In-Reply-To\", \"References\", \"Auto-Submitted\", \"MIME-Version\", \"Content-Type\", \"Content-Transfer-Encoding\", \"Content-Disposition\", \"List-Unsubscribe\", \"List-Unsubscribe-Post\"]",
+        "Header fields that are signed when they are there.",
+    ),
+    key(
+        "dkim.oversign_headers",
+        Kind::List,
+        "[\"From\", \"Subject\", \"To\", \"Date\"]",
+        "Header fields nobody can add afterwards without breaking the signature.",
+    ),
+    key("limits.enabled", Kind::Bool, "true", "Rate limits."),
     key(
         "limits.smtp_connections_per_minute_per_ip",
         Kind::Whole(1, 1_000_000),
@@ -200,10 +330,28 @@ pub(super) const KEYS: &[Key] = &[
         "How long an address that went over a limit is refused.",
     ),
     key(
+        "limits.outbound_messages_per_hour_per_mailbox",
+        Kind::Whole(1, 10_000_000),
+        "500",
+        "Submissions of one mailbox; further ones fail with that reason.",
+    ),
+    key(
+        "limits.outbound_recipients_per_day_per_mailbox",
+        Kind::Whole(1, 100_000_000),
+        "2000",
+        "Recipients outside this relay that one mailbox may write to; further ones fail with that reason.",
+    ),
+    key(
         "spool.retain_acked_seconds",
         Kind::Whole(0, TEN_YEARS),
         "604800",
         "Delivered items stay so long, so that they can be replayed.",
+    ),
+    key(
+        "spool.retain_results_seconds",
+        Kind::Whole(60, TEN_YEARS),
+        "2592000",
+        "Submissions and their results stay so long after they were settled.",
     ),
     key(
         "spool.expire_undelivered_seconds",
@@ -306,7 +454,19 @@ mod tests {
     #[test]
     fn tables_stay_together_in_the_example() {
         let text = example();
-        for table in ["http", "smtp", "tunnel", "admission", "limits", "spool", "admin", "log", "metrics"] {
+        for table in [
+            "http",
+            "smtp",
+            "tunnel",
+            "admission",
+            "delivery",
+            "dkim",
+            "limits",
+            "spool",
+            "admin",
+            "log",
+            "metrics",
+        ] {
             assert_eq!(text.matches(&format!("\n[{table}]\n")).count(), 1, "{table}");
         }
     }

@@ -110,6 +110,10 @@ impl Loader {
                 let parts = text.split(',').map(str::trim).filter(|t| !t.is_empty());
                 Some(Value::List(parts.map(str::to_owned).collect()))
             }
+            Kind::Wholes(..) => {
+                let parts = text.split(',').map(str::trim).filter(|t| !t.is_empty());
+                parts.map(|part| part.parse().ok()).collect::<Option<Vec<_>>>().map(Value::Wholes)
+            }
         };
         match value {
             Some(value) => self.checked(source, key, value),
@@ -122,6 +126,8 @@ impl Loader {
         // One address may be written without brackets where a list is expected.
         let value = match (key.kind, value) {
             (Kind::List, Value::Text(one)) => Value::List(vec![one]),
+            (Kind::Wholes(..), Value::Whole(one)) => Value::Wholes(vec![one]),
+            (Kind::Wholes(..), Value::List(none)) if none.is_empty() => Value::Wholes(Vec::new()),
             (_, value) => value,
         };
         let fits = match (key.kind, &value) {
@@ -129,7 +135,13 @@ impl Loader {
             (Kind::Whole(min, max), Value::Whole(n)) => (min..=max).contains(n),
             (Kind::Word(words), Value::Text(text)) => words.contains(&text.as_str()),
             (Kind::List, Value::List(items)) => items.len() <= LIST_MAX,
-            (Kind::Bool | Kind::Text | Kind::Whole(..) | Kind::Word(_) | Kind::List, _) => false,
+            (Kind::Wholes(min, max), Value::Wholes(items)) => {
+                items.len() <= LIST_MAX && items.iter().all(|n| (min..=max).contains(n))
+            }
+            (
+                Kind::Bool | Kind::Text | Kind::Whole(..) | Kind::Word(_) | Kind::List | Kind::Wholes(..),
+                _,
+            ) => false,
         };
         if fits {
             self.values.insert(key.path, (value, source.to_owned()));
@@ -145,12 +157,15 @@ impl Loader {
             Kind::Text => "must be a text in quotes".to_owned(),
             Kind::Word(words) => format!("must be one of {}", words.join(", ")),
             Kind::List => format!("must be a list of at most {LIST_MAX} texts"),
+            Kind::Wholes(min, max) => {
+                format!("must be a list of at most {LIST_MAX} whole numbers from {min} to {max}")
+            }
         };
         self.problem(source, key.path, must, format!("the default is {}", key.default));
     }
 
     /// Says that the value of `path` is wrong, and where it came from.
-    fn refuse(&mut self, path: &str, problem: impl Into<String>, advice: impl Into<String>) {
+    pub(super) fn refuse(&mut self, path: &str, problem: impl Into<String>, advice: impl Into<String>) {
         let source = self.values.get(path).map_or("defaults", |(_, source)| source.as_str()).to_owned();
         self.problem(&source, path, problem, advice);
     }
@@ -164,29 +179,36 @@ impl Loader {
         plain(spelled.parse::<toml::Table>().ok()?.remove("v")?)
     }
 
-    fn bool(&self, path: &str) -> bool {
+    pub(super) fn bool(&self, path: &str) -> bool {
         matches!(self.value(path), Some(Value::Bool(true)))
     }
 
-    fn whole(&self, path: &str) -> u64 {
+    pub(super) fn whole(&self, path: &str) -> u64 {
         if let Some(Value::Whole(n)) = self.value(path) { n } else { 0 }
     }
 
     /// A number whose key allows no more than 32 bits.
-    fn whole32(&self, path: &str) -> u32 {
+    pub(super) fn whole32(&self, path: &str) -> u32 {
         u32::try_from(self.whole(path)).unwrap_or(u32::MAX)
     }
 
-    fn size(&self, path: &str) -> usize {
+    pub(super) fn size(&self, path: &str) -> usize {
         usize::try_from(self.whole(path)).unwrap_or(usize::MAX)
     }
 
-    fn text(&self, path: &str) -> String {
+    pub(super) fn text(&self, path: &str) -> String {
         if let Some(Value::Text(text)) = self.value(path) { text } else { String::new() }
     }
 
-    fn list(&self, path: &str) -> Vec<String> {
+    pub(super) fn list(&self, path: &str) -> Vec<String> {
         if let Some(Value::List(list)) = self.value(path) { list } else { Vec::new() }
+    }
+
+    pub(super) fn wholes(&self, path: &str) -> Vec<u64> {
+        match self.value(path) {
+            Some(Value::Wholes(list)) => list,
+            Some(Value::Bool(_) | Value::Whole(_) | Value::Text(_) | Value::List(_)) | None => Vec::new(),
+        }
     }
 
     fn address(&mut self, path: &str, text: &str) -> Option<SocketAddr> {
@@ -198,7 +220,7 @@ impl Loader {
         parsed
     }
 
-    fn host(&mut self, path: &str, text: &str) -> String {
+    pub(super) fn host(&mut self, path: &str, text: &str) -> String {
         let ascii = idna::domain_to_ascii_strict(text.trim_end_matches('.')).unwrap_or_default();
         if ascii.is_empty() || ascii.len() > 253 {
             self.refuse(path, format!("`{text}` is not a host name"), "write it like \"mail.example.org\"");
@@ -255,6 +277,8 @@ impl Loader {
             self.refuse("data_dir", "is empty", "name a directory");
         }
         let socket = self.text("admin.socket");
+        let delivery = self.delivery();
+        let dkim = self.dkim(domains.first().map_or("", String::as_str));
         Config {
             admin_socket: if socket.is_empty() { data_dir.join("admin.sock") } else { socket.into() },
             data_dir,
@@ -287,15 +311,22 @@ impl Loader {
                 mailbox_items_max: self.whole("admission.mailbox_items_max"),
                 mailbox_bytes_max: self.whole("admission.mailbox_bytes_max"),
             },
+            delivery,
+            dkim,
             limits: Limits {
                 enabled: self.bool("limits.enabled"),
                 smtp_connections_per_minute_per_ip: self.whole32("limits.smtp_connections_per_minute_per_ip"),
                 smtp_messages_per_minute_per_ip: self.whole32("limits.smtp_messages_per_minute_per_ip"),
                 ws_auth_attempts_per_minute_per_ip: self.whole32("limits.ws_auth_attempts_per_minute_per_ip"),
                 deny_window_seconds: self.whole("limits.deny_window_seconds"),
+                outbound_messages_per_hour_per_mailbox: self
+                    .whole32("limits.outbound_messages_per_hour_per_mailbox"),
+                outbound_recipients_per_day_per_mailbox: self
+                    .whole32("limits.outbound_recipients_per_day_per_mailbox"),
             },
             spool: SpoolKeys {
                 retain_acked_seconds: self.whole("spool.retain_acked_seconds"),
+                retain_results_seconds: self.whole("spool.retain_results_seconds"),
                 expire_undelivered_seconds: self.whole("spool.expire_undelivered_seconds"),
                 min_free_bytes: self.whole("spool.min_free_bytes"),
             },
@@ -342,18 +373,24 @@ fn plain(value: toml::Value) -> Option<Value> {
         toml::Value::Boolean(b) => Some(Value::Bool(b)),
         toml::Value::Integer(n) => u64::try_from(n).ok().map(Value::Whole),
         toml::Value::String(text) => Some(Value::Text(text)),
-        toml::Value::Array(items) => {
-            let texts = items.into_iter().map(|item| match item {
-                toml::Value::String(text) => Some(text),
-                toml::Value::Integer(_)
-                | toml::Value::Float(_)
-                | toml::Value::Boolean(_)
-                | toml::Value::Datetime(_)
-                | toml::Value::Array(_)
-                | toml::Value::Table(_) => None,
-            });
-            texts.collect::<Option<Vec<_>>>().map(Value::List)
-        }
+        toml::Value::Array(items) => list(items),
         toml::Value::Float(_) | toml::Value::Datetime(_) | toml::Value::Table(_) => None,
+    }
+}
+
+/// Texts or whole numbers, not both; empty is a list of no texts.
+fn list(items: Vec<toml::Value>) -> Option<Value> {
+    let (mut texts, mut wholes) = (Vec::new(), Vec::new());
+    for item in items {
+        match plain(item)? {
+            Value::Text(text) => texts.push(text),
+            Value::Whole(n) => wholes.push(n),
+            Value::Bool(_) | Value::List(_) | Value::Wholes(_) => return None,
+        }
+    }
+    match (texts.is_empty(), wholes.is_empty()) {
+        (_, true) => Some(Value::List(texts)),
+        (true, false) => Some(Value::Wholes(wholes)),
+        (false, false) => None,
     }
 }

@@ -4,6 +4,7 @@
 //! old relay starts this one. Fields that have no counterpart here are accepted and returned by name.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use serde_json::{Map, Value as Json};
 
@@ -38,6 +39,11 @@ const USED: &[&str] = &[
     "auth.challengeTtlSeconds",
     "ws.heartbeatIntervalMs",
     "ws.idleTimeoutMs",
+    "dkim.enabled",
+    "dkim.domainName",
+    "dkim.keySelector",
+    "dkim.privateKeyPath",
+    "dkim.headerFieldNames",
 ];
 
 /// Reads the text of a `config.json`.
@@ -115,6 +121,7 @@ impl Reader<'_> {
         set("tunnel.idle_timeout_seconds", Value::Whole(idle.div_ceil(1000)));
 
         self.optional(root, "dkim", &["domainName", "keySelector", "privateKeyPath"])?;
+        self.dkim(root, &mut set);
         self.optional(root, "attestation", &["keyId", "signingPrivateKeyPath"])?;
         collect_unused(root, "", &mut seed.unused);
         Ok(seed)
@@ -134,6 +141,30 @@ impl Reader<'_> {
             }
         }
         Ok(())
+    }
+
+    /// What the old relay signed with. Its `skipFields` names Date and Message-ID, which must be signed (T6), so it
+    /// is not taken over.
+    fn dkim(&self, root: &Map<String, Json>, set: &mut impl FnMut(&'static str, Value)) {
+        let Some(dkim) = root.get("dkim").and_then(Json::as_object) else { return };
+        let enabled = dkim.get("enabled").and_then(Json::as_bool) == Some(true);
+        set("dkim.enabled", Value::Bool(enabled));
+        let text = |name| dkim.get(name).and_then(Json::as_str).map(str::trim).filter(|t| !t.is_empty());
+        if let Some(domain) = text("domainName") {
+            set("dkim.domain", Value::Text(domain.to_owned()));
+        }
+        if let Some(selector) = text("keySelector") {
+            set("dkim.selector", Value::Text(selector.to_owned()));
+        }
+        if let Some(key) = text("privateKeyPath") {
+            // Relative paths start at the configuration's directory; an absolute one replaces it.
+            let beside = Path::new(self.file).parent().unwrap_or(Path::new("")).join(key);
+            set("dkim.rsa_key_file", Value::Text(beside.to_string_lossy().into_owned()));
+        }
+        if let Some(names) = text("headerFieldNames") {
+            let names = names.split(':').map(|name| name.trim().to_owned()).filter(|name| !name.is_empty());
+            set("dkim.sign_headers", Value::List(names.collect()));
+        }
     }
 
     fn object<'j>(
@@ -313,7 +344,7 @@ mod tests {
     #[test]
     fn fields_without_counterpart_are_accepted_and_listed() {
         let mut json = minimal();
-        json["dkim"] = json!({ "enabled": false });
+        json["dkim"] = json!({ "enabled": false, "skipFields": "message-id:date" });
         json["extra"] = json!(1);
         let seed = read("config.json", &json.to_string()).expect("accepted");
         let mut unused = seed.unused;
@@ -323,11 +354,24 @@ mod tests {
             [
                 "auth.challengeGcIntervalMs",
                 "auth.maxChallengeRecords",
-                "dkim.enabled",
+                "dkim.skipFields",
                 "extra",
                 "logging.prettyLogThemePath"
             ]
         );
+    }
+
+    #[test]
+    fn signing_goes_on_with_the_same_key_and_selector() {
+        let mut json = minimal();
+        json["dkim"] = json!({ "enabled": true, "domainName": "mail.example", "keySelector": "default",
+            "privateKeyPath": "keys/dkim.pem", "headerFieldNames": "from: to:date" });
+        let seed = read("/etc/relay/config.json", &json.to_string()).expect("accepted");
+        assert_eq!(seed.values["dkim.enabled"], Value::Bool(true));
+        assert_eq!(seed.values["dkim.selector"], Value::Text("default".to_owned()));
+        assert_eq!(seed.values["dkim.rsa_key_file"], Value::Text("/etc/relay/keys/dkim.pem".to_owned()));
+        let fields = ["from", "to", "date"].map(str::to_owned).to_vec();
+        assert_eq!(seed.values["dkim.sign_headers"], Value::List(fields));
     }
 
     #[test]

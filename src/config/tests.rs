@@ -65,6 +65,21 @@ fn every_problem_names_file_key_and_advice() {
         ("[log]\nlevel = \"waystation=loud\"\n", "log.level", "not understood"),
         ("[smtp]\non_stray_line_ending = \"normalize\"\n", "smtp.on_stray_line_ending", "is empty"),
         ("data_dir = \"\"\n", "data_dir", "is empty"),
+        ("[delivery]\ndns_servers = [\"resolver\"]\n", "delivery.dns_servers", "not an address"),
+        ("[delivery]\nretry_schedule_seconds = []\n", "delivery.retry_schedule_seconds", "is empty"),
+        ("[delivery]\nretry_schedule_seconds = [0]\n", "delivery.retry_schedule_seconds", "from 1 to"),
+        ("[delivery]\nretry_schedule_seconds = [60, \"x\"]\n", "delivery.retry_schedule_seconds", "list"),
+        ("[delivery]\nsmarthost = \"smtp.example\"\n", "delivery.smarthost", "host and a port"),
+        ("[delivery]\nsmarthost = \"smtp.example:0\"\n", "delivery.smarthost", "host and a port"),
+        (
+            "[delivery]\nsource_addresses = [\"192.0.2.1\", \"192.0.2.2\"]\n",
+            "delivery.source_addresses",
+            "second address",
+        ),
+        ("[delivery]\ntls_policy = \"dane\"\n", "delivery.tls_policy", "one of opportunistic"),
+        ("[delivery]\nrequire_tls_domains = [\"a b\"]\n", "delivery.require_tls_domains", "not a host name"),
+        ("[dkim]\nenabled = true\ned25519_key_file = \"k\"\n", "dkim.rsa_key_file", "is empty"),
+        ("[dkim]\nsign_headers = [\"Su:bject\"]\n", "dkim.sign_headers", "not the name"),
     ] {
         let e = first(text);
         assert_eq!(e.file, "waystation.toml", "{text}");
@@ -124,6 +139,27 @@ fn domains_are_lower_case_a_labels_once() {
     let config =
         toml("domains = [\"Mail.Example\", \"mail.example.\", \"bücher.example\"]\n").expect("loads");
     assert_eq!(config.domains, ["mail.example", "xn--bcher-kva.example"]);
+}
+
+#[test]
+fn delivery_keys_arrive_as_values() {
+    let config = toml(
+        "[delivery]\ndns_servers = [\"127.0.0.1\", \"[::1]:5353\"]\nsmarthost = \"[2001:db8::1]:587\"\n\
+         retry_schedule_seconds = 5\nrequire_tls_domains = [\"Bücher.example\"]\ntls_policy = \"require\"\n",
+    );
+    let delivery = config.expect("loads").delivery;
+    assert_eq!(
+        delivery.dns_servers.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["127.0.0.1:53", "[::1]:5353"]
+    );
+    assert_eq!(delivery.smarthost.as_deref(), Some("[2001:db8::1]:587"));
+    assert_eq!(delivery.retry_schedule_seconds, [5]);
+    assert_eq!(delivery.require_tls_domains, ["xn--bcher-kva.example"]);
+    assert_eq!(delivery.tls_policy, TlsWord::Require);
+    let env = env(&[("WAYSTATION_DELIVERY__RETRY_SCHEDULE_SECONDS", "1, 2,3")]);
+    let config = Config::load(&Sources { env: &env, ..Sources::default() }).expect("loads");
+    assert_eq!(config.delivery.retry_schedule_seconds, [1, 2, 3]);
+    assert!(!config.dkim.enabled);
 }
 
 #[test]

@@ -3,9 +3,12 @@
 //! * [`prepare`]: what happens to a submitted message before it goes out.
 //! * [`values`]: what the parts say to each other.
 //! * [`route`]: which hosts take mail for a domain, in which order, and what TLS must be like there.
+//! * [`submission`]: the machine of one attempt; [`schedule`]: whose turn it is.
 //!
 //! Promise: a submission ends in exactly one result, and at most one copy of it is ever handed over by us.
 
 pub mod prepare;
 pub mod route;
+pub mod schedule;
+pub mod submission;
 pub mod values;
