@@ -120,6 +120,7 @@ pub fn spool_dir(data_dir: &Path) -> PathBuf {
 pub fn options(config: &Config) -> Options {
     Options {
         retain_ms: config.spool.retain_acked_seconds.saturating_mul(1000),
+        retain_results_ms: config.spool.retain_results_seconds.saturating_mul(1000),
         expire_ms: config.spool.expire_undelivered_seconds.saturating_mul(1000),
         min_free_bytes: config.spool.min_free_bytes,
         lane_items_max: config.admission.mailbox_items_max,

@@ -200,10 +200,9 @@ fn retries_follow_the_schedule_and_greylisting_waits_a_minute() {
         let mut machine = Submission::new(Terms { attempts, ..terms() });
         machine.handle(Event::Begin, NOW);
         machine.handle(Event::Routed(vec![endpoint("a")]), NOW);
-        match ended(&mut machine, ending, "a") {
-            Step::Defer { due, .. } => due.0 - NOW.0,
-            step => panic!("{step:?}"),
-        }
+        let step = ended(&mut machine, ending, "a");
+        let Step::Defer { due, .. } = step else { panic!("{step:?}") };
+        due.0 - NOW.0
     };
     assert_eq!(due(0, SAFE), MINUTE / 2);
     assert_eq!(due(1, SAFE), 5 * MINUTE);
