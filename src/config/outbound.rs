@@ -120,8 +120,8 @@ impl Loader {
         let ed25519_key_file = file(self.text("dkim.ed25519_key_file"));
         if enabled && rsa_key_file.is_none() {
             self.refuse(
-                "dkim.rsa_key_file",
-                "is empty, but dkim.enabled is true",
+                "dkim.enabled",
+                "is true, but dkim.rsa_key_file is empty",
                 "`waystation keys dkim` makes keys and prints the records; an Ed25519 key alone is not enough, \
                  because many receivers cannot check it",
             );

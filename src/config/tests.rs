@@ -78,7 +78,7 @@ fn every_problem_names_file_key_and_advice() {
         ),
         ("[delivery]\ntls_policy = \"dane\"\n", "delivery.tls_policy", "one of opportunistic"),
         ("[delivery]\nrequire_tls_domains = [\"a b\"]\n", "delivery.require_tls_domains", "not a host name"),
-        ("[dkim]\nenabled = true\ned25519_key_file = \"k\"\n", "dkim.rsa_key_file", "is empty"),
+        ("[dkim]\nenabled = true\ned25519_key_file = \"k\"\n", "dkim.enabled", "rsa_key_file is empty"),
         ("[dkim]\nsign_headers = [\"Su:bject\"]\n", "dkim.sign_headers", "not the name"),
     ] {
         let e = first(text);
