@@ -1,12 +1,14 @@
 //! Mail out: what gateways submit, on its way to the recipient's server.
 //!
 //! * [`prepare`]: what happens to a submitted message before it goes out.
+//! * [`connection`]: one connection to a next hop, and what became of each message over it.
 //! * [`values`]: what the parts say to each other.
 //! * [`route`]: which hosts take mail for a domain, in which order, and what TLS must be like there.
 //! * [`submission`]: the machine of one attempt; [`schedule`]: whose turn it is.
 //!
 //! Promise: a submission ends in exactly one result, and at most one copy of it is ever handed over by us.
 
+pub mod connection;
 pub mod prepare;
 pub mod route;
 pub mod schedule;

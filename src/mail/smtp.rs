@@ -4,6 +4,7 @@
 //! * [`reply`]: what we say, code and enhanced code and text in one value.
 //! * [`receiver`]: the session machine.
 //! * [`data`], [`bdat`]: the two ways a body arrives; [`content`]: what both demand of it.
+//! * [`sender`]: the client machine; [`stuffing`]: a body on its way out.
 
 pub mod bdat;
 pub mod command;
@@ -11,3 +12,5 @@ pub mod content;
 pub mod data;
 pub mod receiver;
 pub mod reply;
+pub mod sender;
+pub mod stuffing;
