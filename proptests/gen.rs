@@ -17,6 +17,10 @@ pub(crate) enum Step {
     Abandon { slot: u8 },
     /// The end of a message for these lanes.
     Accept { slot: u8, lanes: Vec<u8>, head: u8 },
+    /// The end of a submission.
+    Submit(Submit),
+    /// One thing happens to a submission.
+    Out { pick: u8, what: OutStep },
     /// The sender did not hear our answer.
     Twin { number: u8, item: u8, ttl_ms: u32 },
     /// A gateway connects (again).
@@ -62,6 +66,28 @@ pub(crate) enum MailboxStep {
     AddAlias(u8),
     RemoveAlias(u8),
     Quota(Option<u8>),
+}
+
+/// A submission of gateway `lane`; `settled`: refused at once; `local`: for another lane here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Submit {
+    pub(crate) slot: u8,
+    pub(crate) lane: u8,
+    pub(crate) destination: u8,
+    pub(crate) key: u8,
+    pub(crate) settled: bool,
+    pub(crate) local: Option<u8>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum OutStep {
+    Arm,
+    Defer(u16),
+    Postpone(u16),
+    Send,
+    Fail,
+    Doubt,
+    Tell,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,6 +158,28 @@ fn answer() -> impl Strategy<Value = Answer> {
     ]
 }
 
+fn submit() -> impl Strategy<Value = Step> {
+    let local = proptest::option::weighted(0.2, 0..4u8);
+    (0..3u8, 0..4u8, 0..3u8, any::<u8>(), proptest::bool::weighted(0.1), local).prop_map(
+        |(slot, lane, destination, key, settled, local)| {
+            Step::Submit(Submit { slot, lane, destination, key, settled, local })
+        },
+    )
+}
+
+fn out_step() -> impl Strategy<Value = Step> {
+    let what = prop_oneof![
+        5 => Just(OutStep::Arm),
+        2 => any::<u16>().prop_map(OutStep::Defer),
+        1 => any::<u16>().prop_map(OutStep::Postpone),
+        3 => Just(OutStep::Send),
+        1 => Just(OutStep::Fail),
+        1 => Just(OutStep::Doubt),
+        3 => Just(OutStep::Tell),
+    ];
+    (any::<u8>(), what).prop_map(|(pick, what)| Step::Out { pick, what })
+}
+
 fn body_bytes() -> impl Strategy<Value = u32> {
     prop_oneof![3 => 0..600u32, 3 => 600..8_000u32, 3 => 8_000..70_000u32]
 }
@@ -145,6 +193,8 @@ fn work() -> impl Strategy<Value = Step> {
         9 => (0..3u8, body_bytes()).prop_map(|(slot, bytes)| Step::Stream { slot, bytes }),
         1 => (0..3u8).prop_map(|slot| Step::Abandon { slot }),
         14 => (0..3u8, lanes, 0..90u8).prop_map(|(slot, lanes, head)| Step::Accept { slot, lanes, head }),
+        8 => submit(),
+        16 => out_step(),
         2 => (0..5u8, any::<u8>(), 0..90_000u32)
             .prop_map(|(number, item, ttl_ms)| Step::Twin { number, item, ttl_ms }),
         1 => (0..4u8).prop_map(Step::Open),

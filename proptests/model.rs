@@ -20,6 +20,17 @@ pub(crate) struct Item {
     pub(crate) meta: Vec<u8>,
     pub(crate) tag: Vec<u8>,
     pub(crate) body: Arc<Vec<u8>>,
+    /// Set for submissions.
+    pub(crate) out: Option<Out>,
+}
+
+/// What a submission has beside what every item has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Out {
+    pub(crate) destination: String,
+    pub(crate) due: WallMs,
+    pub(crate) attempts: u32,
+    pub(crate) told: bool,
 }
 
 impl Item {
@@ -28,7 +39,7 @@ impl Item {
     }
 
     pub(crate) fn waits(&self) -> bool {
-        matches!(self.state, State::Ready | State::Held)
+        matches!(self.state, State::Ready | State::Held | State::Armed)
     }
 }
 
@@ -50,6 +61,8 @@ pub(crate) struct Model {
     pub(crate) lanes: BTreeMap<u32, Lane>,
     pub(crate) items: BTreeMap<ItemId, Item>,
     pub(crate) twins: BTreeMap<u8, (ItemId, WallMs)>,
+    /// Newest submission of each key.
+    pub(crate) keys: BTreeMap<u8, ItemId>,
 }
 
 impl Model {

@@ -41,6 +41,7 @@ macro_rules! ensure {
 
 mod compare;
 mod intake;
+mod outbox;
 mod outlet;
 mod upkeep;
 
@@ -95,6 +96,7 @@ fn options() -> Options {
         segment_bytes: SEGMENT_BYTES,
         retain_ms: RETAIN_MS,
         expire_ms: EXPIRE_MS,
+        retain_results_ms: RETAIN_MS,
         min_free_bytes: 0,
         lane_items_max: LANE_ITEMS_MAX,
         checkpoint_bytes: 1 << 20,
@@ -262,6 +264,8 @@ impl World {
                 Ok(())
             }
             Step::Accept { slot, lanes, head } => self.accept(*slot, lanes, *head),
+            Step::Submit(submit) => self.submit(submit),
+            Step::Out { pick, what } => self.out_step(*pick, what),
             Step::Twin { number, item, ttl_ms } => self.twin(*number, *item, *ttl_ms),
             Step::Open(n) => self.open_session(*n),
             Step::Close(n) => {

@@ -114,8 +114,16 @@ impl World {
     pub(super) fn matches(&self, model: &Model) -> Result<(), Broken> {
         let spool = self.spool.as_ref().ok_or("no process")?;
         let mailboxes = spool.mailboxes(None, 100).map_err(|error| error.to_string())?;
-        ensure!(mailboxes.len() == model.lanes.len(), "{} lanes of {}", mailboxes.len(), model.lanes.len());
-        for mailbox in mailboxes {
+        let outboxes =
+            || model.lanes.iter().filter(|(_, lane)| lane.name.starts_with('>')).map(|(id, _)| *id);
+        let boxes = model.lanes.len() - outboxes().count();
+        ensure!(mailboxes.len() == boxes, "{} lanes of {boxes}", mailboxes.len());
+        let outboxes = outboxes().map(|id| {
+            let outbox = spool.mailbox_of_lane(LaneId(id)).map_err(|error| error.to_string())?;
+            outbox.ok_or_else(|| format!("outbox {id} is gone"))
+        });
+        for mailbox in mailboxes.into_iter().map(Ok).chain(outboxes) {
+            let mailbox = mailbox?;
             let (id, name) = (mailbox.lane.0, &mailbox.name);
             let lane = model.lanes.get(&id).ok_or_else(|| format!("lane {id} from nowhere"))?;
             ensure!(*name == lane.name && mailbox.created_at == lane.created_at, "lane {id} is {name}");
@@ -128,9 +136,10 @@ impl World {
             let (items, bytes) = model.waiting(id);
             let n = |state: State| state as usize;
             let stats = mailbox.stats;
-            let seen = stats.items[n(State::Ready)] + stats.items[n(State::Held)];
+            let sum = |of: &[u64]| of[n(State::Ready)] + of[n(State::Held)] + of[n(State::Armed)];
+            let seen = sum(&stats.items);
             ensure!(seen == items, "{name} counts {seen} waiting items of {items}");
-            let seen = stats.bytes[n(State::Ready)] + stats.bytes[n(State::Held)];
+            let seen = sum(&stats.bytes);
             ensure!(seen == bytes, "{name} counts {seen} waiting bytes of {bytes}");
         }
         for (id, item) in &model.items {
@@ -142,6 +151,7 @@ impl World {
         for info in self.listed()? {
             ensure!(model.items.contains_key(&info.id), "{} from nowhere", info.id);
         }
+        self.same_queues(model)?;
         for (number, (id, until)) in &model.twins {
             let found = spool.twin(&[*number; 32], self.now).map_err(|error| error.to_string())?;
             let lives = *until > self.now;
@@ -166,7 +176,12 @@ impl World {
         ensure!(info.chain == item.chain && info.sha256 == item.sha256, "{id} has another chain or hash");
         ensure!(info.tag == item.tag && info.meta == item.meta && info.head == item.head, "{id} lost meta");
         ensure!(info.size_bytes == item.size(), "{id} has {} bytes of {}", info.size_bytes, item.size());
-        if item.state == State::Purged {
+        ensure!(info.outbound.is_some() == item.out.is_some(), "{id} changed its direction");
+        if let (Some(seen), Some(out)) = (info.outbound, &item.out) {
+            let same = u32::from(seen.attempts) == out.attempts && seen.told == out.told;
+            ensure!(same, "{id} is {seen:?}, not {out:?}");
+        }
+        if !spool::life::keeps_body(item.state) {
             return Ok(());
         }
         match self.body_of(info) {
@@ -181,7 +196,8 @@ impl World {
 
     /// A new session of each lane gets exactly what waits, in order.
     pub(crate) fn drain(&mut self) -> Result<(), Broken> {
-        let lanes: Vec<u32> = self.last().lanes.keys().copied().collect();
+        let of_gateways = self.last().lanes.iter().filter(|(_, lane)| !lane.name.starts_with('>'));
+        let lanes: Vec<u32> = of_gateways.map(|(id, _)| *id).collect();
         for lane in lanes {
             ensure!(self.open_lane(lane)?, "no session");
             let expected: Vec<ItemId> = self

@@ -170,6 +170,7 @@ impl World {
                 meta: message.meta.clone(),
                 tag: target.tag.clone(),
                 body: Arc::clone(&body),
+                out: None,
             };
             model.items.insert(target.id, item);
         }

@@ -167,6 +167,9 @@ impl World {
         self.stage(|model| {
             if let Some(item) = model.items.get_mut(&id) {
                 (item.state, item.changed_at) = (state, now);
+                if let Some(out) = item.out.as_mut().filter(|_| state == State::Ready) {
+                    out.due = now; // who lets a submission go wants it to be tried
+                }
             }
         });
     }
@@ -226,7 +229,9 @@ impl World {
         let Some(answer) = self.request(|spool| spool.apply_verb(id, verb, "because", now))? else {
             return Ok(());
         };
-        let expected = after_verb(item.state, verb);
+        // A result that has not been told may not go.
+        let owed = verb == Verb::Purge && item.out.as_ref().is_some_and(|out| !out.told);
+        let expected = after_verb(item.state, verb).filter(|_| !owed);
         match (answer, expected) {
             (Ok(()), Some(state)) => self.enter(id, state),
             (Err(RequestError::WrongState { .. }), None) => {}

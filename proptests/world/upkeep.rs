@@ -123,6 +123,7 @@ impl World {
         ensure!(recovery.epoch.0 > self.epoch, "epoch {:?} after {}", recovery.epoch, self.epoch);
         self.epoch = recovery.epoch.0;
         self.spool = Some(spool);
+        self.doubt_armed();
         let mut why = String::new();
         for (n, model) in self.stages.iter().enumerate().rev() {
             match self.matches(model) {
