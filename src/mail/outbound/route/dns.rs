@@ -12,7 +12,7 @@
 //! from a wildcard forged (the denial beside them is owned by the wildcard itself, which it does not count as covering).
 //! Mail to such domains would be deferred until it fails.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,6 +42,9 @@ const NEGATIVE_SECONDS_MAX: u64 = 300;
 const RECORDS_MAX: usize = 100;
 /// Most questions at once; the others wait their turn.
 const QUESTIONS_MAX: usize = 128;
+/// Asked where nothing else is configured.
+const LOCAL_SERVER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 53);
+
 /// What to ask, and whom to believe.
 #[derive(Clone, Debug)]
 pub struct DnsSettings {
@@ -60,7 +63,7 @@ impl Default for DnsSettings {
 /// The resolvers could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum DnsSetupError {
-    /// The system's configuration, or the set-up of the resolver itself.
+    /// What the library says.
     #[error("the DNS resolver cannot be set up: {0}")]
     Resolver(#[from] NetError),
 }
@@ -99,12 +102,8 @@ impl Dns {
     /// [`DnsSetupError`].
     pub fn new(settings: &DnsSettings) -> Result<Self, DnsSetupError> {
         let system = settings.servers.is_empty();
-        let (config, mut options) = if system {
-            hickory_resolver::system_conf::read_system_conf()?
-        } else {
-            let servers = settings.servers.iter().map(name_server).collect();
-            (ResolverConfig::from_parts(None, Vec::new(), servers), ResolverOpts::default())
-        };
+        let (config, mut options) =
+            if system { system_configuration() } else { configured(&settings.servers) };
         options.timeout = settings.timeout;
         options.attempts = 2;
         // A question may need many more for its proof; the gate above bounds what is under way.
@@ -301,6 +300,27 @@ fn plain_name(name: &Name) -> String {
         text.pop();
     }
     text
+}
+
+fn configured(servers: &[SocketAddr]) -> (ResolverConfig, ResolverOpts) {
+    let servers = servers.iter().map(name_server).collect();
+    (ResolverConfig::from_parts(None, Vec::new(), servers), ResolverOpts::default())
+}
+
+/// What the system says; where it says nothing, the name server of this machine, as resolv.conf(5) has it.
+fn system_configuration() -> (ResolverConfig, ResolverOpts) {
+    match hickory_resolver::system_conf::read_system_conf() {
+        Ok((config, options)) if !config.name_servers().is_empty() => (config, options),
+        Ok(_) => configured(&[LOCAL_SERVER]),
+        Err(error) => {
+            tracing::warn!(
+                event = "route.dns.no_configuration",
+                %error,
+                "cannot read the system's name servers; asking {LOCAL_SERVER}"
+            );
+            configured(&[LOCAL_SERVER])
+        }
+    }
 }
 
 fn name_server(address: &SocketAddr) -> NameServerConfig {

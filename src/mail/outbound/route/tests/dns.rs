@@ -182,3 +182,24 @@ async fn a_name_server_without_signatures_keeps_dane_off() {
     assert_eq!(world.asked("_2525._tcp.a.test", RecordType::TLSA), 0);
     assert!(Router::new(settings(&world, &dir)).unwrap().warning().await.is_none());
 }
+
+#[tokio::test]
+async fn the_name_servers_word_counts_for_one_whole_answer() {
+    let (world, dir) = world().await;
+    world.zone.lock().unwrap().vouches = true;
+    world.mx("d.test", 10, "mx.test").host("mx.test", "127.0.0.2").tlsa("_2525._tcp.mx.test");
+    // This name server gives aliases without what they lead to, so a second question is needed.
+    world.mx("pieces.test", 10, "alias.test").alias("alias.test", "mx.test").tlsa("_2525._tcp.alias.test");
+    let with = |tls_policy| Router::new(Settings { tls_policy, ..settings(&world, &dir) }).unwrap();
+    let demand = |route: Result<Route, RouteError>| route.unwrap().endpoints.remove(0).tls;
+    let router = with(TlsPolicy::DaneMtaSts);
+    assert!(matches!(demand(router.route("d.test", NOW).await), TlsDemand::Dane { .. })); // S6
+    let open = TlsDemand::Opportunistic { cleartext: true };
+    for _ in 0..2 {
+        assert_eq!(demand(router.route("pieces.test", NOW).await), open);
+    }
+    assert_eq!(demand(with(TlsPolicy::Opportunistic).route("d.test", NOW).await), open);
+    world.fail("_2525._tcp.mx.test", RecordType::TLSA, Fault::ServFail);
+    let router = with(TlsPolicy::DaneMtaSts);
+    assert_eq!(refusal(router.route("d.test", NOW).await), "temporary 4.4.3"); // S6
+}
