@@ -9,6 +9,7 @@ mod backend;
 mod check;
 mod demo;
 mod gateway;
+mod keys;
 mod load;
 mod mailbox_verbs;
 mod manual;
@@ -144,6 +145,9 @@ enum Command {
     /// The home side: fetch what the relay holds, and deliver it
     #[command(subcommand, after_help = gateway::EXAMPLES)]
     Gateway(gateway::Verb),
+    /// Make keys, and print what belongs to them
+    #[command(subcommand, after_help = keys::EXAMPLES)]
+    Keys(keys::Verb),
     /// Who may connect, and what they may hold
     #[command(subcommand, after_help = mailbox_verbs::EXAMPLES)]
     Mailbox(mailbox_verbs::Verb),
@@ -186,6 +190,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Demo => demo::run(global),
         Command::CheckConfig(args) => check::run(global, &args),
         Command::Gateway(verb) => gateway::run(global, verb),
+        Command::Keys(verb) => keys::run(global, verb),
         Command::Mailbox(verb) => mailbox_verbs::run(global, verb),
         Command::Spool(verb) => spool_verbs::run(global, verb),
         Command::Completions(args) => manual::completions(&args),

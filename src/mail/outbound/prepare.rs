@@ -1,6 +1,8 @@
 //! PURE: what happens to a submitted message before it goes out.
 //!
+//! * [`bounce`]: the report that comes back when mail did not arrive.
 //! * [`canonical`]: the stream filter between the gateway's octets and the spool: CR LF, no `Bcc`, one verdict.
+//! * [`dkim`]: the signatures, and their keys.
 //! * [`draft`]: what is known of a message that passed: its header, and facts about its body.
 //! * [`sender`]: whose addresses it may carry, and where it may go.
 //! * [`head`]: the fields we put in front of it.
@@ -11,7 +13,9 @@
 //! changed after it was checked and signed. A message is taken whole or refused with one reason.
 //! Does not: talk to anybody, ask the clock, or stuff dots.
 
+pub mod bounce;
 pub mod canonical;
+pub mod dkim;
 pub mod draft;
 pub mod fingerprint;
 pub mod head;

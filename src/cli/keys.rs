@@ -1,0 +1,153 @@
+//! `waystation keys`: makes keys, and prints what belongs to them.
+//!
+//! Promises: a key file has mode 0600 and is never overwritten; nothing is written when one of the files is there
+//! already. What is printed is ready to paste.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use serde_json::json;
+
+use super::{Exit, Global, Stop, load, screen};
+use crate::identity::keyfile;
+use crate::mail::address::domain_key;
+use crate::mail::outbound::prepare::dkim::keys::{self, NewKey};
+use crate::mail::outbound::prepare::dkim::{ed25519_selector, record_name};
+
+pub(crate) const EXAMPLES: &str = "Examples:\n  \
+    waystation keys dkim --dir /etc/waystation --selector 2026a --domain mail.example\n  \
+    waystation keys dkim --json | jq -r .value";
+
+/// Longest character-string of a TXT record, octets (RFC 1035 section 3.3).
+const TXT_STRING_BYTES_MAX: usize = 255;
+
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Verb {
+    /// Make the two keys that sign outgoing mail, and print their DNS records
+    #[command(after_help = "Example:\n  \
+        waystation keys dkim --dir /etc/waystation --selector 2026a --domain mail.example\n\n\
+        Writes an RSA-2048 and an Ed25519 key, PKCS#8 PEM, mode 0600. Existing files are never overwritten:\n\
+        to change keys, make new ones with another --selector and publish both until old mail has arrived.")]
+    Dkim(Dkim),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Dkim {
+    /// Where the key files go; made when missing [default: DATA_DIR/dkim]
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+    /// Name of the key pair in DNS; the Ed25519 key gets `-ed25519` behind it
+    #[arg(long, value_name = "NAME", default_value = "default")]
+    selector: String,
+    /// Domain to sign for [default: the first of `domains`]
+    #[arg(long, value_name = "DOMAIN")]
+    domain: Option<String>,
+}
+
+pub(crate) fn run(global: &Global, verb: Verb) -> anyhow::Result<Exit> {
+    match verb {
+        Verb::Dkim(args) => dkim(global, args),
+    }
+}
+
+/// One key with its names.
+struct Made {
+    algorithm: &'static str,
+    setting: &'static str,
+    file: PathBuf,
+    selector: String,
+    key: NewKey,
+}
+
+fn dkim(global: &Global, args: Dkim) -> anyhow::Result<Exit> {
+    let (dir, domain) = match (args.dir, args.domain) {
+        (Some(dir), Some(domain)) => (dir, domain),
+        (dir, domain) => {
+            let config = load::config(global)?;
+            let first = domain.or_else(|| config.domains.first().cloned()).unwrap_or_default();
+            (dir.unwrap_or_else(|| config.data_dir.join("dkim")), first)
+        }
+    };
+    let usage = |what: &str, text: &str| Stop::new(Exit::Usage, format!("{what} `{text}` is no domain name"));
+    let domain = domain_key(&domain).map_err(|_| usage("--domain", &domain))?;
+    let selector = domain_key(&args.selector).map_err(|_| usage("--selector", &args.selector))?;
+    let ed_selector = domain_key(&ed25519_selector(&selector)).map_err(|_| usage("--selector", &selector))?;
+    let file = |kind: &str| dir.join(format!("dkim-{selector}-{kind}.pem"));
+    let files = [file("rsa"), file("ed25519")];
+    for file in &files {
+        if file.symlink_metadata().is_ok() {
+            let message =
+                format!("{} exists and is not overwritten; choose another --selector", file.display());
+            return Err(Stop::new(Exit::Failed, message).into());
+        }
+    }
+    make_private(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    let [rsa, ed25519] = files;
+    let made = [
+        Made {
+            algorithm: "rsa",
+            setting: "rsa_key_file",
+            file: rsa,
+            selector: selector.clone(),
+            key: keys::generate_rsa()?,
+        },
+        Made {
+            algorithm: "ed25519",
+            setting: "ed25519_key_file",
+            file: ed25519,
+            selector: ed_selector,
+            key: keys::generate_ed25519()?,
+        },
+    ];
+    for one in &made {
+        keyfile::write_new(&one.file, one.key.pem.as_bytes())?;
+    }
+    if global.json { print_json(&made, &domain) } else { print_text(&made, &domain, &selector) }
+}
+
+/// Makes a directory that only its owner enters; one that is there stays as it is.
+fn make_private(dir: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
+}
+
+fn print_json(made: &[Made], domain: &str) -> anyhow::Result<Exit> {
+    for one in made {
+        screen::line(&json!({
+            "algorithm": one.algorithm,
+            "file": one.file.display().to_string(),
+            "domain": domain,
+            "selector": one.selector,
+            "name": record_name(&one.selector, domain),
+            "type": "TXT",
+            "value": one.key.record,
+        }))?;
+    }
+    Ok(Exit::Done)
+}
+
+fn print_text(made: &[Made], domain: &str, selector: &str) -> anyhow::Result<Exit> {
+    let mut text = String::new();
+    for one in made {
+        text.push_str(&format!("wrote {} (mode 0600)\n", one.file.display()));
+    }
+    text.push_str("\nDNS records to publish:\n\n");
+    for one in made {
+        let strings: Vec<_> =
+            one.key.record.as_bytes().chunks(TXT_STRING_BYTES_MAX).map(String::from_utf8_lossy).collect();
+        let strings: Vec<_> = strings.iter().map(|string| format!("\"{string}\"")).collect();
+        text.push_str(&format!(
+            "{}. IN TXT ( {} )\n\n",
+            record_name(&one.selector, domain),
+            strings.join(" ")
+        ));
+    }
+    text.push_str(&format!(
+        "Configuration:\n\n[dkim]\nenabled = true\ndomain = \"{domain}\"\nselector = \"{selector}\"\n"
+    ));
+    for one in made {
+        text.push_str(&format!("{} = \"{}\"\n", one.setting, one.file.display()));
+    }
+    screen::print(&text)?;
+    Ok(Exit::Done)
+}
