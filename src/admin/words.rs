@@ -6,7 +6,7 @@ use spool::types::{ItemInfo, Mailbox, STATES, SpoolStats, State, Transition};
 use time::OffsetDateTime;
 use time::macros::format_description;
 
-use crate::mail::envelope::Meta;
+use crate::mail::envelope::{Envelope, Meta};
 
 /// RFC 3339 with milliseconds, UTC: `2026-01-02T03:04:05.678Z`.
 #[must_use]
@@ -52,7 +52,7 @@ pub fn state(item: &ItemInfo) -> &'static str {
 #[must_use]
 pub fn item(item: &ItemInfo, now: WallMs) -> Value {
     // Metadata of a newer version or damaged: the rest of the item is still worth showing.
-    let mail_from = Meta::decode(&item.meta).ok().map(|m| m.mail_from);
+    let mail_from = Envelope::decode(&item.meta).ok().map(|e| e.mail_from().to_owned());
     json!({
         "id": item.id.to_string(),
         "direction": "in",

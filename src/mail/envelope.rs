@@ -1,12 +1,15 @@
 //! What travels beside a message and never inside it.
 //!
-//! [`Meta`] is what mail keeps in the spool with every message; the spool holds it opaque. Its encoding
-//! is a version byte and bincode in the legacy layout. A version is never changed, only followed by the
-//! next one; readers of old spools keep the old arms.
+//! [`Meta`] is what mail keeps in the spool with a message from outside, [`OutboundMeta`] with one that a gateway
+//! submitted; [`Envelope`] is either. The spool holds them opaque. Their encoding is a version byte and bincode in
+//! the legacy layout. A version is never changed, only followed by the next one; readers of old spools keep the old
+//! arms.
 
 /// Version of [`Meta`] written today.
 const META_VERSION: u8 = 1;
-/// Longest encoded [`Meta`] that is read back, bytes; a damaged length may not make us allocate.
+/// Version of [`OutboundMeta`] written today.
+const OUTBOUND_VERSION: u8 = 2;
+/// Longest encoding that is read back, bytes; a damaged length may not make us allocate.
 const META_BYTES_MAX: usize = spool::types::META_BYTES_MAX;
 
 /// `BODY=` of the transaction (RFC 6152).
@@ -40,6 +43,62 @@ pub struct Meta {
     pub transaction: String,
 }
 
+/// What is remembered of a submission beside its forward-path, which is its tag.
+#[derive(Clone, Debug, Default, PartialEq, Eq, bincode::Encode, bincode::Decode)]
+pub struct OutboundMeta {
+    /// Reverse-path as given, without brackets; empty for the null path.
+    pub mail_from: String,
+    /// The gateway's name for it: the id of the stream that brought it.
+    pub stream: String,
+    /// Id of the tunnel session that brought it.
+    pub session: [u8; 16],
+    /// The gateway acks results (tunnel 2 with `results`); if not, it waits 20 seconds and forgets.
+    pub results: bool,
+    /// When its stream began, milliseconds since 1970 UTC.
+    pub started_at_ms: u64,
+    /// Its header or envelope needs SMTPUTF8 (RFC 6531).
+    pub smtputf8: bool,
+    /// Its body has octets beyond ASCII, or not.
+    pub body: BodyType,
+    /// `Message-ID` with its angle brackets as it goes out; empty when there is none that can be repeated.
+    pub message_id: String,
+    /// `Subject` on one line, clipped, for whoever looks after the mail; empty when there is none.
+    pub subject: String,
+    /// A program wrote it in answer to something (RFC 3834): no bounce for it.
+    pub automatic: bool,
+}
+
+/// What the spool keeps with a message of either direction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Envelope {
+    /// It came by SMTP.
+    Inbound(Meta),
+    /// A gateway submitted it.
+    Outbound(OutboundMeta),
+}
+
+impl Envelope {
+    /// Reads what [`Meta::encode`] or [`OutboundMeta::encode`] wrote.
+    ///
+    /// # Errors
+    /// [`MetaError`] for another version, damage, or trailing bytes.
+    pub fn decode(bytes: &[u8]) -> Result<Self, MetaError> {
+        match bytes.first() {
+            Some(&OUTBOUND_VERSION) => OutboundMeta::decode(bytes).map(Self::Outbound),
+            Some(_) | None => Meta::decode(bytes).map(Self::Inbound),
+        }
+    }
+
+    /// Reverse-path as given, without brackets; empty for the null path.
+    #[must_use]
+    pub fn mail_from(&self) -> &str {
+        match self {
+            Self::Inbound(meta) => &meta.mail_from,
+            Self::Outbound(meta) => &meta.mail_from,
+        }
+    }
+}
+
 /// Stored metadata cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MetaError {
@@ -55,10 +114,7 @@ impl Meta {
     /// Version byte and bincode.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let mut bytes = vec![META_VERSION];
-        // Encoding owned strings and numbers into a vector has no way to fail.
-        let _ = bincode::encode_into_std_write(self, &mut bytes, bincode::config::legacy());
-        bytes
+        encode(META_VERSION, self)
     }
 
     /// Inverse of [`Meta::encode`].
@@ -66,15 +122,42 @@ impl Meta {
     /// # Errors
     /// [`MetaError`] for another version, damage, or trailing bytes.
     pub fn decode(bytes: &[u8]) -> Result<Self, MetaError> {
-        let config = bincode::config::legacy().with_limit::<META_BYTES_MAX>();
-        match bytes.split_first() {
-            Some((&META_VERSION, payload)) => match bincode::decode_from_slice(payload, config) {
-                Ok((meta, used)) if used == payload.len() => Ok(meta),
-                Ok(_) | Err(_) => Err(MetaError::Damaged),
-            },
-            Some((&other, _)) => Err(MetaError::UnknownVersion(other)),
-            None => Err(MetaError::Damaged),
-        }
+        decode(META_VERSION, bytes)
+    }
+}
+
+impl OutboundMeta {
+    /// Version byte and bincode.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        encode(OUTBOUND_VERSION, self)
+    }
+
+    /// Inverse of [`OutboundMeta::encode`].
+    ///
+    /// # Errors
+    /// [`MetaError`] for another version, damage, or trailing bytes.
+    pub fn decode(bytes: &[u8]) -> Result<Self, MetaError> {
+        decode(OUTBOUND_VERSION, bytes)
+    }
+}
+
+fn encode(version: u8, value: &impl bincode::Encode) -> Vec<u8> {
+    let mut bytes = vec![version];
+    // Encoding owned strings and numbers into a vector has no way to fail.
+    let _ = bincode::encode_into_std_write(value, &mut bytes, bincode::config::legacy());
+    bytes
+}
+
+fn decode<T: bincode::Decode<()>>(version: u8, bytes: &[u8]) -> Result<T, MetaError> {
+    let config = bincode::config::legacy().with_limit::<META_BYTES_MAX>();
+    match bytes.split_first() {
+        Some((&first, payload)) if first == version => match bincode::decode_from_slice(payload, config) {
+            Ok((value, used)) if used == payload.len() => Ok(value),
+            Ok(_) | Err(_) => Err(MetaError::Damaged),
+        },
+        Some((&other, _)) => Err(MetaError::UnknownVersion(other)),
+        None => Err(MetaError::Damaged),
     }
 }
 
@@ -109,6 +192,36 @@ mod tests {
         };
         let strings = ["a@b.example", "192.0.2.1", "mx", "ESMTP"].map(text).concat();
         assert_eq!(hex, format!("01{strings}00010000000100000000000000{}", text("t")));
+    }
+
+    #[test]
+    fn both_directions_are_told_apart() {
+        let out = OutboundMeta { mail_from: "me@our.example".into(), results: true, ..OutboundMeta::default() };
+        assert_eq!(Envelope::decode(&out.encode()), Ok(Envelope::Outbound(out.clone())));
+        assert_eq!(Envelope::decode(&sample().encode()), Ok(Envelope::Inbound(sample())));
+        assert_eq!(Meta::decode(&out.encode()), Err(MetaError::UnknownVersion(2)));
+        assert_eq!(Envelope::decode(&[]), Err(MetaError::Damaged));
+    }
+
+    #[test]
+    fn outbound_v2_bytes_are_unchanged() {
+        let meta = OutboundMeta {
+            mail_from: "m".into(),
+            stream: "s".into(),
+            session: [7; 16],
+            results: true,
+            started_at_ms: 1,
+            smtputf8: false,
+            body: BodyType::EightBit,
+            message_id: "i".into(),
+            subject: "t".into(),
+            automatic: true,
+        };
+        let text = |c: char| format!("0100000000000000{:02x}", c as u32);
+        let (m, s, i, t) = (text('m'), text('s'), text('i'), text('t'));
+        let session = "07".repeat(16);
+        let expected = format!("02{m}{s}{session}0101000000000000000001000000{i}{t}01");
+        assert_eq!(data_encoding::HEXLOWER.encode(&meta.encode()), expected);
     }
 
     #[test]

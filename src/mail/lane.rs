@@ -22,7 +22,7 @@ use spool::types::{AckOutcome, ItemInfo, Leased, Room};
 use spool::{ReplayFrom, Spool};
 use uuid::Uuid;
 
-use super::envelope::Meta;
+use super::envelope::Envelope;
 use crate::clock;
 use crate::crashpoint;
 use crate::identity::challenge::AuthCode;
@@ -396,10 +396,10 @@ impl GatewayLane {
 
 /// An item as the tunnel sends it. Tunnel 1 gets exactly the fields it knows.
 fn offer(info: &ItemInfo, dialect: Dialect) -> Result<Offer, String> {
-    let meta = Meta::decode(&info.meta).map_err(|error| error.to_string())?;
+    let envelope = Envelope::decode(&info.meta).map_err(|error| error.to_string())?;
     let rcpt_to = String::from_utf8_lossy(&info.tag).into_owned();
     let stream = stream_id(info.id, &rcpt_to);
-    let mut start = StartBody { mail_from: meta.mail_from, rcpt_to, ..StartBody::default() };
+    let mut start = StartBody { mail_from: envelope.mail_from().to_owned(), rcpt_to, ..StartBody::default() };
     if dialect == Dialect::Two {
         start.item_id = Some(info.id.to_string());
         start.seq = Some(info.seq.0);
@@ -431,6 +431,7 @@ mod tests {
     use spool::types::State;
 
     use super::*;
+    use crate::mail::envelope::Meta;
 
     fn info(tag: &[u8], meta: Vec<u8>) -> ItemInfo {
         ItemInfo {
