@@ -48,14 +48,16 @@ impl World {
         };
         let asked = new.clone();
         let Some(spool) = &mut self.spool else { return Ok(()) };
-        match (spool.submit(new, now), self.known(&asked)) {
+        let answer = spool.submit(new, now);
+        if answer.is_err() {
+            // The outbox may have been made for it.
+            self.outbox_of(mailbox)?;
+        }
+        match (answer, self.known(&asked)) {
             (Err(AcceptError::Spool(error)), _) => return self.died::<()>(&error).map(|_| ()),
             (Err(AcceptError::NoSpace), _) => ensure!(self.armed, "no space on an empty medium"),
             (Err(AcceptError::NoBody), _) => ensure!(body.broken, "the body is there"),
-            (Err(_), (known, over)) if (known.is_none() || over) && self.refuses(&asked) => {
-                // The outbox may have been made for it.
-                return self.outbox_of(mailbox);
-            }
+            (Err(_), (known, over)) if (known.is_none() || over) && self.refuses(&asked) => {}
             (Ok(Submitted::New(new)), (known, over)) => {
                 ensure!(new == id && (known.is_none() || over), "{key} is known");
                 ensure!(!self.refuses(&asked), "accepted although there is no room");
