@@ -14,6 +14,7 @@ mod negative_control;
 mod replay_from_cursor;
 mod same_seed_same_trace;
 mod smtp_lines;
+mod smtp_sender;
 mod smtp_split;
 mod unaccepted_items_are_whole_or_absent;
 mod world;

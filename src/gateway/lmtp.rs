@@ -21,6 +21,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
 use crate::gateway::destination::{Letter, Outcome, one_line};
+use crate::mail::smtp::stuffing::Stuffer;
 
 /// Longest reply line, bytes (RFC 5321 section 4.5.3.1.5 says 512; some servers say more).
 const LINE_BYTES_MAX: usize = 2048;
@@ -161,16 +162,19 @@ impl Lmtp {
 
     async fn body(&self, line: &mut BufReader<Box<dyn Line>>, letter: &Letter) -> Result<(), Broken> {
         let mut file = File::open(&letter.path).await.map_err(Broken::File)?;
-        let mut stuffer = Stuffer::default();
+        let mut stuffer = Stuffer::for_data();
         let mut piece = vec![0; PIECE_BYTES];
         let mut out = Vec::with_capacity(PIECE_BYTES + PIECE_BYTES / 8);
         loop {
             let n = file.read(&mut piece).await.map_err(Broken::File)?;
             out.clear();
+            // Looked for before; a file that has them now was changed meanwhile.
+            let stray = |stray| Broken::File(io::Error::new(io::ErrorKind::InvalidData, stray));
             if n == 0 {
-                stuffer.finish(&mut out);
+                stuffer.finish(&mut out).map_err(stray)?;
+                out.extend_from_slice(b".\r\n");
             } else {
-                stuffer.stuff(&piece[..n], &mut out);
+                stuffer.stuff(&piece[..n], &mut out).map_err(stray)?;
             }
             timeout(self.step_timeout, line.get_mut().write_all(&out))
                 .await
@@ -279,38 +283,6 @@ async fn has_bare_line_end(path: &std::path::Path) -> io::Result<bool> {
     }
 }
 
-/// Dot transparency (RFC 5321 section 4.5.2) over pieces of any size.
-#[derive(Debug)]
-struct Stuffer {
-    at_line_start: bool,
-}
-
-impl Default for Stuffer {
-    fn default() -> Self {
-        Self { at_line_start: true }
-    }
-}
-
-impl Stuffer {
-    fn stuff(&mut self, piece: &[u8], out: &mut Vec<u8>) {
-        for byte in piece {
-            if self.at_line_start && *byte == b'.' {
-                out.push(b'.');
-            }
-            out.push(*byte);
-            // There are no bare line ends here (checked before), so LF alone decides.
-            self.at_line_start = *byte == b'\n';
-        }
-    }
-
-    fn finish(&mut self, out: &mut Vec<u8>) {
-        if !self.at_line_start {
-            out.extend_from_slice(b"\r\n");
-        }
-        out.extend_from_slice(b".\r\n");
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -410,26 +382,5 @@ mod tests {
         let mut hostile = letter(&dir, b"x\r\n");
         hostile.mail_from = "a@b>\r\nRCPT TO:<root".to_owned();
         assert!(matches!(lmtp.deliver(&hostile).await, Outcome::Refused { .. }));
-    }
-
-    #[test]
-    fn stuffing_is_indifferent_to_how_bytes_are_split() {
-        let body = b".\r\n..x\r\na.\r\n.";
-        let whole = stuffed(body, body.len());
-        for size in 1..body.len() {
-            assert_eq!(stuffed(body, size), whole);
-        }
-        assert_eq!(whole, b"..\r\n...x\r\na.\r\n..\r\n.\r\n");
-        assert_eq!(stuffed(b"", 1), b".\r\n");
-    }
-
-    fn stuffed(body: &[u8], size: usize) -> Vec<u8> {
-        let mut stuffer = Stuffer::default();
-        let mut out = Vec::new();
-        for piece in body.chunks(size) {
-            stuffer.stuff(piece, &mut out);
-        }
-        stuffer.finish(&mut out);
-        out
     }
 }

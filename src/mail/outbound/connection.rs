@@ -13,6 +13,8 @@
 //! future of [`Connection::send`] after the message was armed leaves its fate unknown; the caller must treat it so.
 
 mod link;
+#[cfg(test)]
+mod tests;
 mod tls;
 
 use core::net::IpAddr;
