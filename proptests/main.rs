@@ -5,6 +5,7 @@
 
 mod accepted_items_survive_any_crash;
 mod acked_items_are_never_sent_again;
+mod canonical_form;
 mod codecs;
 mod deleting_the_index_changes_nothing;
 mod flipped_bytes;

@@ -36,6 +36,8 @@ fn help_is_useful_on_every_level() {
         &["gateway", "bootstrap"],
         &["gateway", "run"],
         &["gateway", "status"],
+        &["keys"],
+        &["keys", "dkim"],
         &["mailbox"],
         &["mailbox", "alias"],
         &["mailbox", "quota"],

@@ -9,6 +9,7 @@ mod layering;
 mod lost_replies;
 mod outbound;
 mod peers;
+mod signing;
 mod smuggling;
 mod support;
 mod tunnel;

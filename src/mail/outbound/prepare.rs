@@ -5,8 +5,8 @@
 //! * [`dkim`]: the signatures, and their keys.
 //! * [`draft`]: what is known of a message that passed: its header, and facts about its body.
 //! * [`sender`]: whose addresses it may carry, and where it may go.
-//! * [`head`]: the fields we put in front of it.
-//! * [`fingerprint`]: what makes two submissions the same mail.
+//! * [`mod@head`]: the fields we put in front of it.
+//! * [`mod@fingerprint`]: what makes two submissions the same mail.
 //! * [`refusal`]: why a message does not go out, in words for the gateway's owner.
 //!
 //! Promise: what is stored is octet for octet what goes on the wire before dot-stuffing, so that nothing is
