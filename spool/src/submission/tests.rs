@@ -1,3 +1,5 @@
+//! Submissions through their life, across restarts, and what must be refused.
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
