@@ -1,0 +1,306 @@
+//! Deliveries: the loop that takes submissions from the spool to their one result.
+//!
+//! * [`attempt`](self): one task per attempt, driven by [`super::submission`]'s machine.
+//! * [`switch`]: the pause of everything.
+//! * the schedule ([`super::schedule`]) says whose turn it is; the spool keeps the queue.
+//!
+//! Promises: nothing is handed over before its armed record is stable; a destination that is slow or dead delays
+//! nobody else; memory grows with destinations, not with messages. A stop takes no new work, drops what is not armed,
+//! and waits for what is armed as long as the caller waits.
+//!
+//! Failure policy: a spool that fails pauses deliveries; an attempt that panics is logged, and what is stable decides.
+
+mod attempt;
+mod handover;
+mod letter;
+mod pool;
+pub mod switch;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use spool::error::SpoolError;
+use spool::ids::ItemId;
+use tokio::sync::Notify;
+use tokio::task::{Id, JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use super::connection::{Connection, Dialing, Failure, FailureKind, Stage};
+use super::ledger::{DESTINATIONS_PAGE, Ledger};
+use super::prepare::dkim::Signer;
+use super::route::Router;
+use super::schedule::{self, Action, DeadHosts, Health, Now, Schedule};
+use super::values::Endpoint;
+use crate::clock;
+use crate::observe::{DeliveryClass, Metrics};
+use crate::spooler::{Spooler, bell};
+use attempt::Report;
+use pool::Pool;
+use switch::Switch;
+
+/// Time between two looks at the spool's health, idle connections and gauges.
+const TICK: Duration = Duration::from_secs(1);
+/// Destinations are paged in again after so many ticks, bell or not.
+const SCAN_TICKS: u32 = 60;
+/// Least time between two pagings of all destinations; more when they take long.
+const SCAN_PAUSE: Duration = Duration::from_millis(5);
+/// A paging may take one part in so many of the ledger's time.
+const SCAN_SHARE: u32 = 5;
+/// Most idle connections that are said goodbye to at a time; the others are closed without.
+const GOODBYES_MAX: usize = 64;
+
+/// How deliveries are run.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// How many at a time, and when again.
+    pub schedule: schedule::Settings,
+    /// How connections are made.
+    pub dialing: Dialing,
+    /// Milliseconds after which nothing is tried any more.
+    pub expire_ms: u64,
+    /// Where everything goes, for the metrics.
+    pub class: DeliveryClass,
+}
+
+/// What deliveries work with.
+#[derive(Clone, Debug)]
+pub struct Deps {
+    /// The spool.
+    pub spooler: Spooler,
+    /// Finds hosts.
+    pub router: Router,
+    /// Signs, when it is set.
+    pub signer: Option<Arc<Signer>>,
+    /// Pauses.
+    pub switch: Arc<Switch>,
+    /// Where numbers go.
+    pub metrics: Arc<Metrics>,
+}
+
+/// What every attempt shares.
+#[derive(Debug)]
+struct Shared {
+    settings: Settings,
+    ledger: Ledger,
+    router: Router,
+    signer: Option<Arc<Signer>>,
+    switch: Arc<Switch>,
+    metrics: Arc<Metrics>,
+    pool: Pool,
+    hosts: Mutex<DeadHosts>,
+    stop: CancellationToken,
+}
+
+impl Shared {
+    /// The endpoints worth a try, and when the first of the others is.
+    fn alive(&self, endpoints: Vec<Endpoint>) -> (Vec<Endpoint>, Option<Instant>) {
+        let now = clock::monotonic();
+        let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut back: Option<Instant> = None;
+        let mut alive = Vec::with_capacity(endpoints.len());
+        for endpoint in endpoints {
+            match hosts.ask(endpoint.address, now) {
+                None => alive.push(endpoint),
+                Some(until) => back = Some(back.map_or(until, |first| first.min(until))),
+            }
+        }
+        (alive, back)
+    }
+
+    /// Remembers whether the address took a connection and spoke.
+    fn heard_of(&self, endpoint: &Endpoint, opened: &Result<Connection, Failure>) {
+        let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        let silent = opened.as_ref().err().is_some_and(|failure| {
+            failure.kind == FailureKind::Connect
+                || (failure.kind == FailureKind::TimedOut && failure.stage <= Stage::Greeting)
+        });
+        if silent {
+            hosts.silent(endpoint.address, clock::monotonic());
+        } else {
+            hosts.answered(endpoint.address);
+        }
+    }
+
+    /// Keeps a connection for the next message, when it can carry one.
+    fn keep(&self, endpoint: Endpoint, connection: Connection) {
+        if connection.is_reusable() && !self.stop.is_cancelled() {
+            drop(self.pool.put(endpoint, connection, clock::monotonic()));
+        } else {
+            tokio::spawn(connection.quit());
+        }
+    }
+}
+
+/// Delivers until `stop`, then lets what is armed finish. Returns when the last attempt has ended.
+///
+/// # Errors
+/// [`SpoolError`] when the spool cannot even be asked to ring.
+pub async fn run(settings: Settings, deps: Deps, stop: CancellationToken) -> Result<(), SpoolError> {
+    let ring = Arc::new(Notify::new());
+    let ledger = Ledger::new(deps.spooler);
+    ledger.ring(bell(&ring)).await?;
+    let retry = settings.schedule.retry.clone();
+    let schedule = Schedule::new(settings.schedule.clone());
+    let shared = Arc::new(Shared {
+        settings,
+        ledger,
+        router: deps.router,
+        signer: deps.signer,
+        switch: deps.switch,
+        metrics: deps.metrics,
+        pool: Pool::default(),
+        hosts: Mutex::new(DeadHosts::new(retry)),
+        stop,
+    });
+    let driver = Driver {
+        shared,
+        schedule,
+        attempts: JoinSet::new(),
+        places: HashMap::new(),
+        scan_wanted: true,
+        scan_not_before: clock::monotonic(),
+        ticks: 0,
+    };
+    driver.run(&ring).await;
+    Ok(())
+}
+
+struct Driver {
+    shared: Arc<Shared>,
+    schedule: Schedule,
+    attempts: JoinSet<Report>,
+    /// What each task attempts.
+    places: HashMap<Id, (Arc<str>, ItemId)>,
+    scan_wanted: bool,
+    scan_not_before: Instant,
+    ticks: u32,
+}
+
+impl Driver {
+    async fn run(mut self, ring: &Notify) {
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let shared = Arc::clone(&self.shared);
+        loop {
+            if !shared.switch.is_on() {
+                self.start_what_may().await;
+            }
+            let wake = self.wake();
+            tokio::select! {
+                () = shared.stop.cancelled() => break,
+                Some(done) = self.attempts.join_next_with_id() => self.finished(done),
+                () = ring.notified() => self.scan_wanted = true,
+                () = shared.switch.changed() => self.scan_wanted = true,
+                () = tokio::time::sleep(wake) => {}
+                _ = ticks.tick() => self.tick().await,
+            }
+            while let Some(done) = self.attempts.try_join_next_with_id() {
+                self.finished(done);
+            }
+        }
+        let armed = self.attempts.len();
+        tracing::debug!(armed, "deliveries stop; what is armed waits for its verdict");
+        while self.attempts.join_next().await.is_some() {}
+        for connection in shared.pool.sweep(clock::monotonic(), true).into_iter().take(GOODBYES_MAX) {
+            connection.quit().await;
+        }
+    }
+
+    fn wake(&self) -> Duration {
+        let now = now();
+        let next = self.schedule.wake(now).unwrap_or(TICK);
+        if self.scan_wanted {
+            return next.min(self.scan_not_before.saturating_duration_since(now.monotonic));
+        }
+        next.min(TICK)
+    }
+
+    async fn start_what_may(&mut self) {
+        if self.scan_wanted && clock::monotonic() >= self.scan_not_before {
+            self.scan().await;
+        }
+        while let Some(action) = self.schedule.next(now()) {
+            match action {
+                Action::Start { destination, id } => {
+                    let task = self.attempts.spawn(attempt::run(Arc::clone(&self.shared), id));
+                    self.places.insert(task.id(), (destination, id));
+                }
+                Action::Fetch { destination, limit } => {
+                    match self.shared.ledger.waiting(&destination, limit).await {
+                        Ok(found) => self.schedule.fetched(&destination, &found, limit, now()),
+                        Err(error) => {
+                            tracing::warn!(event = "relay.spool.unavailable", destination, %error,
+                                "a queue cannot be read");
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Pages all destinations in.
+    async fn scan(&mut self) {
+        self.scan_wanted = false;
+        let began = clock::monotonic();
+        let mut after: Option<String> = None;
+        loop {
+            let page = match self.shared.ledger.destinations(after.take()).await {
+                Ok(page) => page,
+                Err(error) => {
+                    tracing::warn!(event = "relay.spool.unavailable", %error, "destinations cannot be read");
+                    break;
+                }
+            };
+            for (destination, due) in &page {
+                self.schedule.learn(destination, *due);
+            }
+            match page.into_iter().nth(DESTINATIONS_PAGE - 1) {
+                Some((last, _)) => after = Some(last),
+                None => break,
+            }
+        }
+        let took = clock::monotonic().duration_since(began);
+        self.scan_not_before = clock::monotonic() + SCAN_PAUSE.max(took * SCAN_SHARE);
+    }
+
+    fn finished(&mut self, done: Result<(Id, Report), tokio::task::JoinError>) {
+        let (task, report) = match done {
+            Ok((task, report)) => (task, report),
+            Err(error) => {
+                tracing::error!(event = "relay.outbound.attempt_ended", %error, "an attempt ended badly");
+                (error.id(), Report { health: Health::Unknown, next: None })
+            }
+        };
+        if let Some((destination, id)) = self.places.remove(&task) {
+            self.schedule.finish(&destination, id, report.health, report.next, now());
+        }
+    }
+
+    async fn tick(&mut self) {
+        self.ticks = self.ticks.wrapping_add(1);
+        let shared = &self.shared;
+        match shared.ledger.unfit().await {
+            Ok(unfit) => shared.switch.trip(unfit),
+            Err(error) => shared.switch.trip(Some(error.to_string())),
+        }
+        let old = shared.pool.sweep(clock::monotonic(), false);
+        for connection in old.into_iter().take(GOODBYES_MAX) {
+            tokio::spawn(connection.quit());
+        }
+        shared.metrics.set_outbound(
+            self.schedule.running(),
+            self.schedule.sites(),
+            self.schedule.dead_sites(),
+            shared.switch.is_on(),
+        );
+        if self.ticks.is_multiple_of(SCAN_TICKS) {
+            self.schedule.tidy(now());
+            self.scan_wanted = true;
+        }
+    }
+}
+
+fn now() -> Now {
+    Now { wall: clock::wall(), monotonic: clock::monotonic() }
+}

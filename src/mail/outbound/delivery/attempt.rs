@@ -1,0 +1,473 @@
+//! One attempt: the driver between [`Submission`]'s machine and DNS, connections and the spool.
+//!
+//! It performs steps in order and tells what came of them. Policy: when the spool does not answer the attempt ends
+//! without a word, because what is stable decides at the next start; when the relay stops, what is not armed is
+//! dropped, and what is armed waits for its verdict.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use spool::error::SpoolError;
+use spool::ids::{ItemId, WallMs};
+use spool::submission::Submission as Stored;
+use spool::types::State;
+
+use super::super::connection::{Connection, Failure, FailureKind, Outcome, Stage};
+use super::super::ledger::Written;
+use super::super::route::{Learned, RouteError};
+use super::super::schedule::Health;
+use super::super::submission::{Ending, Event, Step, Submission, Terms};
+use super::super::values::{Attempt, Endpoint, Note, TlsLevel};
+use super::Shared;
+use super::handover::Handover;
+use super::letter::{Letter, LetterError};
+use crate::{clock, crashpoint};
+
+/// A submission whose record cannot be read is looked at again after this.
+const UNREADABLE_WAIT_MS: u64 = 300_000;
+/// Longest time one attempt goes from host to host; the hosts left are for the next one (P17).
+const ATTEMPT_MAX: Duration = Duration::from_secs(3600);
+
+/// What the schedule learns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Report {
+    pub(super) health: Health,
+    /// When the submission is to be looked at again; `None`: it is done, or somebody will ring.
+    pub(super) next: Option<WallMs>,
+}
+
+const NOTHING: Report = Report { health: Health::Unknown, next: None };
+
+/// Attempts `id` once.
+pub(super) async fn run(shared: Arc<Shared>, id: ItemId) -> Report {
+    match shared.ledger.submission(id).await {
+        Ok(Some(stored)) if stored.info.state == State::Ready => {
+            if stored.due > clock::wall() {
+                return Report { next: Some(stored.due), ..NOTHING };
+            }
+            let attempt = match Attempting::new(&shared, id, &stored).await {
+                Ok(attempt) => attempt,
+                Err(_) => return NOTHING,
+            };
+            attempt.run(stored).await
+        }
+        Ok(_) => NOTHING,
+        Err(error) => {
+            let note = Note::line(format!("the record cannot be read: {error}"));
+            let due = clock::wall().plus(UNREADABLE_WAIT_MS);
+            tracing::error!(event = "relay.outbound.unreadable", submission.id = %id, %error, "{}", note.text);
+            let _ = shared.ledger.postpone(id, due, &note, clock::wall()).await;
+            Report { next: Some(due), ..NOTHING }
+        }
+    }
+}
+
+struct Attempting<'a> {
+    shared: &'a Shared,
+    id: ItemId,
+    destination: String,
+    accepted_at: WallMs,
+    number: u32,
+    machine: Submission,
+    began: Instant,
+    health: Health,
+}
+
+impl<'a> Attempting<'a> {
+    async fn new(shared: &'a Shared, id: ItemId, stored: &Stored) -> Result<Self, SpoolError> {
+        let expires_at = stored.info.accepted_at.plus(shared.settings.expire_ms);
+        let is_late = clock::wall() >= expires_at;
+        let last_reason = if is_late { shared.ledger.last_reason(id).await? } else { String::new() };
+        let terms = Terms {
+            attempts: stored.attempts,
+            expires_at,
+            last_reason,
+            retry: shared.settings.schedule.retry.clone(),
+            jitter_permille: rand::random_range(0..1000),
+        };
+        Ok(Self {
+            shared,
+            id,
+            destination: stored.destination.clone(),
+            accepted_at: stored.info.accepted_at,
+            number: stored.attempts + 1,
+            machine: Submission::new(terms),
+            began: clock::monotonic(),
+            health: Health::Unknown,
+        })
+    }
+
+    async fn run(mut self, stored: Stored) -> Report {
+        let mut stored = Some(stored);
+        let mut letter = None;
+        let mut step = self.machine.handle(Event::Begin, clock::wall());
+        loop {
+            step = match step {
+                Step::Route => {
+                    let event = self.route().await;
+                    self.machine.handle(event, clock::wall())
+                }
+                Step::Try(_) if clock::monotonic().duration_since(self.began) > ATTEMPT_MAX => {
+                    self.machine.handle(Event::TimeUp, clock::wall())
+                }
+                Step::Try(endpoint) => {
+                    if let Some(stored) = stored.take() {
+                        letter = Some(self.open(stored).await);
+                    }
+                    let event = match &letter {
+                        Some(Ok(letter)) => self.attempt(letter, endpoint).await,
+                        Some(Err(error)) => unreadable(error),
+                        None => Event::Stopping,
+                    };
+                    self.machine.handle(event, clock::wall())
+                }
+                // Nothing is under way that could still tell us more.
+                Step::Wait => return NOTHING,
+                Step::Defer { .. } | Step::Postpone { .. } | Step::Settle { .. } | Step::Leave => {
+                    return self.conclude(step).await;
+                }
+            };
+        }
+    }
+
+    async fn open(&self, stored: Stored) -> Result<Letter, LetterError> {
+        Letter::open(self.shared.ledger.spooler(), stored, self.shared.signer.as_deref()).await
+    }
+
+    async fn route(&mut self) -> Event {
+        let (now, started) = (clock::wall(), clock::monotonic());
+        let look = self.shared.router.route(&self.destination, now);
+        let found = tokio::select! {
+            found = look => found,
+            () = self.shared.stop.cancelled() => return Event::Stopping,
+        };
+        let endpoints = match found {
+            Ok(route) => route.endpoints,
+            Err(error) => {
+                let (permanent, text, enhanced) = match error {
+                    RouteError::Temporary { text, enhanced } => (false, text, enhanced),
+                    RouteError::Permanent { text, enhanced } => (true, text, enhanced),
+                };
+                if !permanent {
+                    self.health = Health::Dead;
+                }
+                let attempt = Attempt {
+                    host: self.destination.clone(),
+                    stage: "dns".to_owned(),
+                    enhanced_code: enhanced.to_owned(),
+                    text,
+                    started_ms: now.0,
+                    duration_ms: elapsed_ms(started),
+                    ..Attempt::default()
+                };
+                return Event::Unroutable { permanent, attempt };
+            }
+        };
+        let (alive, back) = self.shared.alive(endpoints);
+        match back {
+            Some(back) if alive.is_empty() => {
+                self.health = Health::Dead;
+                let wait = back.saturating_duration_since(clock::monotonic());
+                let until = now.plus(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
+                let reason = format!("no host of {} answered a short while ago", self.destination);
+                Event::AllDead { until, reason }
+            }
+            Some(_) | None => Event::Routed(alive),
+        }
+    }
+
+    /// Tries one host, on a connection that is there already or on a new one.
+    async fn attempt(&mut self, letter: &Letter, endpoint: Endpoint) -> Event {
+        let (started_at, started) = (clock::wall(), clock::monotonic());
+        let mut attempt = Attempt {
+            host: endpoint.host.clone(),
+            address: endpoint.address.to_string(),
+            started_ms: started_at.0,
+            ..Attempt::default()
+        };
+        let mut handover =
+            Handover::new(self.shared.ledger.clone(), Arc::clone(&self.shared.switch), self.id, &endpoint);
+        let begun = handover.begun();
+        let said = tokio::select! {
+            biased;
+            said = self.converse(letter, endpoint, &mut handover) => said,
+            () = stopped_unarmed(self.shared, &begun) => return Event::Stopping,
+        };
+        attempt.duration_ms = elapsed_ms(started);
+        if handover.armed {
+            self.machine.handle(Event::Armed, clock::wall());
+        }
+        let ending = self.judge(&said, &handover);
+        describe(&mut attempt, &said);
+        self.note(&said);
+        Event::Ended(ending, attempt)
+    }
+
+    async fn converse(&self, letter: &Letter, mut endpoint: Endpoint, handover: &mut Handover) -> Said {
+        let mut fresh = false;
+        loop {
+            let kept = if fresh { None } else { self.shared.pool.take(&endpoint) };
+            let reused = kept.is_some();
+            let mut connection = match kept {
+                Some(connection) => connection,
+                None => match self.open_connection(&mut endpoint).await {
+                    Ok(connection) => connection,
+                    Err(failure) => return Said::NotOpened(failure),
+                },
+            };
+            let level = connection.tls().level;
+            let mut source = letter.source();
+            let outcomes = connection.send(&letter.envelope, &mut source, handover).await;
+            let problem = source.problem.take();
+            let outcome = outcomes.into_iter().next();
+            // P11: what an old connection says before the message is no attempt.
+            if reused && !handover.armed && outcome.as_ref().is_some_and(is_stale) {
+                fresh = true;
+                continue;
+            }
+            self.shared.keep(endpoint, connection);
+            return match (problem, outcome) {
+                (Some(problem), _) if !handover.armed => Said::NoMessage(problem),
+                (_, Some(outcome)) => Said::Answered(outcome, level),
+                (_, None) => Said::Nothing,
+            };
+        }
+    }
+
+    async fn open_connection(&self, endpoint: &mut Endpoint) -> Result<Connection, Failure> {
+        let shared = self.shared;
+        let mut again = true;
+        loop {
+            let opened = Connection::open(endpoint, &shared.settings.dialing).await;
+            let learned = match &opened {
+                Ok(connection) => Some(Learned::Reached(connection.tls().level)),
+                Err(failure) if failure.kind == FailureKind::StarttlsBroken => Some(Learned::StarttlsBroke),
+                Err(failure) if failure.kind == FailureKind::TlsUnmet && failure.code.is_none() => {
+                    Some(Learned::StarttlsMissing)
+                }
+                Err(_) => None,
+            };
+            shared.heard_of(endpoint, &opened);
+            let other = learned
+                .and_then(|what| shared.router.learned(&self.destination, endpoint, what, clock::wall()));
+            match (opened, other) {
+                // S2: the same host in the clear, on a new connection, once.
+                (Err(_), Some(other)) if again => {
+                    *endpoint = other;
+                    again = false;
+                }
+                (opened, _) => return opened,
+            }
+        }
+    }
+
+    /// Which row of the checklist it is.
+    fn judge(&mut self, said: &Said, handover: &Handover) -> Ending {
+        if let Some(refused) = handover.refused {
+            return refused;
+        }
+        let armed = handover.armed;
+        match said {
+            Said::NotOpened(failure) => {
+                let refused = failure.code.is_some_and(|code| (500..600).contains(&code));
+                if refused && matches!(failure.stage, Stage::Greeting | Stage::Ehlo) {
+                    Ending::Unwelcome
+                } else {
+                    Ending::Safe { greylisted: false }
+                }
+            }
+            Said::NoMessage(LetterError::Damaged(_)) => Ending::Refused,
+            Said::NoMessage(LetterError::Unreadable(_)) => Ending::Safe { greylisted: false },
+            Said::Answered(Outcome::Delivered(_), _) => Ending::Delivered,
+            Said::Answered(Outcome::Failed(_), _) => Ending::Refused,
+            Said::Answered(Outcome::Indeterminate(_), _) => Ending::Unknown,
+            // The sender says so only when the host cannot have the message, armed or not.
+            Said::Answered(Outcome::Temporary(_), _) if armed => Ending::PutOff,
+            Said::Answered(Outcome::Temporary(failure), _) => Ending::Safe {
+                greylisted: failure.stage == Stage::Rcpt && matches!(failure.code, Some(450 | 451)),
+            },
+            Said::Nothing => Ending::Safe { greylisted: false },
+        }
+    }
+
+    /// What this host's answer says about the destination, and what is counted.
+    fn note(&mut self, said: &Said) {
+        match said {
+            Said::NotOpened(_) => {
+                if self.health == Health::Unknown {
+                    self.health = Health::Dead;
+                }
+            }
+            Said::Answered(outcome, level) => {
+                self.shared.metrics.outbound_tls(level_word(*level));
+                let silent = outcome.failure().is_some_and(|failure| {
+                    matches!(failure.kind, FailureKind::TimedOut | FailureKind::Lost)
+                });
+                if !silent {
+                    self.health = Health::Alive;
+                }
+            }
+            Said::NoMessage(_) | Said::Nothing => {}
+        }
+    }
+
+    async fn conclude(&self, step: Step) -> Report {
+        let (now, ledger) = (clock::wall(), &self.shared.ledger);
+        let (written, next, word, note) = match step {
+            Step::Defer { due, note } => {
+                (ledger.defer(self.id, due, &note, now).await, Some(due), "deferred", note)
+            }
+            Step::Postpone { due, note } => {
+                let written = ledger.postpone(self.id, due, &note, now).await;
+                return self.report(written, Some(due));
+            }
+            Step::Settle { verdict, note } => {
+                crashpoint::reach("delivery.before_settle");
+                let written = ledger.settle(self.id, verdict, &note, now).await;
+                crashpoint::reach("delivery.after_settle");
+                (written, None, verdict.word(), note)
+            }
+            // Withdrawn, stopped or paused: whoever did it rings, or the next look finds it.
+            Step::Leave | Step::Route | Step::Try(_) | Step::Wait => {
+                return Report { health: self.health, next: None };
+            }
+        };
+        if matches!(written, Ok(Written::Stable)) {
+            self.tell(word, next, &note, now);
+        }
+        self.report(written, next)
+    }
+
+    fn report(&self, written: Result<Written, SpoolError>, next: Option<WallMs>) -> Report {
+        match written {
+            Ok(Written::Stable) => Report { health: self.health, next },
+            // Somebody else's word stands.
+            Ok(Written::Withdrawn) => Report { health: self.health, next: None },
+            Err(error) => {
+                tracing::error!(event = "relay.spool.unavailable", submission.id = %self.id, %error,
+                    "an attempt's end could not be written; the next start decides");
+                Report { health: self.health, next: None }
+            }
+        }
+    }
+
+    /// One event for the attempt, one for the result.
+    fn tell(&self, word: &'static str, next: Option<WallMs>, note: &Note, now: WallMs) {
+        let metrics = &self.shared.metrics;
+        let last = note.attempts.last();
+        let duration_ms = elapsed_ms(self.began);
+        if last.is_some() {
+            metrics.outbound_attempted(word, self.shared.settings.class);
+        }
+        let (host, tls) = last.map_or(("", ""), |a| (a.host.as_str(), a.tls.as_str()));
+        let code = last.and_then(|attempt| attempt.code);
+        tracing::info!(
+            event = "relay.outbound.attempted", submission.id = %self.id, destination = self.destination,
+            attempt = self.number, outcome = word, host, tls, smtp.code = code, duration_ms,
+            next_ms = next.map(|due| due.since(now)), text = note.text,
+            "attempt {} of {}: {word}", self.number, self.id
+        );
+        if next.is_some() {
+            return;
+        }
+        let latency_ms = now.since(self.accepted_at);
+        metrics.outbound_settled(word, latency_ms);
+        let (id, text) = (self.id, note.text.as_str());
+        match word {
+            "sent" => tracing::info!(event = "relay.outbound.sent", submission.id = %id,
+                destination = self.destination, host, tls, latency_ms, text, "submission {id} is sent"),
+            "failed" => tracing::info!(event = "relay.outbound.failed", submission.id = %id,
+                destination = self.destination, host, latency_ms, text, "submission {id} has failed: {text}"),
+            _ => tracing::warn!(event = "relay.outbound.indeterminate", submission.id = %id,
+                destination = self.destination, host, latency_ms, text,
+                "submission {id} may have been taken or not: {text}"),
+        }
+    }
+}
+
+/// What a host, or the way to it, said.
+enum Said {
+    NotOpened(Failure),
+    NoMessage(LetterError),
+    Answered(Outcome, TlsLevel),
+    Nothing,
+}
+
+/// Waits for a stop of the relay, and then for ever when the message is being handed over.
+async fn stopped_unarmed(shared: &Shared, begun: &AtomicBool) {
+    shared.stop.cancelled().await;
+    if begun.load(Ordering::Acquire) {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// The message cannot be had; the host was not even asked.
+fn unreadable(error: &LetterError) -> Event {
+    let ending = match error {
+        LetterError::Damaged(_) => Ending::Refused,
+        LetterError::Unreadable(_) => Ending::Safe { greylisted: false },
+    };
+    let attempt = Attempt {
+        enhanced_code: "5.3.0".to_owned(),
+        text: error.to_string(),
+        stage: "body".to_owned(),
+        started_ms: clock::wall().0,
+        ..Attempt::default()
+    };
+    Event::Ended(ending, attempt)
+}
+
+/// P11: the connection was at its end, which says nothing about the message.
+fn is_stale(outcome: &Outcome) -> bool {
+    outcome.failure().is_some_and(|failure| {
+        failure.kind == FailureKind::Stale
+            || (failure.stage == Stage::Mail
+                && (failure.code == Some(421)
+                    || matches!(failure.kind, FailureKind::Lost | FailureKind::TimedOut)))
+    })
+}
+
+fn describe(attempt: &mut Attempt, said: &Said) {
+    match said {
+        Said::NotOpened(failure) => describe_failure(attempt, failure),
+        Said::Answered(outcome, _) => match outcome {
+            Outcome::Delivered(accepted) => {
+                Stage::Dot.as_str().clone_into(&mut attempt.stage);
+                attempt.code = Some(accepted.code);
+                attempt.enhanced_code = accepted.enhanced.clone().unwrap_or_default();
+                attempt.text = accepted.text.clone();
+                attempt.tls = accepted.tls.clone();
+            }
+            Outcome::Temporary(failure) | Outcome::Failed(failure) | Outcome::Indeterminate(failure) => {
+                describe_failure(attempt, failure);
+            }
+        },
+        Said::NoMessage(error) => {
+            Stage::Body.as_str().clone_into(&mut attempt.stage);
+            attempt.text = error.to_string();
+        }
+        Said::Nothing => attempt.text = "no outcome".to_owned(),
+    }
+}
+
+fn describe_failure(attempt: &mut Attempt, failure: &Failure) {
+    failure.stage.as_str().clone_into(&mut attempt.stage);
+    attempt.code = failure.code;
+    attempt.enhanced_code = failure.enhanced.clone().unwrap_or_default();
+    attempt.text = failure.text.clone();
+    attempt.tls = failure.tls.clone();
+}
+
+fn level_word(level: TlsLevel) -> &'static str {
+    match level {
+        TlsLevel::None => "none",
+        TlsLevel::Unverified => "unverified",
+        TlsLevel::WebPki => "web_pki",
+        TlsLevel::Dane => "dane",
+    }
+}
+
+fn elapsed_ms(since: Instant) -> u64 {
+    u64::try_from(clock::monotonic().saturating_duration_since(since).as_millis()).unwrap_or(u64::MAX)
+}
