@@ -7,6 +7,7 @@
 //! is poisoned ends the daemon with an error; recovery is the next start.
 
 pub mod ledger;
+mod outbound;
 mod vitals;
 
 use std::io;
@@ -28,6 +29,7 @@ use crate::identity::key::KeyText;
 use crate::mail::intake;
 use crate::mail::lane::{Admission, Lanes};
 use crate::mail::limits::{self, Limits};
+use crate::mail::outbound::delivery::switch::Switch;
 use crate::mail::smtp::receiver;
 use crate::observe::Metrics;
 use crate::tunnel::session::{self, Window};
@@ -70,6 +72,9 @@ pub enum StartError {
         /// The system's words.
         error: io::Error,
     },
+    /// Deliveries cannot be set up.
+    #[error(transparent)]
+    Outbound(#[from] outbound::SetupError),
 }
 
 /// The relay ended and should not have.
@@ -94,6 +99,8 @@ pub struct Daemon {
     pub admin_socket: PathBuf,
     /// The relay's metrics.
     pub metrics: Arc<Metrics>,
+    /// Pauses deliveries.
+    pub switch: Arc<Switch>,
     ledger: Ledger,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -152,6 +159,10 @@ pub async fn start(config: &Config, stop: CancellationToken) -> Result<Daemon, S
     };
     tasks.spawn(intake::run(smtp_listeners, intake_settings(config), deps, stop.clone()));
 
+    let switch = Arc::new(Switch::open(&config.data_dir));
+    let deliveries = outbound::deps(config, &smtp, &ledger.spooler, &switch, &metrics)?;
+    tasks.spawn(outbound::run(outbound::settings(config), deliveries, stop.clone()));
+
     let admin = Arc::new(Admin {
         spooler: ledger.spooler.clone(),
         handle: ledger.engine.handle(),
@@ -177,6 +188,7 @@ pub async fn start(config: &Config, stop: CancellationToken) -> Result<Daemon, S
         smtp,
         admin_socket: config.admin_socket.clone(),
         metrics,
+        switch,
         ledger,
         tasks,
         stop,

@@ -14,7 +14,9 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::time::SystemTime;
 
 pub use json::json_from_text;
-pub use metrics::{AuthOutcome, Histogrammed, LaneGauges, Metrics, RefusalStage};
+pub use metrics::{
+    AuthOutcome, DeliveryClass, Histogrammed, LaneGauges, Metrics, OutboundFamilies, RefusalStage,
+};
 
 /// Shape of a log line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]

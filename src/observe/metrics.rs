@@ -76,6 +76,43 @@ impl AuthOutcome {
     }
 }
 
+/// Where deliveries go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DeliveryClass {
+    /// A lane of this relay.
+    Local,
+    /// The configured smarthost.
+    Smarthost,
+    /// The recipient's own servers.
+    Direct,
+}
+
+impl DeliveryClass {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Local => "local",
+            Self::Smarthost => "smarthost",
+            Self::Direct => "direct",
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct AttemptLabels {
+    class: &'static str,
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ResultLabel {
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LevelLabel {
+    level: &'static str,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RefusedLabels {
     code: u16,
@@ -108,6 +145,20 @@ pub struct Histogrammed {
     pub batch: Histogram,
     /// Seconds from acceptance to the gateway's ack.
     pub wait: Histogram,
+    /// Seconds from acceptance of a submission to its result.
+    pub delivery: Histogram,
+}
+
+/// Numbers of mail out.
+#[derive(Clone, Debug, Default)]
+pub struct OutboundFamilies {
+    attempts: Family<AttemptLabels, Counter>,
+    results: Family<ResultLabel, Counter>,
+    tls: Family<LevelLabel, Counter>,
+    running: Gauge,
+    destinations: Gauge,
+    dead: Gauge,
+    paused: Gauge,
 }
 
 /// Gauges copied from the spool's counters by [`Metrics::set_spool`].
@@ -163,6 +214,7 @@ pub struct Metrics {
     pub items_replayed: Counter,
     /// Histograms.
     pub histograms: Histogrammed,
+    outbound: OutboundFamilies,
     spool: LaneGauges,
     recovery: FloatGauge,
     ready: Gauge,
@@ -183,6 +235,7 @@ impl Metrics {
             commit: Histogram::new(LATENCY_BUCKETS),
             batch: Histogram::new(BATCH_BUCKETS),
             wait: Histogram::new(WAIT_BUCKETS),
+            delivery: Histogram::new(WAIT_BUCKETS),
         };
         let mut metrics = Self {
             registry: Registry::with_prefix("waystation"),
@@ -204,12 +257,14 @@ impl Metrics {
             replays: Counter::default(),
             items_replayed: Counter::default(),
             histograms,
+            outbound: OutboundFamilies::default(),
             spool: LaneGauges::default(),
             recovery: FloatGauge::default(),
             ready: Gauge::default(),
         };
         metrics.register_mail();
         metrics.register_tunnel();
+        metrics.register_outbound();
         metrics.register_spool();
         metrics
     }
@@ -281,6 +336,35 @@ impl Metrics {
             Unit::Seconds,
             self.histograms.wait.clone(),
         );
+    }
+
+    fn register_outbound(&mut self) {
+        let (r, o) = (&mut self.registry, &self.outbound);
+        r.register(
+            "outbound_attempts",
+            "Attempts to deliver a submission, by outcome and by where it goes",
+            o.attempts.clone(),
+        );
+        r.register("outbound_results", "Results of submissions by kind", o.results.clone());
+        r.register("outbound_tls", "Messages offered to a server, by protection", o.tls.clone());
+        r.register_with_unit(
+            "outbound_delivery",
+            "Time from acceptance of a submission to its result",
+            Unit::Seconds,
+            self.histograms.delivery.clone(),
+        );
+        r.register("outbound_running", "Attempts under way now", o.running.clone());
+        r.register(
+            "outbound_destinations",
+            "Recipient domains with mail waiting, or recently so",
+            o.destinations.clone(),
+        );
+        r.register(
+            "outbound_dead_destinations",
+            "Recipient domains that are left alone because they did not answer",
+            o.dead.clone(),
+        );
+        r.register("outbound_paused", "1 while deliveries are paused", o.paused.clone());
     }
 
     fn register_spool(&mut self) {
@@ -357,6 +441,30 @@ impl Metrics {
     pub fn replayed(&self, items: u64) {
         self.replays.inc();
         self.items_replayed.inc_by(items);
+    }
+
+    /// Counts one attempt; `outcome`: `sent`, `failed`, `indeterminate` or `deferred`.
+    pub fn outbound_attempted(&self, outcome: &'static str, class: DeliveryClass) {
+        self.outbound.attempts.get_or_create(&AttemptLabels { class: class.word(), outcome }).inc();
+    }
+
+    /// Counts one result; `latency_ms` since the submission was accepted.
+    pub fn outbound_settled(&self, result: &'static str, latency_ms: u64) {
+        self.outbound.results.get_or_create(&ResultLabel { result }).inc();
+        self.histograms.delivery.observe(seconds(latency_ms));
+    }
+
+    /// Counts one message offered to a server; `level`: `none`, `unverified`, `web_pki` or `dane`.
+    pub fn outbound_tls(&self, level: &'static str) {
+        self.outbound.tls.get_or_create(&LevelLabel { level }).inc();
+    }
+
+    /// Copies the state of deliveries: attempts under way, destinations known, those left alone, and the pause.
+    pub fn set_outbound(&self, running: usize, destinations: usize, dead: usize, paused: bool) {
+        self.outbound.running.set(whole(running as u64));
+        self.outbound.destinations.set(whole(destinations as u64));
+        self.outbound.dead.set(whole(dead as u64));
+        self.outbound.paused.set(i64::from(paused));
     }
 
     /// Remembers how long the spool took to open, milliseconds.
@@ -444,6 +552,9 @@ mod tests {
         metrics.refused(452, RefusalStage::Rcpt);
         metrics.offered(1);
         metrics.set_recovery_ms(250);
+        metrics.outbound_attempted("deferred", DeliveryClass::Direct);
+        metrics.outbound_settled("sent", 10);
+        metrics.set_outbound(1, 2, 0, true);
         let text = metrics.text();
         for line in [
             "waystation_inbound_accepted_total 1",
@@ -451,6 +562,10 @@ mod tests {
             "waystation_inbound_refused_total{code=\"452\",stage=\"rcpt\"} 1",
             "waystation_items_offered_total{tunnel=\"1\"} 1",
             "waystation_spool_recovery_seconds 0.25",
+            "waystation_outbound_attempts_total{class=\"direct\",outcome=\"deferred\"} 1",
+            "waystation_outbound_results_total{result=\"sent\"} 1",
+            "waystation_outbound_delivery_seconds_count 1",
+            "waystation_outbound_paused 1",
             "waystation_spool_commit_seconds_count 0",
         ] {
             assert!(text.lines().any(|l| l == line), "missing {line} in\n{text}");

@@ -230,7 +230,7 @@ impl Driver {
                     match self.shared.ledger.waiting(&destination, limit).await {
                         Ok(found) => self.schedule.fetched(&destination, &found, limit, now()),
                         Err(error) => {
-                            tracing::warn!(event = "relay.spool.unavailable", destination, %error,
+                            tracing::warn!(event = "relay.spool.unavailable", %destination, %error,
                                 "a queue cannot be read");
                         }
                     }

@@ -143,6 +143,12 @@ impl Schedule {
         self.running
     }
 
+    /// Destinations in memory.
+    #[must_use]
+    pub fn sites(&self) -> usize {
+        self.sites.len()
+    }
+
     /// Destinations that are left alone now.
     #[must_use]
     pub fn dead_sites(&self) -> usize {

@@ -301,9 +301,9 @@ impl<'a> Attempting<'a> {
             }
             Said::Answered(outcome, level) => {
                 self.shared.metrics.outbound_tls(level_word(*level));
-                let silent = outcome.failure().is_some_and(|failure| {
-                    matches!(failure.kind, FailureKind::TimedOut | FailureKind::Lost)
-                });
+                let silent = outcome
+                    .failure()
+                    .is_some_and(|failure| matches!(failure.kind, FailureKind::TimedOut | FailureKind::Lost));
                 if !silent {
                     self.health = Health::Alive;
                 }

@@ -71,8 +71,7 @@ impl Letter {
         let info = Arc::new(submission.info);
         let meta = Meta::decode(&info.meta).map_err(|error| LetterError::Damaged(error.to_string()))?;
         let recipient = String::from_utf8(info.tag.clone());
-        let recipient =
-            recipient.map_err(|_| LetterError::Damaged("the recipient is no text".to_owned()))?;
+        let recipient = recipient.map_err(|_| LetterError::Damaged("the recipient is no text".to_owned()))?;
         let mut letter = Self {
             spooler: spooler.clone(),
             front: vec![Bytes::from(info.head.clone())],

@@ -48,7 +48,7 @@ pub struct Limits<'a> {
     /// Loopback, private and reserved addresses are allowed.
     pub private: bool,
     /// Whether this relay itself listens there.
-    pub is_own: &'a dyn Fn(IpAddr) -> bool,
+    pub is_own: &'a (dyn Fn(IpAddr) -> bool + Sync),
 }
 
 /// A host with the addresses to try, in order; at least one.
