@@ -1,0 +1,298 @@
+//! From the spool to the sink: what is tried, what is kept of it, and the one result.
+
+use std::time::Duration;
+
+use spool::types::{State, Verb};
+use waystation::clock;
+
+use super::outlet::{HEAD, Outlet};
+use crate::support::dns::Trouble;
+use crate::support::sink::{Act, BlackHole, Script, Step};
+
+/// Q8: taken once, octet for octet what was stored, with its story.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_submission_is_delivered_once_and_its_attempt_is_told() {
+    let mut outlet = Outlet::start().await;
+    outlet.dns.mail_domain("d.test", "127.0.0.2");
+    let id = outlet.submit("one@d.test").await;
+    let (state, note) = outlet.result(id).await;
+    assert_eq!(state, State::Sent, "{note:?}");
+    let attempt = note.attempts.last().expect("an attempt");
+    assert_eq!((attempt.host.as_str(), attempt.stage.as_str()), ("mx.d.test", "dot"));
+    assert_eq!((attempt.code, attempt.tls.as_str()), (Some(250), "none"));
+    let received = outlet.sink.received();
+    assert_eq!(received.len(), 1);
+    assert_eq!(
+        (received[0].mail_from.as_str(), &received[0].rcpt_to[..]),
+        ("<a@our.test>", &["<one@d.test>".into()][..])
+    );
+    let text = String::from_utf8(received[0].bytes.clone()).expect("text");
+    assert_eq!(text, format!("{HEAD}X-Test-Id: one\r\nFrom: <a@our.test>\r\n\r\n.dot\r\nend\r\n"));
+    let states: Vec<_> = outlet.story(id).await.into_iter().map(|(state, _)| state).collect();
+    assert_eq!(states, ["ready", "armed", "sent"]);
+    assert_eq!(outlet.submission(id).await.attempts, 1);
+    let text = outlet.metrics.text();
+    assert!(text.contains("waystation_outbound_results_total{result=\"sent\"} 1"), "{text}");
+}
+
+/// Q1, O1: a host that refuses connections costs nothing but the look at the next one.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_next_host_is_tried_when_the_first_is_gone() {
+    let mut outlet = Outlet::start().await;
+    outlet.dns.mx("d.test", &[(10, "gone.d.test"), (20, "mx.d.test")]);
+    outlet.dns.host("gone.d.test", &["127.0.0.9"]);
+    outlet.dns.host("mx.d.test", &["127.0.0.3"]);
+    let id = outlet.submit("two@d.test").await;
+    let (state, note) = outlet.result(id).await;
+    assert_eq!(state, State::Sent);
+    let tried: Vec<_> = note.attempts.iter().map(|a| (a.host.as_str(), a.stage.as_str())).collect();
+    assert_eq!(tried, [("gone.d.test", "connect"), ("mx.d.test", "dot")]);
+}
+
+/// Q5-Q7, Q12, Q17: after the dot only a complete reply counts, and nobody else is asked.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_answer_is_indeterminate_and_never_sent_again() {
+    for (n, act) in [
+        Act::close(),
+        Act::reset(),
+        Act::Silence,
+        Act::Last(b"25".to_vec()),
+        Act::Last(b"250-queued\r\n".to_vec()),
+        Act::say("354 what"),
+        Act::say("hello"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut outlet = Outlet::start().await;
+        outlet.dns.mx("d.test", &[(10, "a.d.test"), (20, "b.d.test")]);
+        outlet.dns.host("a.d.test", &["127.0.0.2"]);
+        outlet.dns.host("b.d.test", &["127.0.0.3"]);
+        outlet.sink.play(Script::usual().on(Step::Dot, act.clone()));
+        let id = outlet.submit(&format!("q{n}@d.test")).await;
+        let (state, note) = outlet.result(id).await;
+        assert_eq!(state, State::Indeterminate, "{act:?}: {note:?}");
+        outlet.sink.play(Script::usual());
+        // Not by a restart either.
+        outlet.restart().await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert_eq!(outlet.sink.copies(&format!("q{n}"), &format!("q{n}@d.test")), 1, "{act:?}");
+        assert_eq!(outlet.submission(id).await.info.state, State::Indeterminate);
+    }
+}
+
+/// Q1-Q3, Q10, P7, P16: what was surely not taken is tried again, until it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_not_taken_is_tried_again() {
+    for (n, script) in [
+        Script::usual().on(Step::Banner, Act::say_and_close("421 4.3.2 busy")),
+        Script::usual().on(Step::Banner, Act::close()),
+        Script::usual().on(Step::Mail, Act::say("451 4.3.0 later")),
+        Script::usual().on(Step::Rcpt, Act::say("450 4.2.0 greylisted")),
+        Script::usual().on(Step::Data, Act::close()),
+        Script::usual().on(Step::Body, Act::reset()),
+        Script::usual().on(Step::Dot, Act::say("452 4.3.1 full")),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut outlet = Outlet::start().await;
+        outlet.dns.mail_domain("d.test", "127.0.0.2");
+        outlet.sink.play_in_turn(vec![script, Script::usual()]);
+        let to = format!("r{n}@d.test");
+        let id = outlet.submit(&to).await;
+        let (state, note) = outlet.result(id).await;
+        assert_eq!(state, State::Sent, "{n}: {note:?}");
+        assert_eq!(outlet.submission(id).await.attempts, 2, "{n}: {:?}", outlet.story(id).await);
+        assert_eq!(outlet.sink.copies(&format!("r{n}"), &to), 1, "{n}");
+    }
+}
+
+/// P2, P6, P7, P9, Q11, O5, O6: a final no is told at once, in the words of who said it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_final_no_fails_at_once() {
+    let mut outlet = Outlet::start().await;
+    outlet.dns.mail_domain("d.test", "127.0.0.2");
+    outlet.dns.mx("null.test", &[(0, ".")]);
+    for (n, (script, domain, code)) in [
+        (Script::usual().on(Step::Banner, Act::say_and_close("554 5.7.1 go away")), "d.test", Some(554)),
+        (Script::usual().on(Step::Mail, Act::say("550 5.7.1 not you")), "d.test", Some(550)),
+        (Script::usual().on(Step::Rcpt, Act::say("550 5.1.1 nobody")), "d.test", Some(550)),
+        (Script::usual().on(Step::Data, Act::say("554 5.5.1 no")), "d.test", Some(554)),
+        (Script::usual().on(Step::Dot, Act::say("554 5.6.0 bad")), "d.test", Some(554)),
+        (Script::usual(), "null.test", None),
+        (Script::usual(), "nxdomain.test", None),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        // A connection that is still there would not show a banner.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        outlet.sink.play(script);
+        let id = outlet.submit(&format!("f{n}@{domain}")).await;
+        let (state, note) = outlet.result(id).await;
+        assert_eq!(state, State::Failed, "{n}: {note:?}");
+        let attempt = note.attempts.last().expect("an attempt");
+        assert_eq!(attempt.code, code, "{n}: {note:?}");
+        assert!(note.enhanced_code.starts_with("5."), "{n}: {note:?}");
+        assert_eq!(outlet.sink.copies(&format!("f{n}"), &format!("f{n}@{domain}")), 0, "{n}");
+    }
+}
+
+/// O4, Q19: DNS that says nothing certain is asked again, until the time is up; then the last reason is told.
+#[tokio::test(flavor = "multi_thread")]
+async fn expiry_tells_the_last_reason() {
+    let mut outlet = Outlet::start_with(|settings| settings.expire_ms = 1_500).await;
+    outlet.dns.trouble("d.test", None, Some(Trouble::ServFail));
+    let id = outlet.submit("late@d.test").await;
+    let (state, note) = outlet.result(id).await;
+    assert_eq!(state, State::Failed);
+    assert!(note.text.starts_with("expired; "), "{note:?}");
+    assert!(note.text.contains("d.test"), "{note:?}");
+    assert!(outlet.submission(id).await.attempts >= 2);
+    assert_eq!(outlet.sink.connections(), 0);
+}
+
+/// O15: a thousand for a site that never answers delay nobody, and only one of them dials.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_site_with_a_long_queue_delays_nobody() {
+    let mut outlet = Outlet::start_with(|settings| {
+        settings.dialing.timeouts.connect = Duration::from_secs(20);
+        settings.schedule.total_max = 8;
+    })
+    .await;
+    let hole = BlackHole::start(&format!("127.0.0.8:{}", outlet.sink.port())).await;
+    outlet.dns.mail_domain("dead.test", &hole.address().ip().to_string());
+    for n in 0..1000 {
+        outlet.submit(&format!("dead{n}@dead.test")).await;
+    }
+    let began = clock::monotonic();
+    let mut ids = Vec::new();
+    for n in 0..10 {
+        let domain = format!("live{n}.test");
+        outlet.dns.mail_domain(&domain, "127.0.0.2");
+        for m in 0..5 {
+            ids.push(outlet.submit(&format!("live{n}x{m}@{domain}")).await);
+        }
+    }
+    for id in ids {
+        assert_eq!(outlet.result(id).await.0, State::Sent);
+    }
+    let took = clock::monotonic().duration_since(began);
+    assert!(took < Duration::from_secs(15), "{took:?}");
+}
+
+/// P11: one connection carries many messages.
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_are_reused() {
+    let mut outlet = Outlet::start_with(|settings| settings.schedule.per_destination_max = 2).await;
+    outlet.dns.mail_domain("d.test", "127.0.0.2");
+    let mut ids = Vec::new();
+    for n in 0..40 {
+        ids.push(outlet.submit(&format!("m{n}@d.test")).await);
+    }
+    for id in ids {
+        assert_eq!(outlet.result(id).await.0, State::Sent);
+    }
+    let connections = outlet.sink.connections();
+    assert!(connections <= 3, "{connections} connections for 40 messages");
+    assert!(outlet.sink.open_max() <= 3);
+}
+
+/// P11: a connection that died while it waited costs the next message nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_died_while_idle_is_no_attempt() {
+    for act in [Act::say_and_close("421 4.4.2 idle too long"), Act::close()] {
+        let mut outlet = Outlet::start().await;
+        outlet.dns.mail_domain("d.test", "127.0.0.2");
+        outlet.sink.play(Script::usual().on_nth(Step::Mail, 2, act.clone()).on_nth(
+            Step::Rset,
+            1,
+            act.clone(),
+        ));
+        for n in 0..3 {
+            let id = outlet.submit(&format!("s{n}@d.test")).await;
+            let (state, note) = outlet.result(id).await;
+            assert_eq!((state, note.attempts.len()), (State::Sent, 1), "{act:?}: {note:?}");
+            assert_eq!(outlet.submission(id).await.attempts, 1);
+        }
+    }
+}
+
+/// Q18: held mail waits; released mail goes at once. A pause stops everything and survives a restart.
+#[tokio::test(flavor = "multi_thread")]
+async fn holding_and_pausing_stop_what_has_not_left() {
+    let mut outlet = Outlet::start().await;
+    outlet.dns.mail_domain("d.test", "127.0.0.2");
+    outlet.switch.pause("maintenance", clock::wall()).expect("written");
+    let (held, other) = (outlet.submit("held@d.test").await, outlet.submit("other@d.test").await);
+    let hold = outlet.spooler.call(move |spool| spool.apply_verb(held, Verb::Hold, "", clock::wall()));
+    hold.await.expect("commit").expect("held");
+    outlet.restart().await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(outlet.sink.connections(), 0, "paused");
+    outlet.switch.resume().expect("removed");
+    assert_eq!(outlet.result(other).await.0, State::Sent);
+    assert_eq!(outlet.submission(held).await.info.state, State::Held);
+    let release = outlet.spooler.call(move |spool| spool.apply_verb(held, Verb::Release, "", clock::wall()));
+    release.await.expect("commit").expect("released");
+    assert_eq!(outlet.result(held).await.0, State::Sent);
+}
+
+/// Q18: what is held while its message is on the way ends unsent, because it cannot be armed any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hold_during_the_attempt_keeps_the_message_from_being_completed() {
+    let mut outlet = Outlet::start().await;
+    outlet.dns.mail_domain("d.test", "127.0.0.2");
+    outlet
+        .sink
+        .play(Script::usual().on(Step::Rcpt, Act::Delay(Duration::from_millis(600), Box::new(Act::Usual))));
+    let id = outlet.submit("race@d.test").await;
+    while outlet.sink.connections() == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let hold = outlet.spooler.call(move |spool| spool.apply_verb(id, Verb::Hold, "", clock::wall()));
+    hold.await.expect("commit").expect("held");
+    tokio::time::sleep(Duration::from_millis(1200)).await;
+    assert_eq!(outlet.submission(id).await.info.state, State::Held);
+    assert_eq!(outlet.sink.received_count(), 0);
+}
+
+/// A stop drops what is not armed and waits for the verdict of what is.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_waits_for_what_is_armed_and_drops_the_rest() {
+    let mut outlet = Outlet::start().await;
+    outlet.dns.mail_domain("armed.test", "127.0.0.2");
+    outlet.dns.mail_domain("slow.test", "127.0.0.3");
+    let slow = Act::Delay(Duration::from_millis(400), Box::new(Act::Usual));
+    let never = Act::Silence;
+    outlet.sink.play_with(move |_, host| {
+        let is_armed = host == std::net::IpAddr::from([127, 0, 0, 2]);
+        let (step, act) = if is_armed { (Step::Dot, slow.clone()) } else { (Step::Mail, never.clone()) };
+        Script::usual().on(step, act)
+    });
+    let (armed, unarmed) = (outlet.submit("armed@armed.test").await, outlet.submit("slow@slow.test").await);
+    outlet.wait_for(armed, &[State::Armed]).await;
+    while outlet.sink.connections() < 2 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    outlet.sink.play(Script::usual());
+    outlet.restart().await;
+    assert_eq!(outlet.submission(armed).await.info.state, State::Sent);
+    assert_eq!(outlet.result(unarmed).await.0, State::Sent);
+    assert_eq!(outlet.sink.copies("slow", "slow@slow.test"), 1);
+}
+
+/// A message of many chunks arrives whole (and is not held in memory whole).
+#[tokio::test(flavor = "multi_thread")]
+async fn large_messages_arrive_whole() {
+    let mut outlet = Outlet::start().await;
+    outlet.dns.mail_domain("d.test", "127.0.0.2");
+    let line = [b"x".repeat(70), b"\r\n".to_vec()].concat();
+    let body = [b"X-Test-Id: big\r\n\r\n".to_vec(), line.repeat(20_000)].concat();
+    let id = outlet.submit_bytes("big@d.test", "d.test", &body).await;
+    assert_eq!(outlet.result(id).await.0, State::Sent);
+    let received = outlet.sink.received();
+    assert_eq!(received[0].bytes.len(), HEAD.len() + body.len());
+    assert_eq!(&received[0].bytes[HEAD.len()..], &body[..]);
+}
