@@ -196,7 +196,8 @@ mod tests {
 
     #[test]
     fn both_directions_are_told_apart() {
-        let out = OutboundMeta { mail_from: "me@our.example".into(), results: true, ..OutboundMeta::default() };
+        let out =
+            OutboundMeta { mail_from: "me@our.example".into(), results: true, ..OutboundMeta::default() };
         assert_eq!(Envelope::decode(&out.encode()), Ok(Envelope::Outbound(out.clone())));
         assert_eq!(Envelope::decode(&sample().encode()), Ok(Envelope::Inbound(sample())));
         assert_eq!(Meta::decode(&out.encode()), Err(MetaError::UnknownVersion(2)));

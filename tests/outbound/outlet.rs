@@ -15,7 +15,7 @@ use spool::{Options, Spool};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use waystation::clock;
-use waystation::mail::envelope::Meta;
+use waystation::mail::envelope::OutboundMeta;
 use waystation::mail::outbound::connection::{Dialing, Timeouts};
 use waystation::mail::outbound::delivery::switch::Switch;
 use waystation::mail::outbound::delivery::{self, Deps, Settings};
@@ -146,7 +146,7 @@ impl Outlet {
         key[..8].copy_from_slice(&self.count.to_be_bytes());
         let (now, body, seed) = (clock::wall(), body.to_vec(), self.spooler.reader().seed());
         let id = ItemId::new(now, key[..10].try_into().expect("ten"));
-        let meta = Meta { mail_from: "a@our.test".to_owned(), ..Meta::default() };
+        let meta = OutboundMeta { mail_from: "a@our.test".to_owned(), ..OutboundMeta::default() };
         let new = NewSubmission {
             message: NewMessage {
                 body: id,

@@ -16,7 +16,7 @@ use spool::types::ItemInfo;
 use super::super::connection::{Envelope, MessageSource, SourceError};
 use super::super::prepare::dkim::Signer;
 use crate::clock;
-use crate::mail::envelope::{BodyType, Meta};
+use crate::mail::envelope::{BodyType, OutboundMeta};
 use crate::spooler::Spooler;
 
 /// Bodies up to this size are kept between the two readings, bytes; times the deliveries at a time.
@@ -69,7 +69,8 @@ impl Letter {
         signer: Option<&Signer>,
     ) -> Result<Self, LetterError> {
         let info = Arc::new(submission.info);
-        let meta = Meta::decode(&info.meta).map_err(|error| LetterError::Damaged(error.to_string()))?;
+        let meta =
+            OutboundMeta::decode(&info.meta).map_err(|error| LetterError::Damaged(error.to_string()))?;
         let recipient = String::from_utf8(info.tag.clone());
         let recipient = recipient.map_err(|_| LetterError::Damaged("the recipient is no text".to_owned()))?;
         let mut letter = Self {
