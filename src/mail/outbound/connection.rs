@@ -34,6 +34,7 @@ use self::link::{Heard, Link};
 use self::tls::Judge;
 pub use self::tls::Trust;
 use super::values::{Endpoint, TlsDemand, TlsLevel, remote_text};
+use crate::crashpoint;
 pub use crate::mail::smtp::sender::capabilities::Capabilities;
 pub use crate::mail::smtp::sender::envelope::Envelope;
 pub use crate::mail::smtp::sender::outcome::{Acceptance, Failure, FailureKind, Outcome, Stage};
@@ -298,11 +299,11 @@ impl Connection {
                 None if self.sender.is_over() => return Pause::Closed,
                 None => self.hear(&mut whole).await,
                 Some(Output::Wait(time)) => self.patience = Box::pin(sleep(time)),
-                Some(Output::Write(octets) | Output::Complete(octets)) => {
-                    self.link.queue(&octets);
-                    while !self.link.is_flushed() && !self.sender.is_over() {
-                        self.hear(&mut whole).await;
-                    }
+                Some(Output::Write(octets)) => self.write(&octets, &mut whole).await,
+                Some(Output::Complete(octets)) => {
+                    crashpoint::reach("delivery.before_dot");
+                    self.write(&octets, &mut whole).await;
+                    crashpoint::reach("delivery.after_dot");
                 }
                 Some(Output::NeedBody) => self.give_body(&mut work).await,
                 Some(Output::Arm(accepted)) => self.arm(&mut work, &accepted).await,
@@ -312,6 +313,13 @@ impl Connection {
                 Some(Output::Done(outcomes)) => return Pause::Done(outcomes),
                 Some(Output::Close) => self.link.close(),
             }
+        }
+    }
+
+    async fn write(&mut self, octets: &[u8], whole: &mut Pin<Box<Sleep>>) {
+        self.link.queue(octets);
+        while !self.link.is_flushed() && !self.sender.is_over() {
+            self.hear(whole).await;
         }
     }
 
