@@ -6,6 +6,7 @@
 //! Failure policy: one sentence on standard error that says what to do, never a backtrace.
 
 mod backend;
+mod bench;
 mod check;
 mod demo;
 mod gateway;
@@ -154,6 +155,9 @@ enum Command {
     /// Look into the spool, and move what lies in it
     #[command(subcommand, after_help = spool_verbs::EXAMPLES)]
     Spool(spool_verbs::Verb),
+    /// Measure this machine
+    #[command(subcommand, after_help = bench::EXAMPLES)]
+    Bench(bench::Verb),
     /// Print a shell completion script
     #[command(after_help = "Example:\n  \
         waystation completions bash > /etc/bash_completion.d/waystation")]
@@ -193,6 +197,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Keys(verb) => keys::run(global, verb),
         Command::Mailbox(verb) => mailbox_verbs::run(global, verb),
         Command::Spool(verb) => spool_verbs::run(global, verb),
+        Command::Bench(verb) => bench::run(global, verb),
         Command::Completions(args) => manual::completions(&args),
         Command::Man(args) => manual::pages(&args),
     }
