@@ -144,11 +144,6 @@ impl Spool {
             let Some(state) = entry::state_from_code(record.to) else { continue };
             let new = Entry { state, state_lsn: lsn, changed_at: WallMs(record.at_ms), ..old };
             self.replace_entry(lane, seq, Some(old), new)?;
-            if new.outbound.is_some() {
-                // Whoever lets a submission go wants it to be tried now.
-                let due = (state == State::Ready).then_some(WallMs(record.at_ms));
-                self.requeue(lane, seq, &new, due)?;
-            }
             self.move_cursor(lane, seq, state)?;
         }
         Ok(())

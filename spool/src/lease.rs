@@ -326,6 +326,11 @@ impl Spool {
         now: WallMs,
     ) -> Result<(), SpoolError> {
         let Some(to) = life::step(entry.state, event) else { return Ok(()) };
+        if let Some(outbound) = entry.outbound {
+            // Whoever lets a submission go wants it to be tried now.
+            let due = (to == State::Ready).then_some(now);
+            return self.append_step(lane, seq, entry, to, outbound, due, &clip(reason), now);
+        }
         let record = StateRecord {
             to: entry::state_code(to),
             at_ms: now.0,

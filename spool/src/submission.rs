@@ -279,27 +279,40 @@ impl Spool {
         let Some(to) = life::step(entry.state, event) else {
             return Err(RequestError::WrongState { id, state: entry.state.word(), verb: event.verb() });
         };
-        let due = match wait {
-            Some((due, _)) => due,
-            None => self.queued(lane, seq)?.map_or(now, |queued| queued.due),
-        };
         let verdict = matches!(event, Event::Send | Event::Doubt)
             || (event == Event::Fail && entry.state == State::Armed);
         let attempts = if verdict { 1 } else { wait.map_or(0, |(_, attempts)| attempts) };
-        let step = StepRecord {
-            to: entry::state_code(to),
-            at_ms: now.0,
-            note: clip_note(note),
-            due_ms: due.0,
-            attempts: outbound.attempts.saturating_add(attempts).min(ATTEMPTS_MAX),
-            told: outbound.told,
-            item: state_ref(lane, seq, &entry),
-        };
-        self.append_upkeep(Kind::Step, &Record::Step(step))?;
+        let attempts = outbound.attempts.saturating_add(attempts).min(ATTEMPTS_MAX);
+        let outbound = Outbound { attempts, ..outbound };
+        self.append_step(lane, seq, &entry, to, outbound, wait.map(|(due, _)| due), note, now)?;
         if life::is_result(to) {
             self.ring_results(lane)?;
         }
         Ok(())
+    }
+
+    /// Journals and applies where a submission stands from now on; every change of one is such a record, because only
+    /// the newest is kept. `due` of `None` leaves that as it was.
+    #[expect(clippy::too_many_arguments, reason = "the fields of one record")]
+    pub(crate) fn append_step(
+        &mut self,
+        lane: LaneId,
+        seq: Seq,
+        entry: &Entry,
+        to: State,
+        Outbound { attempts, told }: Outbound,
+        due: Option<WallMs>,
+        note: &str,
+        now: WallMs,
+    ) -> Result<(), SpoolError> {
+        let due = match due {
+            Some(due) => due,
+            None => self.queued(lane, seq)?.map_or(now, |queued| queued.due),
+        };
+        let (note, item) = (clip_note(note), state_ref(lane, seq, entry));
+        let (to, at_ms, due_ms) = (entry::state_code(to), now.0, due.0);
+        let step = StepRecord { to, at_ms, note, due_ms, attempts, told, item };
+        self.append_upkeep(Kind::Step, &Record::Step(step))
     }
 
     fn ring_results(&mut self, outbox: LaneId) -> Result<(), SpoolError> {
@@ -322,16 +335,8 @@ impl Spool {
         if outbound.told {
             return Ok(false);
         }
-        let step = StepRecord {
-            to: entry::state_code(entry.state),
-            at_ms: now.0,
-            note: TOLD.to_owned(),
-            due_ms: 0,
-            attempts: outbound.attempts,
-            told: true,
-            item: state_ref(lane, seq, &entry),
-        };
-        self.append_upkeep(Kind::Step, &Record::Step(step))?;
+        let outbound = Outbound { told: true, ..outbound };
+        self.append_step(lane, seq, &entry, entry.state, outbound, None, TOLD, now)?;
         Ok(true)
     }
 
