@@ -257,6 +257,7 @@ impl Carrier {
             handshake_timeout: self.kit.options.handshake_timeout,
             heartbeat_every: self.kit.options.heartbeat_every,
             silence_max: self.kit.options.silence_max,
+            submits: false,
         };
         let mut session = ClientSession::new(settings, self.position, clock::monotonic());
         let mut receptions: HashMap<String, Reception> = HashMap::new();
@@ -314,6 +315,7 @@ impl Carrier {
                     link::feed(socket, Ws::Ping(Bytes::new())).await?;
                     unsent = true;
                 }
+                Output::Binary(_) | Output::Seal { .. } | Output::Submitted(_) => {}
                 Output::Ready { dialect, replaced } => self.ready(dialect, replaced),
                 Output::Begin { stream, offer } => self.begin(session, receptions, stream, offer),
                 Output::Append { stream, bytes } => {

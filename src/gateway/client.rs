@@ -8,14 +8,15 @@
 //! 4. A complete, undamaged stream is handed out as one item. What became of it comes back by
 //!    [`ClientSession::verdict`] and leaves as `item_ack` or `item_nack`; nothing else acks anything. A stream that does
 //!    not match its announced size or hash is sent back, never handed out.
-//! 5. Both ends ping; silence beyond the limit is a dead relay.
+//! 5. Submissions leave by streams of their own; see `outbound`.
+//! 6. Both ends ping; silence beyond the limit is a dead relay.
 //!
-//! With a relay of tunnel 1 nothing is said after `auth_ok`: no text may be sent there, and there is nothing to ack
-//! with. An item is then whatever arrived between `smtp_start` and `smtp_end`.
+//! With a relay of tunnel 1 no text is sent after `auth_ok`: it would hang up, and there is nothing to ack with. An item is then whatever arrived between `smtp_start` and `smtp_end`.
 //!
 //! Bounded: open streams, items waiting for a verdict, and message size; a relay that exceeds its credit twofold has
 //! broken the protocol and is left.
 
+mod outbound;
 #[cfg(test)]
 mod pair;
 mod stream;
@@ -36,8 +37,10 @@ use crate::tunnel::control::{
     Feature, Features, ItemAck, ItemNack, ReplayRequest, SessionRole, ToGateway, ToRelay,
 };
 use crate::tunnel::frame::{Frame, StartBody};
+use outbound::Outbound;
+pub use outbound::{ANSWER_PATIENCE, LEGACY_PATIENCE, STREAMS_OPEN_MAX, UNANSWERED_MAX, Wanted};
 use stream::{Done, Stream, Want};
-pub use values::{LanePosition, Notice, Offer, Output, Settings, Verdict};
+pub use values::{End, LanePosition, Notice, Offer, Output, Settings, Submission, Submitted, Verdict};
 
 /// Close code for "handshake not finished in time" and "relay is silent" (tunnel section 2.5).
 pub const CLOSE_TIMEOUT: u16 = 4408;
@@ -71,6 +74,7 @@ pub struct ClientSession {
     streams: HashMap<String, Stream>,
     /// Complete items without a verdict, with the hash that goes into the ack.
     awaiting: HashMap<String, String>,
+    outbound: Outbound,
     outputs: VecDeque<Output>,
 }
 
@@ -78,10 +82,12 @@ impl ClientSession {
     /// A session on a connection that was just opened. `position` is what earlier sessions have seen.
     #[must_use]
     pub fn new(settings: Settings, position: LanePosition, now: Instant) -> Self {
+        let mut features = vec![Feature::Ack, Feature::Credit, Feature::Replay];
+        features.extend(settings.submits.then_some(Feature::Results));
         let request = ToRelay::AuthChallengeRequest(AuthChallengeRequest {
             public_key_base32: settings.key.key_text().to_string(),
             session_role: Some(SessionRole::Inbound),
-            features: Features::of(&[Feature::Ack, Feature::Credit, Feature::Replay]),
+            features: Features::of(&features),
             credit: Some(settings.credit),
         });
         let phase = Phase::Asked { until: now + settings.handshake_timeout };
@@ -91,6 +97,7 @@ impl ClientSession {
             position,
             streams: HashMap::new(),
             awaiting: HashMap::new(),
+            outbound: Outbound::default(),
             outputs: VecDeque::from([Output::Text(request.to_text())]),
         }
     }
@@ -106,7 +113,8 @@ impl ClientSession {
         match self.phase {
             Phase::Asked { until } | Phase::Proved { until } => Some(until),
             Phase::Open { next_ping, last_heard, .. } => {
-                Some(next_ping.min(last_heard + self.settings.silence_max))
+                let alive = next_ping.min(last_heard + self.settings.silence_max);
+                Some(self.outbound.deadline().map_or(alive, |answer| answer.min(alive)))
             }
             Phase::Closed => None,
         }
@@ -145,6 +153,7 @@ impl ClientSession {
                     *next_ping = now + self.settings.heartbeat_every;
                     self.outputs.push_back(Output::Ping);
                 }
+                self.outbound_timeout(now);
             }
             Phase::Closed => {}
         }
@@ -178,12 +187,19 @@ impl ClientSession {
             }
             (Phase::Open { .. }, ToGateway::Drain(drain)) => {
                 let reconnect_after = Duration::from_millis(drain.reconnect_after_ms);
+                self.outbound.draining = true;
                 self.notice(Notice::Drain { reconnect_after });
             }
             (Phase::Open { .. }, ToGateway::ReplayAccepted(replay)) => {
                 self.notice(Notice::ReplayAccepted { items: replay.items });
             }
-            // Results belong to submissions, which this gateway does not make; unknown types to later protocols.
+            (Phase::Open { .. }, ToGateway::OutboundAccepted(accepted)) if self.settings.submits => {
+                self.outbound_accepted(accepted);
+            }
+            (Phase::Open { .. }, ToGateway::RelayDeliveryResult(result)) if self.settings.submits => {
+                self.delivery_result(result);
+            }
+            // What belongs to nobody's submissions, and to later protocols.
             (
                 _,
                 ToGateway::RelayDeliveryResult(_) | ToGateway::OutboundAccepted(_) | ToGateway::Unknown(_),
@@ -215,6 +231,9 @@ impl ClientSession {
             Ok(Frame::Chunk { stream, bytes }) => self.chunk(stream, bytes),
             Ok(Frame::End { stream }) => self.end(&stream),
             Ok(Frame::Abort { stream, reason }) => {
+                if self.not_now(&stream, &reason) {
+                    return;
+                }
                 if self.streams.remove(&stream).is_some() {
                     self.notice(Notice::Aborted { reason: crate::gateway::destination::one_line(&reason) });
                     self.outputs.push_back(Output::Abandon { stream });
@@ -292,6 +311,8 @@ impl ClientSession {
 
     fn open(&mut self, ok: &AuthOk, now: Instant) {
         let dialect = if ok.features.has(Feature::Ack) { Dialect::Two } else { Dialect::One };
+        self.outbound.results =
+            self.settings.submits && dialect == Dialect::Two && ok.features.has(Feature::Results);
         if dialect == Dialect::One && !self.settings.allow_tunnel_1 {
             self.notice(Notice::TunnelOneRefused);
             return self.close(CLOSE_NORMAL, "tunnel_1_refused");

@@ -144,6 +144,7 @@ impl Pair {
             handshake_timeout: Duration::from_secs(10),
             heartbeat_every: Duration::from_secs(30),
             silence_max: Duration::from_secs(90),
+            submits: false,
         };
         lane.items.iter_mut().for_each(|entry| entry.leased = false);
         let handshake = Handshake::new(Uuid::from_u128(1), "192.0.2.1".parse().unwrap(), now);
@@ -212,7 +213,13 @@ impl Pair {
                     self.client.verdict(&offer.item_id, Verdict::Stored);
                 }
                 Output::Ready { dialect, .. } => assert_eq!(dialect, Dialect::Two),
-                Output::Ping | Output::Abandon { .. } | Output::Notice(_) | Output::Close { .. } => {
+                Output::Ping
+                | Output::Abandon { .. }
+                | Output::Notice(_)
+                | Output::Binary(_)
+                | Output::Seal { .. }
+                | Output::Submitted(_)
+                | Output::Close { .. } => {
                     panic!("{output:?}")
                 }
             }

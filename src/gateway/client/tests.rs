@@ -26,6 +26,7 @@ fn settings() -> Settings {
         handshake_timeout: Duration::from_secs(10),
         heartbeat_every: Duration::from_secs(30),
         silence_max: Duration::from_secs(90),
+        submits: true,
     }
 }
 

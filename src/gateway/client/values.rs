@@ -26,6 +26,8 @@ pub struct Settings {
     pub heartbeat_every: Duration,
     /// Silence after which the relay counts as gone; more than `heartbeat_every`.
     pub silence_max: Duration,
+    /// Whether submissions are handed over too.
+    pub submits: bool,
 }
 
 /// What the gateway decided about one item.
@@ -60,11 +62,90 @@ pub struct Offer {
     pub size_bytes: Option<u64>,
 }
 
+/// A submission to hand over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Submission {
+    /// The stream's id: the same whenever this submission is handed over.
+    pub stream: String,
+    /// Envelope sender; empty for the null reverse-path.
+    pub mail_from: String,
+    /// The one envelope recipient.
+    pub rcpt_to: String,
+    /// Bytes of the message.
+    pub size_bytes: u64,
+    /// Their SHA-256.
+    pub sha256: [u8; 32],
+    /// In how many pieces they come, each at most [`crate::tunnel::frame::CHUNK_BYTES_MAX`] bytes.
+    pub pieces: usize,
+}
+
+/// How a submission ended at the relay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The next hop has it.
+    Sent,
+    /// Nobody has it, and nobody will be asked again.
+    Failed,
+    /// Nobody can know.
+    Indeterminate,
+}
+
+/// What the relay said, or did not say, to a submission.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Submitted {
+    /// It is on the relay's stable storage.
+    Accepted {
+        /// The submission's stream.
+        stream: String,
+        /// Its name at the relay.
+        submission_id: String,
+    },
+    /// It ended. The driver notes that durably, then calls `ClientSession::result_noted`.
+    Ended {
+        /// The submission's stream; perhaps one of an earlier session.
+        stream: String,
+        /// How.
+        end: End,
+        /// The relay's words, one line; may be empty.
+        text: String,
+        /// Names the result in its ack; empty when the relay wants none.
+        result_id: String,
+    },
+    /// Not now; it may be handed over again.
+    Later {
+        /// The submission's stream.
+        stream: String,
+        /// Why, one line.
+        reason: String,
+    },
+    /// A relay that forgets ids has it and says nothing; a result may still come.
+    Silent {
+        /// The submission's stream.
+        stream: String,
+    },
+    /// Its envelope does not fit the protocol; nothing was sent.
+    Unsendable {
+        /// The submission's stream.
+        stream: String,
+    },
+}
+
 /// What the driver shall do, in this order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
     /// Send a text message.
     Text(String),
+    /// Send a binary message.
+    Binary(Bytes),
+    /// Note durably that the next octets complete this submission's message, then call `ClientSession::sealed`.
+    Seal {
+        /// The submission's stream.
+        stream: String,
+        /// The relay knows it again by its stream id; if not, it must never be handed over a second time.
+        repeatable: bool,
+    },
+    /// News of a submission.
+    Submitted(Submitted),
     /// Send a WebSocket ping.
     Ping,
     /// The session is up.
