@@ -20,6 +20,7 @@ mod handle;
 pub mod lmtp;
 pub mod maildir;
 pub mod memory;
+pub mod outbox;
 pub mod proof;
 pub mod run;
 pub mod staging;

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
-use spool::accept::ChunkBuilder;
+use spool::accept::{Chunk, ChunkBuilder};
 use spool::engine::Handle;
 use spool::error::{AcceptError, SpoolError};
 use spool::ids::{ItemId, LaneId, WallMs};
@@ -347,43 +347,83 @@ impl BodyWriter {
     ///
     /// # Errors
     /// As [`BodyWriter::commit`].
-    pub async fn submit(mut self, out: Outgoing, now: WallMs) -> Result<Submitted, AcceptError> {
-        let last = (!self.builder.is_empty()).then(|| self.builder.finish());
+    pub async fn submit(self, out: Outgoing, now: WallMs) -> Result<Submitted, AcceptError> {
         let targets = out.items.into_iter().map(|(lane, tag)| {
             let id = ItemId::new(self.id.time(), rand::random());
             Target { lane, id, tag }
         });
-        let message = NewMessage {
-            body: self.id,
-            body_bytes: self.bytes,
-            sha256: self.sha256(),
-            head: out.head,
-            meta: out.meta,
-            fingerprint: self.fingerprint,
-            targets: targets.collect(),
-        };
-        let new = NewSubmission {
-            message,
-            mailbox: out.mailbox,
-            tag: out.tag,
-            key: out.key,
-            key_until: out.key_until,
-            twin: out.twin,
-            destination: out.destination,
-            due: out.due,
-            settled: out.settled,
-        };
-        let body = self.id;
-        self.done = true;
-        self.spooler
+        let targets = targets.collect();
+        let (spooler, body) = (self.spooler.clone(), self.seal());
+        spooler
             .call(move |spool| {
-                if let Some(chunk) = last {
-                    spool.stage_chunk(body, chunk)?;
-                }
+                let new = NewSubmission {
+                    message: NewMessage { targets, ..body.message(spool, out.head, out.meta)? },
+                    mailbox: out.mailbox,
+                    tag: out.tag,
+                    key: out.key,
+                    key_until: out.key_until,
+                    twin: out.twin,
+                    destination: out.destination,
+                    due: out.due,
+                    settled: out.settled,
+                };
                 spool.submit(new, now)
             })
             .await
             .map_err(AcceptError::Spool)?
+    }
+}
+
+impl BodyWriter {
+    /// Ends the body, so that what is left of it can be done on the ledger's thread together with other things.
+    #[must_use]
+    pub fn seal(mut self) -> SealedBody {
+        self.done = true;
+        let last = (!self.builder.is_empty()).then(|| self.builder.finish());
+        let sha256 = self.sha256();
+        SealedBody { id: self.id, last, bytes: self.bytes, sha256, fingerprint: self.fingerprint }
+    }
+}
+
+/// A body that is complete but for its last piece, which waits for the ledger's thread.
+#[derive(Debug)]
+pub struct SealedBody {
+    id: ItemId,
+    last: Option<Chunk>,
+    bytes: u64,
+    sha256: [u8; 32],
+    fingerprint: Option<[u8; 32]>,
+}
+
+impl SealedBody {
+    /// Id of the body.
+    #[must_use]
+    pub fn id(&self) -> ItemId {
+        self.id
+    }
+
+    /// On the ledger's thread: the message made of it, without targets.
+    ///
+    /// # Errors
+    /// [`AcceptError`]; the body is abandoned then.
+    pub fn message(self, spool: &mut Spool, head: Vec<u8>, meta: Vec<u8>) -> Result<NewMessage, AcceptError> {
+        if let Some(last) = self.last {
+            spool.stage_chunk(self.id, last)?;
+        }
+        Ok(NewMessage {
+            body: self.id,
+            body_bytes: self.bytes,
+            sha256: self.sha256,
+            head,
+            meta,
+            fingerprint: self.fingerprint,
+            targets: Vec::new(),
+        })
+    }
+
+    /// On the ledger's thread: nothing becomes of it.
+    pub fn abandon(self, spool: &mut Spool) {
+        spool.abandon_body(self.id);
     }
 }
 

@@ -1,7 +1,7 @@
 //! Driver: keeps one connection to the relay, feeds the machine in `client.rs`, performs what it says.
 //!
-//! One task owns everything: the socket, the session, the drafts of messages being received, and the decisions on
-//! messages handed out. Decisions outlive sessions: one that comes while there is no connection is remembered all
+//! One task owns everything: the socket, the session, the drafts of messages being received, the submissions under way
+//! (`handover`), and the decisions on messages handed out. Decisions outlive sessions: one that comes while there is no connection is remembered all
 //! the same, and answers the item when the relay offers it again.
 //!
 //! Order that carries the promise: decision `stored` → memory synced → ack. An item in hand that is offered again (the
@@ -9,8 +9,10 @@
 //!
 //! Policy on failure: whatever goes wrong with the connection, or with receiving files (disk full), ends the session
 //! only; the relay keeps what was not acked, and backoff decides when to come back. A nack would be wrong there: it
-//! says something about one message, and five park it. Only a memory that cannot be written ends the carrier.
+//! says something about one message, and five park it. Only a memory or an outbox that cannot be written ends the
+//! carrier.
 
+mod handover;
 mod link;
 mod notices;
 
@@ -35,7 +37,8 @@ use crate::gateway::memory::{Memory, MemoryError};
 use crate::gateway::staging::{Draft, Staging};
 use crate::tunnel::Dialect;
 use crate::{clock, crashpoint};
-use link::{Lost, Socket};
+use handover::Handover;
+use link::{Happened, Line, Lost};
 
 /// Longest wait a relay may ask for before it stops, so that it cannot send us away for ever.
 const DRAIN_WAIT_MAX: Duration = Duration::from_secs(600);
@@ -95,6 +98,7 @@ pub(crate) struct Carrier {
     settling: FuturesUnordered<Settling>,
     in_hand: HashSet<String>,
     position: LanePosition,
+    handover: Handover,
     /// The relay asked to stay away this long.
     drain_wait: Option<Duration>,
 }
@@ -103,6 +107,7 @@ impl Carrier {
     pub(crate) fn new(kit: Kit) -> Self {
         let (decide, decisions) = mpsc::channel(in_hand_max(&kit.options));
         let position = LanePosition { seq: kit.memory.seq_max(), chain: None };
+        let handover = Handover::new(kit.options.outbox.clone());
         Self {
             kit,
             decide,
@@ -110,6 +115,7 @@ impl Carrier {
             settling: FuturesUnordered::new(),
             in_hand: HashSet::new(),
             position,
+            handover,
             drain_wait: None,
         }
     }
@@ -154,7 +160,7 @@ impl Carrier {
         let began = clock::monotonic();
         let mut logged_in = false;
         let lost = match dialled {
-            Ok(socket) => self.serve(socket, stop, &mut logged_in).await?,
+            Ok(line) => self.serve(line, stop, &mut logged_in).await?,
             Err(lost) => lost,
         };
         let lived = if logged_in { clock::monotonic() - began } else { Duration::ZERO };
@@ -187,6 +193,7 @@ impl Carrier {
                 () = stop.cancelled() => return Err(End::Stopped),
                 Some(decision) = self.decisions.recv() => self.settle(decision),
                 Some(settled) = self.settling.next() => self.settled(settled, None)?,
+                done = self.handover.next() => self.handover.done(done, None).map_err(End::Failed)?,
                 out = &mut future => return Ok(out),
             }
         }
@@ -203,7 +210,7 @@ impl Carrier {
         while let Some(settled) = self.settling.next().await {
             self.settled(settled, session.as_deref_mut())?;
         }
-        Ok(())
+        self.handover.finish(session).await.map_err(End::Failed)
     }
 
     /// A decision came in: what has to be remembered is, before it counts.
@@ -245,7 +252,7 @@ impl Carrier {
     /// Serves one session until it is lost.
     async fn serve(
         &mut self,
-        mut socket: Socket,
+        mut line: Line,
         stop: &CancellationToken,
         logged_in: &mut bool,
     ) -> Result<Lost, End> {
@@ -257,18 +264,22 @@ impl Carrier {
             handshake_timeout: self.kit.options.handshake_timeout,
             heartbeat_every: self.kit.options.heartbeat_every,
             silence_max: self.kit.options.silence_max,
-            submits: false,
+            submits: self.kit.options.outbox.is_some(),
         };
         let mut session = ClientSession::new(settings, self.position, clock::monotonic());
         let mut receptions: HashMap<String, Reception> = HashMap::new();
         let mut stopping = false;
         let lost = loop {
-            if let Err(lost) = self.perform(&mut session, &mut socket, &mut receptions).await {
+            if let Err(lost) = self.perform(&mut session, &mut line, &mut receptions).await {
                 break lost;
             }
             *logged_in |= session.is_open();
             let Some(deadline) = session.deadline() else { break Lost::Ended };
-            let room = self.in_hand.len() < in_hand_max(&self.kit.options);
+            if self.handover.feed(&mut session, line.is_idle()) {
+                continue;
+            }
+            let stalled_at = line.stalled_at();
+            let room = self.in_hand.len() < in_hand_max(&self.kit.options) && self.handover.has_room();
             tokio::select! {
                 () = stop.cancelled() => {
                     stopping = true;
@@ -277,13 +288,23 @@ impl Carrier {
                 }
                 Some(decision) = self.decisions.recv() => self.settle(decision),
                 Some(settled) = self.settling.next() => self.settled(settled, Some(&mut session))?,
-                message = socket.next(), if room => {
-                    if let Err(lost) = link::hear(message, &mut session) {
-                        break lost;
-                    }
+                done = self.handover.next() => {
+                    self.handover.done(done, Some(&mut session)).map_err(End::Failed)?;
                 }
-                () = tokio::time::sleep_until(deadline.into()) => {
+                happened = line.next(room) => match happened {
+                    Happened::Heard(message) => {
+                        if let Err(lost) = link::hear(message, &mut session) {
+                            break lost;
+                        }
+                    }
+                    Happened::Flushed => crashpoint::reach("gateway.after_ack"),
+                    Happened::Broken(error) => break error.into(),
+                },
+                () = tokio::time::sleep_until(stalled_at.map_or(deadline, |at| at.min(deadline)).into()) => {
                     let now = clock::monotonic();
+                    if line.stalled_at().is_some_and(|at| now >= at) {
+                        break Lost::Stalled;
+                    }
                     if !room {
                         // It is we who do not listen: its silence says nothing about the relay.
                         session.handle_alive(now);
@@ -293,6 +314,7 @@ impl Carrier {
             }
         };
         self.position = session.position();
+        self.handover.session_ended();
         if stopping { Err(End::Stopped) } else { Ok(lost) }
     }
 
@@ -300,22 +322,17 @@ impl Carrier {
     async fn perform(
         &mut self,
         session: &mut ClientSession,
-        socket: &mut Socket,
+        line: &mut Line,
         receptions: &mut HashMap<String, Reception>,
     ) -> Result<(), Lost> {
-        let mut unsent = false;
         let mut left = None;
         while let Some(output) = session.poll() {
             match output {
-                Output::Text(text) => {
-                    link::feed(socket, Ws::text(text)).await?;
-                    unsent = true;
-                }
-                Output::Ping => {
-                    link::feed(socket, Ws::Ping(Bytes::new())).await?;
-                    unsent = true;
-                }
-                Output::Binary(_) | Output::Seal { .. } | Output::Submitted(_) => {}
+                Output::Text(text) => line.send(Ws::text(text)),
+                Output::Binary(bytes) => line.send(Ws::Binary(bytes)),
+                Output::Ping => line.send(Ws::Ping(Bytes::new())),
+                Output::Seal { stream, repeatable } => self.handover.seal(stream, repeatable),
+                Output::Submitted(submitted) => self.handover.heard(submitted),
                 Output::Ready { dialect, replaced } => self.ready(dialect, replaced),
                 Output::Begin { stream, offer } => self.begin(session, receptions, stream, offer),
                 Output::Append { stream, bytes } => {
@@ -337,14 +354,10 @@ impl Carrier {
                     }
                 }
                 Output::Close { code, reason } => {
-                    link::close(socket, code, reason).await;
+                    line.close(code, reason).await;
                     return Err(Lost::Left(left.unwrap_or_else(|| reason.to_owned())));
                 }
             }
-        }
-        if unsent {
-            link::flush(socket).await?;
-            crashpoint::reach("gateway.after_ack");
         }
         Ok(())
     }

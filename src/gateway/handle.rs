@@ -34,6 +34,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use spool::error::SpoolError;
 use spool::ids::WallMs;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -44,6 +45,7 @@ use crate::gateway::client::Verdict;
 use crate::gateway::destination::{Letter, one_line};
 use crate::gateway::dial::{DialError, Endpoint, Trust};
 use crate::gateway::memory::{Memory, MemoryError};
+use crate::gateway::outbox::Outbox;
 use crate::gateway::{backoff, staging};
 use crate::identity::key::SecretKey;
 use crate::tunnel::control::Credit;
@@ -90,6 +92,8 @@ pub struct Options {
     pub silence_max: Duration,
     /// Ids of items delivered before that the memory may not know (a destination that can be asked).
     pub delivered_before: Vec<String>,
+    /// Where submissions come from; `None`: only mail comes in.
+    pub outbox: Option<Outbox>,
 }
 
 impl Options {
@@ -113,6 +117,7 @@ impl Options {
             heartbeat_every: Duration::from_secs(30),
             silence_max: Duration::from_secs(90),
             delivered_before: Vec::new(),
+            outbox: None,
         }
     }
 
@@ -134,6 +139,9 @@ pub enum ClientError {
     /// The memory of delivered items is unusable.
     #[error(transparent)]
     Memory(#[from] MemoryError),
+    /// The outbox cannot be written or read any more.
+    #[error("the outbox failed: {0}")]
+    Outbox(#[from] SpoolError),
     /// A directory or the lock file is unusable.
     #[error("{}: {source}", path.display())]
     Directory {

@@ -1,14 +1,18 @@
 //! The socket to the relay: dialling, reading, writing, leaving, and why it can be lost.
 //!
-//! Promises: no write takes longer than [`SEND_TIMEOUT`], no goodbye longer than [`CLOSE_TIMEOUT`]; larger messages than
-//! the gateway takes are not read.
+//! Promises: reads while a write is blocked, so that two ends which both write cannot wait for each other for ever; no
+//! message waits longer than [`SEND_TIMEOUT`] for the relay to take one, no goodbye longer than [`CLOSE_TIMEOUT`]; larger
+//! messages than the gateway takes are not read.
 //!
 //! Failure policy: nothing is tried again here; what fails is a [`Lost`], and the carrier comes back with a new socket.
 
+use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
-use futures_util::SinkExt;
+use futures_util::{SinkExt, StreamExt};
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
@@ -27,8 +31,31 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Bytes of a WebSocket message beside the message it carries: frame header, stream id, attestation.
 const MESSAGE_SLACK_BYTES: usize = 64 * 1024;
 
-/// A WebSocket to the relay.
-pub(super) type Socket = WebSocketStream<Box<dyn Stream>>;
+/// Messages waiting to be sent above which nothing is read: what the relay says makes us answer, and it has to take that.
+const QUEUE_MESSAGES_MAX: usize = 64;
+
+type Socket = WebSocketStream<Box<dyn Stream>>;
+type SocketError = tokio_tungstenite::tungstenite::Error;
+
+/// A WebSocket to the relay, and what waits to be sent.
+pub(super) struct Line {
+    socket: Socket,
+    queue: VecDeque<Ws>,
+    /// Something was given to the socket and may not have left.
+    unflushed: bool,
+    /// Since when the relay takes nothing of what waits; `None` when nothing waits.
+    waiting_since: Option<Instant>,
+}
+
+/// What a line reports.
+pub(super) enum Happened {
+    /// The next message, its end, or its error.
+    Heard(Option<Result<Ws, SocketError>>),
+    /// All that waited has left.
+    Flushed,
+    /// It cannot be written any more.
+    Broken(SocketError),
+}
 
 /// Why a session ended.
 #[derive(Debug, thiserror::Error)]
@@ -62,18 +89,84 @@ pub(super) async fn connect(
     endpoint: &Endpoint,
     trust: &Trust,
     message_bytes_max: usize,
-) -> Result<Socket, Lost> {
+) -> Result<Line, Lost> {
     let stream = dial::open(endpoint, trust).await?;
     let bytes_max = message_bytes_max.saturating_add(MESSAGE_SLACK_BYTES);
     let config = WebSocketConfig::default().max_message_size(Some(bytes_max)).max_frame_size(Some(bytes_max));
     let request = endpoint.url.as_str().into_client_request()?;
     let (socket, _) = client_async_with_config(request, stream, Some(config)).await?;
-    Ok(socket)
+    Ok(Line { socket, queue: VecDeque::new(), unflushed: false, waiting_since: None })
+}
+
+impl Line {
+    /// Queues a message.
+    pub(super) fn send(&mut self, message: Ws) {
+        self.waiting_since.get_or_insert_with(clock::monotonic);
+        self.queue.push_back(message);
+    }
+
+    /// Nothing waits: the next piece of a message may come.
+    pub(super) fn is_idle(&self) -> bool {
+        self.waiting_since.is_none()
+    }
+
+    /// When the relay has taken nothing for too long.
+    pub(super) fn stalled_at(&self) -> Option<Instant> {
+        self.waiting_since.map(|since| since + SEND_TIMEOUT)
+    }
+
+    /// The next thing that happens; without `read` only what concerns writing. Cancelling it loses nothing.
+    pub(super) fn next(&mut self, read: bool) -> impl Future<Output = Happened> {
+        poll_fn(move |cx| self.poll(cx, read))
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>, read: bool) -> Poll<Happened> {
+        match self.poll_write(cx) {
+            Poll::Ready(Ok(())) => return Poll::Ready(Happened::Flushed),
+            Poll::Ready(Err(error)) => return Poll::Ready(Happened::Broken(error)),
+            Poll::Pending => {}
+        }
+        if !read || self.queue.len() >= QUEUE_MESSAGES_MAX {
+            return Poll::Pending; // what wakes us then is the writing, or the caller
+        }
+        self.socket.poll_next_unpin(cx).map(Happened::Heard)
+    }
+
+    /// Ready when the last of what waited has just left.
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SocketError>> {
+        while !self.queue.is_empty() {
+            std::task::ready!(self.socket.poll_ready_unpin(cx))?;
+            if let Some(message) = self.queue.pop_front() {
+                self.socket.start_send_unpin(message)?;
+                self.unflushed = true;
+                self.waiting_since = Some(clock::monotonic());
+            }
+        }
+        if !self.unflushed {
+            return Poll::Pending;
+        }
+        std::task::ready!(self.socket.poll_flush_unpin(cx))?;
+        self.unflushed = false;
+        self.waiting_since = None;
+        Poll::Ready(Ok(()))
+    }
+
+    /// Says what waits and goodbye, for a bounded time; whether it is heard does not matter.
+    pub(super) async fn close(&mut self, code: u16, reason: &'static str) {
+        let frame = CloseFrame { code: CloseCode::from(code), reason: reason.into() };
+        let goodbye = async {
+            for message in std::mem::take(&mut self.queue) {
+                self.socket.feed(message).await?;
+            }
+            self.socket.close(Some(frame)).await
+        };
+        let _ = timeout(CLOSE_TIMEOUT, goodbye).await;
+    }
 }
 
 /// Gives one message from the socket to the session.
 pub(super) fn hear(
-    message: Option<Result<Ws, tokio_tungstenite::tungstenite::Error>>,
+    message: Option<Result<Ws, SocketError>>,
     session: &mut ClientSession,
 ) -> Result<(), Lost> {
     let now = clock::monotonic();
@@ -90,20 +183,4 @@ pub(super) fn hear(
         }
     }
     Ok(())
-}
-
-/// Queues a message, for a bounded time.
-pub(super) async fn feed(socket: &mut Socket, message: Ws) -> Result<(), Lost> {
-    timeout(SEND_TIMEOUT, socket.feed(message)).await.map_err(|_| Lost::Stalled)?.map_err(Into::into)
-}
-
-/// Sends what is queued, for a bounded time.
-pub(super) async fn flush(socket: &mut Socket) -> Result<(), Lost> {
-    timeout(SEND_TIMEOUT, socket.flush()).await.map_err(|_| Lost::Stalled)?.map_err(Into::into)
-}
-
-/// Says goodbye, for a bounded time; whether it is heard does not matter.
-pub(super) async fn close(socket: &mut Socket, code: u16, reason: &'static str) {
-    let frame = CloseFrame { code: CloseCode::from(code), reason: reason.into() };
-    let _ = timeout(CLOSE_TIMEOUT, socket.close(Some(frame))).await;
 }

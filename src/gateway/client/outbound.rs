@@ -266,3 +266,6 @@ impl ClientSession {
         sendable
     }
 }
+
+#[cfg(test)]
+mod tests;
