@@ -60,7 +60,7 @@ impl World {
                     }
                     reply.encode(&mut self.wire);
                 }
-                Output::Ask(Question::Transaction) => self.receiver.answer(Answer::Begin, self.now),
+                Output::Ask(Question::Transaction(_)) => self.receiver.answer(Answer::Begin, self.now),
                 Output::Ask(Question::Recipient(path)) => {
                     let known = path.key().starts_with('h');
                     let answer = if known {
@@ -70,7 +70,7 @@ impl World {
                     };
                     self.receiver.answer(answer, self.now);
                 }
-                Output::Begin => assert!(self.body.replace(Vec::new()).is_none()),
+                Output::Begin { .. } => assert!(self.body.replace(Vec::new()).is_none()),
                 Output::Body(bytes) => {
                     let body = self.body.as_mut().expect("a body has begun");
                     body.extend_from_slice(&bytes);

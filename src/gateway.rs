@@ -10,6 +10,7 @@
 
 pub mod backoff;
 pub mod bootstrap;
+pub mod bounces;
 mod carrier;
 pub mod client;
 pub mod command;
@@ -23,7 +24,9 @@ pub mod memory;
 pub mod outbox;
 pub mod proof;
 pub mod run;
+pub mod socket;
 pub mod staging;
+pub mod submission;
 pub mod webhook;
 
 pub use handle::{Client, ClientError, Message, Options, Status};

@@ -6,19 +6,21 @@
 
 mod sample;
 
+use core::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
 pub use sample::sample;
 
-/// Keys outside the destination tables.
-const KEYS: [&str; 21] = [
+/// Keys outside the tables, and the tables.
+const KEYS: [&str; 24] = [
     "relay_url",
     "relay_name",
     "allow_tunnel_1",
     "key_file",
     "mail_domain",
+    "aliases",
     "data_dir",
     "status_socket",
     "extra_ca_file",
@@ -35,14 +37,20 @@ const KEYS: [&str; 21] = [
     "lmtp",
     "command",
     "webhook",
+    "submission",
+    "outbox",
 ];
-/// Keys inside the destination tables.
-const TABLE_KEYS: [(&str, &[&str]); 4] = [
+/// Keys inside the tables.
+const TABLE_KEYS: [(&str, &[&str]); 6] = [
     ("maildir", &["path"]),
     ("lmtp", &["address", "recipient", "timeout_seconds"]),
     ("command", &["argv", "timeout_seconds"]),
     ("webhook", &["url", "bearer_token_file", "timeout_seconds"]),
+    ("submission", &["listen", "allow_remote", "max_message_bytes", "max_recipients"]),
+    ("outbox", &["expire_after_seconds", "retain_results_seconds", "min_free_bytes"]),
 ];
+/// Most recipients that a message may be allowed to have: each is a copy in the outbox.
+const RECIPIENTS_MAX: usize = 1000;
 /// Least similarity for a suggestion (Jaro-Winkler).
 const SIMILAR: f64 = 0.8;
 
@@ -78,7 +86,10 @@ pub struct Config {
     /// Domain of the gateway's address; only shown, the relay decides.
     #[serde(default = "default_mail_domain")]
     pub mail_domain: String,
-    /// Memory of delivered items, lock, messages being received.
+    /// Further addresses of this gateway, to send as.
+    #[serde(default)]
+    pub aliases: Vec<String>,
+    /// Outbox, memory of delivered items, lock, messages being received.
     #[serde(default = "default_data_dir")]
     pub data_dir: PathBuf,
     /// Where `gateway status` asks; empty: `gateway.sock` in the data directory.
@@ -122,6 +133,12 @@ pub struct Config {
     pub command: Option<CommandTable>,
     /// Deliver to an HTTP server.
     pub webhook: Option<WebhookTable>,
+    /// Mail from local programs by SMTP.
+    #[serde(default)]
+    pub submission: SubmissionTable,
+    /// Mail on its way to the relay.
+    #[serde(default)]
+    pub outbox: OutboxTable,
 }
 
 /// `[maildir]`
@@ -169,6 +186,53 @@ pub struct WebhookTable {
     /// Limit for one request.
     #[serde(default = "default_timeout")]
     pub timeout_seconds: u64,
+}
+
+/// `[submission]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SubmissionTable {
+    /// Address and port; empty: no server.
+    pub listen: String,
+    /// Whether others than this machine may connect.
+    pub allow_remote: bool,
+    /// Largest message.
+    pub max_message_bytes: u64,
+    /// Most recipients of one message.
+    pub max_recipients: usize,
+}
+
+impl Default for SubmissionTable {
+    fn default() -> Self {
+        Self {
+            listen: String::new(),
+            allow_remote: false,
+            max_message_bytes: 25 * 1024 * 1024,
+            max_recipients: 100,
+        }
+    }
+}
+
+/// `[outbox]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct OutboxTable {
+    /// How long a submission waits for the relay.
+    pub expire_after_seconds: u64,
+    /// How long a result can be asked for.
+    pub retain_results_seconds: u64,
+    /// Free space below which no mail is taken.
+    pub min_free_bytes: u64,
+}
+
+impl Default for OutboxTable {
+    fn default() -> Self {
+        Self {
+            expire_after_seconds: 5 * 86_400,
+            retain_results_seconds: 30 * 86_400,
+            min_free_bytes: 64 * 1024 * 1024,
+        }
+    }
 }
 
 fn default_key_file() -> PathBuf {
@@ -276,6 +340,7 @@ impl Config {
                 "use three times as much",
             ));
         }
+        self.check_mail_out()?;
         if let Some(command) = &self.command
             && command.argv.first().is_none_or(String::is_empty)
         {
@@ -298,6 +363,39 @@ impl Config {
                 "neither a socket nor host and port",
                 "write unix:/PATH or HOST:PORT",
             ));
+        }
+        Ok(())
+    }
+
+    fn check_mail_out(&self) -> Result<(), (&'static str, &'static str, &'static str)> {
+        let SubmissionTable { listen, allow_remote, .. } = &self.submission;
+        if !listen.is_empty() {
+            let Ok(address) = listen.parse::<SocketAddr>() else {
+                return Err(("submission.listen", "no address and port", "write 127.0.0.1:2525"));
+            };
+            if !address.ip().is_loopback() && !allow_remote {
+                return Err((
+                    "submission.listen",
+                    "others could connect, and whoever connects may send as this gateway",
+                    "write 127.0.0.1:2525, or set submission.allow_remote = true",
+                ));
+            }
+        }
+        for (key, value) in [
+            ("submission.max_message_bytes", self.submission.max_message_bytes),
+            ("submission.max_recipients", self.submission.max_recipients as u64),
+            ("outbox.expire_after_seconds", self.outbox.expire_after_seconds),
+            ("outbox.retain_results_seconds", self.outbox.retain_results_seconds),
+        ] {
+            if value == 0 {
+                return Err((key, "must be at least 1", ""));
+            }
+        }
+        if self.submission.max_recipients > RECIPIENTS_MAX {
+            return Err(("submission.max_recipients", "more than 1000", ""));
+        }
+        if self.aliases.iter().any(|alias| !alias.contains('@')) {
+            return Err(("aliases", "not a mail address", "write NAME@DOMAIN"));
         }
         Ok(())
     }
@@ -398,6 +496,24 @@ mod tests {
     }
 
     #[test]
+    fn the_tables_of_mail_out_in_the_sample_say_the_defaults() {
+        let sample = sample("wss://relay.example.org/ws", "d", "M");
+        for name in ["submission", "outbox"] {
+            let (_, table) = sample.split_once(&format!("#[{name}]\n")).unwrap();
+            let table: String = table
+                .lines()
+                .take_while(|line| line.starts_with('#'))
+                .map(|line| line.trim_start_matches('#').split("   ").next().unwrap())
+                .flat_map(|line| [line, "\n"])
+                .collect();
+            let full = parse(&minimal(&format!("[{name}]\n{table}"))).unwrap();
+            assert_eq!(parse(&minimal("")).unwrap(), full);
+        }
+        let remote = minimal("[submission]\nlisten = \"[::]:25\"\nallow_remote = true");
+        assert!(parse(&remote).unwrap().submission.allow_remote);
+    }
+
+    #[test]
     fn paths_are_relative_to_the_file() {
         let config = parse(&minimal("data_dir = \"d\"\nextra_ca_file = \"/abs.pem\"")).unwrap();
         assert_eq!(config.key_file, Path::new("/etc/gw/passport.key"));
@@ -422,6 +538,12 @@ mod tests {
             ("relay_url = \"ws://h/ws\"".to_owned(), "maildir"),
             (minimal("") + "[webhook]\nurl = \"http://h/\"", "maildir"),
             (minimal("unacked_items_max = 0"), "unacked_items_max"),
+            (minimal("aliases = [\"me\"]"), "aliases"),
+            (minimal("[submission]\nlisten = \"localhost\""), "submission.listen"),
+            (minimal("[submission]\nlisten = \"0.0.0.0:2525\""), "submission.listen"),
+            (minimal("[submission]\nmax_recipients = 2000"), "submission.max_recipients"),
+            (minimal("[submission]\nport = 1"), "submission.port"),
+            (minimal("[outbox]\nexpire_after_seconds = 0"), "outbox.expire_after_seconds"),
             (minimal("idle_timeout_seconds = 30"), "idle_timeout_seconds"),
             (minimal("reconnect_max_delay_ms = 1"), "reconnect_max_delay_ms"),
             ("relay_url = \"ws://h/ws\"\n[command]\nargv = []".to_owned(), "command.argv"),

@@ -225,6 +225,18 @@ impl Client {
     /// # Errors
     /// [`ClientError`] when the options cannot work at all.
     pub async fn connect(options: Options) -> Result<Self, ClientError> {
+        let lock = Self::lock(&options.data_dir)?;
+        Self::connect_locked(options, lock).await
+    }
+
+    /// Makes the data directory if it is missing, and keeps other processes off it.
+    pub(crate) fn lock(data_dir: &Path) -> Result<std::fs::File, ClientError> {
+        staging::make_dir(data_dir)
+            .map_err(|source| ClientError::Directory { path: data_dir.to_owned(), source })?;
+        lock(&data_dir.join(LOCK_NAME))
+    }
+
+    pub(crate) async fn connect_locked(options: Options, lock: std::fs::File) -> Result<Self, ClientError> {
         let endpoint = Endpoint::relay(&options.relay_url)?;
         let trust = Trust::new(options.extra_ca_file.as_deref())?;
         let failed = |path: &Path| {
@@ -232,8 +244,6 @@ impl Client {
             move |source| ClientError::Directory { path, source }
         };
         let data_dir = options.data_dir.clone();
-        staging::make_dir(&data_dir).map_err(failed(&data_dir))?;
-        let lock = lock(&data_dir.join(LOCK_NAME))?;
         let staging_dir = match &options.staging_dir {
             Some(dir) => dir.clone(),
             None => {

@@ -214,6 +214,29 @@ impl Outbox {
         self.spooler.call(move |spool| ledger::expire(spool, patience, for_results, now)).await?
     }
 
+    /// Submissions with a result of which nobody was told, after `after`, oldest first.
+    pub(crate) async fn untold(&self, after: Option<ItemId>, limit: usize) -> Result<Vec<ItemId>, SpoolError> {
+        let mailbox = self.mailbox;
+        self.spooler.query(move |spool| spool.untold(mailbox, after, limit)).await?
+    }
+
+    /// A submission's record, and its story; `None` when it is gone.
+    pub(crate) async fn record(&self, id: ItemId) -> Result<Option<(ItemInfo, Story)>, SpoolError> {
+        let now = clock::wall();
+        self.spooler
+            .query(move |spool| {
+                let info = spool.submission(id)?.map(|submission| submission.info);
+                Ok(info.zip(story::story(spool, id, now)?))
+            })
+            .await?
+    }
+
+    /// Somebody was told of its result.
+    pub(crate) async fn told(&self, id: ItemId) -> Result<(), SpoolError> {
+        let now = clock::wall();
+        self.spooler.call(move |spool| ledger::told(spool, id, now)).await?
+    }
+
     /// How many submissions are in which state.
     ///
     /// # Errors

@@ -16,10 +16,13 @@ relay_url = {relay_url}
 # Domain of the address; shown by `gateway status`. The relay decides what it accepts mail for.
 mail_domain = {mail_domain}
 
+# Further addresses to send as. The relay must know them too (`waystation mailbox alias`), or it refuses the mail.
+#aliases = []
+
 # The gateway's identity (PKCS#8 PEM, Ed25519). Whoever has this file is this gateway: keep it, and keep it private.
 key_file = "passport.key"
 
-# Memory of delivered messages, lock, messages being received. One directory per key.
+# Outbox, memory of delivered messages, lock, messages being received. One directory per key.
 data_dir = "state"
 
 # The name the relay has for itself (its `hostname`), if it is not the host in relay_url. Its challenges must carry it,
@@ -74,6 +77,19 @@ path = {maildir}
 #url = "https://example.org/in"         # POST, message/rfc822, envelope in X-Waystation-* fields
 #bearer_token_file = ""
 #timeout_seconds = 300
+
+# Mail out. `waystation gateway send` needs none of this.
+
+#[submission]
+#listen = ""                            # 127.0.0.1:2525 takes mail from local programs by SMTP; empty: no server
+#allow_remote = false                   # whoever can connect may send as this gateway
+#max_message_bytes = 26214400
+#max_recipients = 100                   # each is a copy in the outbox
+
+#[outbox]
+#expire_after_seconds = 432000          # mail that the relay could not be given for that long comes back
+#retain_results_seconds = 2592000       # how long `gateway status` can tell what became of a submission
+#min_free_bytes = 67108864              # no mail is taken when the disk has less
 "#
     )
 }

@@ -296,6 +296,10 @@ pub(super) fn end(
     Ok(Noted::New)
 }
 
+pub(super) fn told(spool: &mut Spool, id: ItemId, now: WallMs) -> Result<(), SpoolError> {
+    spool_only(spool.tell(id, now)).map(drop)
+}
+
 pub(super) fn expire(
     spool: &mut Spool,
     patience: Duration,

@@ -14,7 +14,7 @@ use super::ledger::newest;
 use super::ACCEPTED_DUE;
 
 /// Most submissions in one list.
-pub const RECENT_MAX: usize = 1000;
+const RECENT_MAX: usize = 1000;
 
 /// Where a submission stands, as its user sees it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

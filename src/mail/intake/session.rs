@@ -146,7 +146,7 @@ impl Session<'_> {
                 let answer = self.ask(question).await;
                 receiver.answer(answer, clock::monotonic());
             }
-            Output::Begin => self.body = Some(self.shared.deps.spooler.body()),
+            Output::Begin { .. } => self.body = Some(self.shared.deps.spooler.body()),
             Output::Body(bytes) => self.keep(&bytes, receiver).await,
             Output::Abandon => self.body = None,
             Output::Persist(acceptance) => self.persist(*acceptance, receiver).await,
@@ -158,8 +158,8 @@ impl Session<'_> {
     async fn ask(&self, question: Question) -> Answer {
         let (deps, settings) = (&self.shared.deps, &self.shared.settings);
         match question {
-            Question::Transaction if !deps.limits.message(self.client) => Answer::Busy,
-            Question::Transaction => ledger::transaction(&deps.spooler, settings.commit_timeout).await,
+            Question::Transaction(_) if !deps.limits.message(self.client) => Answer::Busy,
+            Question::Transaction(_) => ledger::transaction(&deps.spooler, settings.commit_timeout).await,
             Question::Recipient(path) => ledger::recipient(&deps.spooler, settings, &path).await,
         }
     }

@@ -95,9 +95,9 @@ pub struct Acceptance {
 /// What only the outside knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Question {
-    /// May a transaction begin (rate, space)?
-    Transaction,
-    /// Where does this recipient go? Its domain is ours, or it is the bare postmaster.
+    /// May a transaction with this sender begin (rate, space, whose address it is)?
+    Transaction(ReversePath),
+    /// Where does this recipient go? Its domain is ours, or it is the bare postmaster; or we take mail for everybody.
     Recipient(ForwardPath),
 }
 
@@ -121,6 +121,11 @@ pub enum Answer {
     Revoked,
     /// It holds as much as it may.
     OverQuota,
+    /// A submitter may not send as this address.
+    NotOwned {
+        /// The address that is the submitter's.
+        own: String,
+    },
     /// Storage is below its floor.
     NoSpace,
     /// The spool cannot say.
@@ -142,7 +147,10 @@ pub enum Output {
     /// Find out, then call [`Receiver::answer`]. No input is taken before.
     Ask(Question),
     /// A body begins.
-    Begin,
+    Begin {
+        /// How many recipients it has.
+        recipients: usize,
+    },
     /// Octets of it. Perform before feeding more input: that is the backpressure.
     Body(Vec<u8>),
     /// The body begun is worthless; nothing of it may stay.
@@ -245,7 +253,7 @@ impl Receiver {
     pub fn new(settings: Arc<Settings>, normalize: bool, now: Instant) -> Self {
         let at = now + settings.greet_delay;
         let mut receiver = Self {
-            refusing: settings.domains.is_empty(),
+            refusing: settings.domains.is_empty() && !settings.any_domain,
             settings,
             normalize,
             phase: Phase::Greeting { at },
@@ -447,6 +455,7 @@ fn not_kept(answer: &Answer) -> Reply {
         | Answer::Busy
         | Answer::Unknown
         | Answer::Revoked
+        | Answer::NotOwned { .. }
         | Answer::Failed => Reply::try_later(),
     }
 }

@@ -288,6 +288,12 @@ impl Reply {
         Self::coded(550, 7, 1, "Relaying denied")
     }
 
+    /// 550: a submission with somebody else's sender (RFC 6409 §6.1).
+    #[must_use]
+    pub fn sender_not_owned(own: &str) -> Self {
+        Self::coded(550, 7, 1, format!("Not your address: send as <{own}>"))
+    }
+
     /// 550: mailbox revoked.
     #[must_use]
     pub fn mailbox_disabled() -> Self {

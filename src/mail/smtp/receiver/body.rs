@@ -146,7 +146,8 @@ impl Receiver {
         let content = Content::new(settings.message_bytes_max, self.normalize, &settings.hostname);
         if let Some(transaction) = &mut self.transaction {
             transaction.message = Some(Message { content, failed: None });
-            self.outputs.push_back(Output::Begin);
+            let recipients = transaction.recipients.len();
+            self.outputs.push_back(Output::Begin { recipients });
         }
     }
 

@@ -107,8 +107,9 @@ impl Receiver {
         } else if mail.size.is_some_and(|size| size > self.settings.message_bytes_max) {
             self.say(Reply::too_large(), Stage::Mail);
         } else {
+            let sender = mail.from.clone();
             self.phase = Phase::Asking(Asked::Mail(mail));
-            self.outputs.push_back(Output::Ask(Question::Transaction));
+            self.outputs.push_back(Output::Ask(Question::Transaction(sender)));
         }
     }
 
@@ -128,6 +129,7 @@ impl Receiver {
             }
             Answer::Busy => Reply::too_many_messages(),
             Answer::NoSpace => Reply::storage_full(),
+            Answer::NotOwned { own } => Reply::sender_not_owned(&own),
             Answer::Lane { .. } | Answer::Unknown | Answer::Revoked | Answer::OverQuota | Answer::Failed => {
                 Reply::try_later()
             }
@@ -149,7 +151,9 @@ impl Receiver {
         if transaction.recipients.len() >= self.settings.recipients_max {
             return self.say(Reply::too_many_recipients(), Stage::Rcpt);
         }
-        if let ForwardPath::Mailbox(mailbox) = &path {
+        if let ForwardPath::Mailbox(mailbox) = &path
+            && !self.settings.any_domain
+        {
             let ours = self.settings.domains.iter().any(|domain| domain == mailbox.domain());
             if mailbox.is_literal() {
                 return self.recipient_refused(Reply::foreign_literal(), &path);
@@ -174,7 +178,7 @@ impl Receiver {
             Answer::OverQuota => self.refused_about(Reply::mailbox_full(), &path),
             Answer::NoSpace => self.refused_about(Reply::storage_full(), &path),
             Answer::Busy => self.refused_about(Reply::too_many_messages(), &path),
-            Answer::Begin | Answer::Failed => self.refused_about(Reply::try_later(), &path),
+            Answer::Begin | Answer::NotOwned { .. } | Answer::Failed => self.refused_about(Reply::try_later(), &path),
         }
     }
 

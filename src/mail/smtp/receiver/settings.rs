@@ -11,6 +11,8 @@ pub struct Settings {
     pub hostname: String,
     /// Domains we accept mail for, as [`address::domain_key`] gives them.
     pub domains: Vec<String>,
+    /// Take mail for every domain: a submission server (RFC 6409), whose clients are trusted by where they are.
+    pub any_domain: bool,
     /// Largest message, octets with CRLF (RFC 1870).
     pub message_bytes_max: u64,
     /// Most recipients of one message; at least 100 (RFC 5321 §4.5.3.1.8).
@@ -45,6 +47,7 @@ impl Settings {
         Self {
             hostname: hostname.to_owned(),
             domains: domains.iter().filter_map(|domain| address::domain_key(domain).ok()).collect(),
+            any_domain: false,
             message_bytes_max: 26_214_400,
             recipients_max: 100,
             messages_max: 1000,

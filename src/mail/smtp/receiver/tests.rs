@@ -66,7 +66,7 @@ impl World {
                     reply.encode(&mut bytes);
                     self.wire.push_str(&String::from_utf8(bytes).unwrap());
                 }
-                Output::Ask(Question::Transaction) => self.receiver.answer(self.space.clone(), self.now),
+                Output::Ask(Question::Transaction(_)) => self.receiver.answer(self.space.clone(), self.now),
                 Output::Ask(Question::Recipient(path)) => {
                     let answer = match path.key().as_str() {
                         "postmaster" | "postmaster@our.example" => lane(0),
@@ -78,7 +78,7 @@ impl World {
                     };
                     self.receiver.answer(answer, self.now);
                 }
-                Output::Begin => assert!(self.body.replace(Vec::new()).is_none(), "one body at a time"),
+                Output::Begin { .. } => assert!(self.body.replace(Vec::new()).is_none(), "one body at a time"),
                 Output::Body(bytes) => self.body.as_mut().unwrap().extend_from_slice(&bytes),
                 Output::Abandon => assert!(self.body.take().is_some(), "abandoned what never began"),
                 Output::Persist(acceptance) if self.hold_store => self.waiting = Some(*acceptance),
