@@ -169,6 +169,10 @@ enum Command {
 
 /// Runs the command that `args` (with the program's name in front) ask for.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let mut args: Vec<OsString> = args.into_iter().collect();
+    if args.first().is_some_and(|program| gateway::send::is_sendmail(program)) {
+        args.splice(1..1, ["gateway", "send"].map(OsString::from));
+    }
     let exit = match Cli::try_parse_from(args) {
         Ok(cli) => {
             let color = cli.global.color;

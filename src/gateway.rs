@@ -24,6 +24,7 @@ pub mod memory;
 pub mod outbox;
 pub mod proof;
 pub mod run;
+pub mod sendmail;
 pub mod socket;
 pub mod staging;
 pub mod submission;

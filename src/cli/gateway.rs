@@ -1,4 +1,6 @@
-//! `gateway bootstrap | run | status`: the home side.
+//! `gateway bootstrap | run | status | send`: the home side.
+
+pub(super) mod send;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -9,12 +11,15 @@ use super::{Exit, Global, Stop, screen};
 use crate::clock;
 use crate::gateway::bootstrap::{self, BootstrapError, CONFIG_NAME};
 use crate::gateway::config::Config;
-use crate::gateway::{ClientError, run};
+use crate::gateway::outbox::Story;
+use crate::gateway::{ClientError, run, socket};
+use crate::identity::keyfile;
 use crate::observe::{self, LogFormat, LogSettings};
 
 pub(crate) const EXAMPLES: &str = "Examples:\n  \
     waystation gateway bootstrap wss://relay.example.org/ws      a key and gateway.toml, here\n  \
     waystation gateway run                                       connect and deliver into ./Maildir\n  \
+    echo hello | waystation gateway send you@example.org         mail out, by way of the relay\n  \
     waystation gateway status";
 
 /// How long `bootstrap --check` waits for the relay.
@@ -35,8 +40,26 @@ pub(crate) enum Verb {
     /// Show how a running gateway does
     #[command(after_help = "Examples:\n  \
         waystation gateway status\n  \
-        waystation gateway status --config ~/mail/gateway.toml --json")]
-    Status,
+        waystation gateway status --config ~/mail/gateway.toml --json\n  \
+        waystation gateway status 06FQ3Z7K0G2S5Y8V1B4N7D0H3M         what became of one submission\n\n\
+        States of a submission: queued (here), accepted (the relay has it), sent, failed, indeterminate.\n\
+        Exit code 3 when no gateway runs, or the submission is unknown.")]
+    Status(Status),
+    /// Take a message from standard input and send it, as sendmail does
+    #[command(after_help = "Examples:\n  \
+        printf 'Subject: hi\\n\\nhello\\n' | waystation gateway send you@example.org\n  \
+        waystation gateway send -t -oi < message.eml\n  \
+        ln -s \"$(command -v waystation)\" /usr/local/sbin/sendmail      with WAYSTATION_CONFIG set\n\n\
+        Exit codes: 0 it is on stable storage, 1 refused, 2 bad usage, 75 try again later.\n\
+        What became of it: `waystation gateway status`; a failure comes back as a report.")]
+    Send(send::Args),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Status {
+    /// Tell the story of one submission
+    #[arg(value_name = "ID")]
+    id: Option<String>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -63,7 +86,8 @@ pub(crate) fn run(global: &Global, verb: Verb) -> anyhow::Result<Exit> {
     match verb {
         Verb::Bootstrap(args) => runtime.block_on(make(global, &args)),
         Verb::Run => runtime.block_on(serve(global)),
-        Verb::Status => runtime.block_on(status(global)),
+        Verb::Status(args) => runtime.block_on(status(global, args.id.as_deref())),
+        Verb::Send(args) => runtime.block_on(send::send(global, args)),
     }
 }
 
@@ -152,9 +176,12 @@ async fn serve(global: &Global) -> anyhow::Result<Exit> {
     }
 }
 
-async fn status(global: &Global) -> anyhow::Result<Exit> {
+async fn status(global: &Global, id: Option<&str>) -> anyhow::Result<Exit> {
     let config = load(global)?;
-    let report = match run::ask(&config.status_socket).await {
+    if let Some(id) = id {
+        return tell(global, &config, id).await;
+    }
+    let report = match socket::ask(&config.status_socket).await {
         Ok(report) => report,
         Err(error) => return Err(not_running(&config.status_socket, &error).into()),
     };
@@ -164,6 +191,37 @@ async fn status(global: &Global) -> anyhow::Result<Exit> {
         screen::print(&report.to_text(clock::wall()))?;
     }
     Ok(Exit::Done)
+}
+
+/// The story of one submission, asked of the running gateway or read from the outbox.
+async fn tell(global: &Global, config: &Config, id: &str) -> anyhow::Result<Exit> {
+    let story = match socket::ask_about(&config.status_socket, id).await {
+        Ok(story) => story,
+        Err(error) if send::is_nobody(&error) => read_story(config, id).await?,
+        Err(error) => return Err(not_running(&config.status_socket, &error).into()),
+    };
+    let Some(story) = story else {
+        return Err(Stop::new(Exit::Nothing, format!("no submission {id} here")).into());
+    };
+    if global.json {
+        screen::line(&serde_json::to_value(&story)?)?;
+    } else {
+        screen::print(&story.to_text())?;
+    }
+    Ok(Exit::Done)
+}
+
+async fn read_story(config: &Config, id: &str) -> anyhow::Result<Option<Story>> {
+    let key = keyfile::load(&config.key_file)?.key_text();
+    let opened = run::open_outbox(&run::outbox_settings(config, &key), CHECK_TIMEOUT).await;
+    let (outbox, keeper) = opened.map_err(|error| Stop::new(Exit::Later, error.to_string()))?;
+    let story = match id.parse() {
+        Ok(id) => outbox.story(id).await,
+        Err(_) => Ok(None),
+    };
+    drop(outbox);
+    keeper.close().await;
+    Ok(story?)
 }
 
 fn not_running(socket: &Path, error: &std::io::Error) -> Stop {

@@ -10,6 +10,7 @@ use super::DOMAIN;
 use crate::gateway::bootstrap;
 use crate::gateway::config::Config;
 use crate::gateway::run::{self, RunError};
+use crate::gateway::socket;
 
 /// The gateway, plugged in or not.
 pub(super) struct Home {
@@ -61,7 +62,7 @@ impl Home {
         } else {
             self.config.status_socket.clone()
         };
-        run::ask(&socket).await.is_ok_and(|report| report.status.connected_since_ms.is_some())
+        socket::ask(&socket).await.is_ok_and(|report| report.status.connected_since_ms.is_some())
     }
 
     /// Messages in the Maildir.
