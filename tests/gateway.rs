@@ -1,5 +1,7 @@
 //! The home side as a process, against a real tunnel: kills, replays, freezes, and the four destinations.
 
+mod mail_out;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};

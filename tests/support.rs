@@ -13,6 +13,7 @@ pub(crate) mod process;
 #[allow(dead_code, reason = "a means of proof is there before every one of its parts is used")]
 pub(crate) mod programs;
 pub(crate) mod relay;
+pub(crate) mod script_relay;
 #[allow(dead_code, reason = "a means of proof is there before every one of its parts is used")]
 pub(crate) mod sink;
 

@@ -11,7 +11,7 @@ use super::{Exit, Global, Stop, screen};
 use crate::clock;
 use crate::gateway::bootstrap::{self, BootstrapError, CONFIG_NAME};
 use crate::gateway::config::Config;
-use crate::gateway::outbox::Story;
+use crate::gateway::outbox::{OutboxError, Story};
 use crate::gateway::{ClientError, run, socket};
 use crate::identity::keyfile;
 use crate::observe::{self, LogFormat, LogSettings};
@@ -195,10 +195,21 @@ async fn status(global: &Global, id: Option<&str>) -> anyhow::Result<Exit> {
 
 /// The story of one submission, asked of the running gateway or read from the outbox.
 async fn tell(global: &Global, config: &Config, id: &str) -> anyhow::Result<Exit> {
-    let story = match socket::ask_about(&config.status_socket, id).await {
-        Ok(story) => story,
-        Err(error) if send::is_nobody(&error) => read_story(config, id).await?,
-        Err(error) => return Err(not_running(&config.status_socket, &error).into()),
+    let until = clock::monotonic() + CHECK_TIMEOUT;
+    let story = loop {
+        match socket::ask_about(&config.status_socket, id).await {
+            Ok(story) => break story,
+            Err(error) if send::is_nobody(&error) => {}
+            Err(error) => return Err(not_running(&config.status_socket, &error).into()),
+        }
+        match read_story(config, id).await {
+            // A gateway that starts will answer soon.
+            Err(OutboxError::InUse(_)) if clock::monotonic() < until => {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            Err(error) => return Err(Stop::new(Exit::Later, error.to_string()).into()),
+            Ok(story) => break story?,
+        }
     };
     let Some(story) = story else {
         return Err(Stop::new(Exit::Nothing, format!("no submission {id} here")).into());
@@ -211,17 +222,19 @@ async fn tell(global: &Global, config: &Config, id: &str) -> anyhow::Result<Exit
     Ok(Exit::Done)
 }
 
-async fn read_story(config: &Config, id: &str) -> anyhow::Result<Option<Story>> {
-    let key = keyfile::load(&config.key_file)?.key_text();
-    let opened = run::open_outbox(&run::outbox_settings(config, &key), CHECK_TIMEOUT).await;
-    let (outbox, keeper) = opened.map_err(|error| Stop::new(Exit::Later, error.to_string()))?;
+async fn read_story(config: &Config, id: &str) -> Result<anyhow::Result<Option<Story>>, OutboxError> {
+    let key = match keyfile::load(&config.key_file) {
+        Ok(key) => key.key_text(),
+        Err(error) => return Ok(Err(error.into())),
+    };
+    let (outbox, keeper) = run::open_outbox(&run::outbox_settings(config, &key), Duration::ZERO).await?;
     let story = match id.parse() {
         Ok(id) => outbox.story(id).await,
         Err(_) => Ok(None),
     };
     drop(outbox);
     keeper.close().await;
-    Ok(story?)
+    Ok(story.map_err(Into::into))
 }
 
 fn not_running(socket: &Path, error: &std::io::Error) -> Stop {

@@ -215,9 +215,15 @@ fn status_in(text: &str) -> &str {
     let is_code = |word: &&str| {
         let mut parts = word.split('.');
         let mut number = |len: usize| {
-            parts.next().is_some_and(|p| (1..=len).contains(&p.len()) && p.bytes().all(|b| b.is_ascii_digit()))
+            parts
+                .next()
+                .is_some_and(|p| (1..=len).contains(&p.len()) && p.bytes().all(|b| b.is_ascii_digit()))
         };
-        number(1) && number(3) && number(3) && parts.next().is_none() && matches!(word.as_bytes()[0], b'4' | b'5')
+        number(1)
+            && number(3)
+            && number(3)
+            && parts.next().is_none()
+            && matches!(word.as_bytes()[0], b'4' | b'5')
     };
     text.split([' ', '#', '(', ')', ':', ';', ',']).find(is_code).unwrap_or("")
 }

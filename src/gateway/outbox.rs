@@ -20,6 +20,8 @@
 mod draft;
 mod ledger;
 mod story;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -215,7 +217,11 @@ impl Outbox {
     }
 
     /// Submissions with a result of which nobody was told, after `after`, oldest first.
-    pub(crate) async fn untold(&self, after: Option<ItemId>, limit: usize) -> Result<Vec<ItemId>, SpoolError> {
+    pub(crate) async fn untold(
+        &self,
+        after: Option<ItemId>,
+        limit: usize,
+    ) -> Result<Vec<ItemId>, SpoolError> {
         let mailbox = self.mailbox;
         self.spooler.query(move |spool| spool.untold(mailbox, after, limit)).await?
     }

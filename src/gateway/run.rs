@@ -111,7 +111,9 @@ pub async fn open_outbox(
         let dir = settings.dir.clone();
         let opened = tokio::task::spawn_blocking(move || outbox::open(settings)).await;
         match opened.unwrap_or(Err(OutboxError::InUse(dir))) {
-            Err(OutboxError::InUse(_)) if clock::monotonic() < until => tokio::time::sleep(OUTBOX_EVERY).await,
+            Err(OutboxError::InUse(_)) if clock::monotonic() < until => {
+                tokio::time::sleep(OUTBOX_EVERY).await
+            }
             other => return other,
         }
     }

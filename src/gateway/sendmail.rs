@@ -154,10 +154,14 @@ mod tests {
 
     #[test]
     fn what_programs_write_becomes_a_message() {
-        let full = compose_as(ME, "", "From: me@mail.example.org\nBcc: secret@x.example\nTo: a@b\n\nhello\n").unwrap();
+        let full = compose_as(ME, "", "From: me@mail.example.org\nBcc: secret@x.example\nTo: a@b\n\nhello\n")
+            .unwrap();
         assert_eq!(full, "From: me@mail.example.org\r\nTo: a@b\r\n\r\nhello\r\n");
         let added = compose_as(ME, "Me, Myself", "Subject: x\n\nhello").unwrap();
-        assert_eq!(added, "From: =?UTF-8?B?TWUsIE15c2VsZg==?= <me@mail.example.org>\r\nSubject: x\r\n\r\nhello\r\n");
+        assert_eq!(
+            added,
+            "From: =?UTF-8?B?TWUsIE15c2VsZg==?= <me@mail.example.org>\r\nSubject: x\r\n\r\nhello\r\n"
+        );
         for text in ["just text\n", "\njust text\n"] {
             let added = compose_as(ME, "Cron Daemon", text).unwrap();
             assert!(added.starts_with("From: \"Cron Daemon\" <me@mail.example.org>\r\n\r\n"), "{added}");

@@ -20,10 +20,10 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+use crate::gateway::Status;
 use crate::gateway::handle::StatusBoard;
 use crate::gateway::outbox::{Counts, DraftError, Entry, Outbox, Story};
 use crate::gateway::submission::Own;
-use crate::gateway::Status;
 
 /// Connections served at one time.
 const CONNECTIONS_MAX: usize = 32;
@@ -195,18 +195,19 @@ impl Desk {
         Told { story: self.outbox.story(id).await.ok().flatten() }
     }
 
-    /// Takes a message; an error when its end did not come, which takes nothing.
+    /// Takes a message; an error when its end did not come, which takes nothing. What is refused is read to its end, so
+    /// that the client hears why.
     async fn take(
         &self,
         stream: &mut (impl AsyncRead + Unpin),
         mail_from: &str,
         rcpt_to: &[String],
     ) -> io::Result<Taken> {
-        let recipients = match self.own.check(mail_from, rcpt_to, self.recipients_max) {
-            Ok(recipients) => recipients,
-            Err(refusal) => return Ok(Taken::refused(refusal, false)),
+        let checked = self.own.check(mail_from, rcpt_to, self.recipients_max);
+        let mut draft = match &checked {
+            Ok(recipients) => Ok(self.outbox.draft(recipients.len())),
+            Err(refusal) => Err(Taken::refused(refusal, false)),
         };
-        let mut draft = self.outbox.draft(recipients.len());
         let mut bytes = 0_u64;
         let mut piece = vec![0; PIECE_BYTES_MAX];
         loop {
@@ -217,21 +218,26 @@ impl Desk {
             }
             timeout(PIECE_PATIENCE, stream.read_exact(room)).await??;
             bytes += length as u64;
-            if bytes > self.message_bytes_max {
-                let limit = self.message_bytes_max;
-                return Ok(Taken::refused(format!("the message is larger than {limit} bytes"), false));
-            }
-            if let Err(error) = draft.write(room).await {
-                return Ok(Taken::refused(error, true));
+            let limit = self.message_bytes_max;
+            if bytes > limit.saturating_mul(2) {
+                return Err(io::ErrorKind::InvalidData.into());
+            } else if bytes > limit && draft.is_ok() {
+                draft = Err(Taken::refused(format!("the message is larger than {limit} bytes"), false));
+            } else if let Ok(open) = &mut draft
+                && let Err(error) = open.write(room).await
+            {
+                draft = Err(Taken::refused(error, true));
             }
         }
-        if bytes == 0 {
-            return Ok(Taken::refused("the message is empty", false));
-        }
-        Ok(match draft.commit(mail_from, &recipients).await {
-            Ok(ids) => Taken { ids: ids.iter().map(ItemId::to_string).collect(), ..Taken::default() },
-            Err(error @ (DraftError::Full(_) | DraftError::Broken(_))) => Taken::refused(error, true),
-            Err(error @ DraftError::Recipients) => Taken::refused(error, false),
+        let recipients = checked.unwrap_or_default();
+        Ok(match draft {
+            Err(refused) => refused,
+            Ok(_) if bytes == 0 => Taken::refused("the message is empty", false),
+            Ok(draft) => match draft.commit(mail_from, &recipients).await {
+                Ok(ids) => Taken { ids: ids.iter().map(ItemId::to_string).collect(), ..Taken::default() },
+                Err(error @ (DraftError::Full(_) | DraftError::Broken(_))) => Taken::refused(error, true),
+                Err(error @ DraftError::Recipients) => Taken::refused(error, false),
+            },
         })
     }
 }
@@ -246,7 +252,7 @@ async fn ask_for<T: serde::de::DeserializeOwned>(
     let mut line = serde_json::to_vec(request).map_err(invalid)?;
     line.push(b'\n');
     let talk = async {
-        // A gateway that refuses says so before it has read everything; its answer is what counts.
+        // A gateway that leaves us may have said why.
         let spoken = speak(&mut stream, &line, message).await;
         let mut answer = Vec::new();
         (&mut stream).take(ANSWER_BYTES_MAX).read_to_end(&mut answer).await?;
@@ -353,8 +359,12 @@ fn table(entries: &[Entry]) -> String {
     for entry in entries {
         let age = format!("{} s", entry.age_seconds);
         let state = state(entry);
-        let line =
-            format!("{:<26} {state:<14} {age:>9}  {:<32} {}", entry.id, printable(&entry.rcpt_to), entry.text);
+        let line = format!(
+            "{:<26} {state:<14} {age:>9}  {:<32} {}",
+            entry.id,
+            printable(&entry.rcpt_to),
+            entry.text
+        );
         text.push_str(line.trim_end());
         text.push('\n');
     }

@@ -73,7 +73,8 @@ impl Own {
     #[must_use]
     pub fn new(address: &str, aliases: &[String]) -> Self {
         let names = std::iter::once(address).chain(aliases.iter().map(String::as_str));
-        let key = |name| Mailbox::parse(name, true).map_or_else(|_| name.to_lowercase(), |mailbox| mailbox.key());
+        let key =
+            |name| Mailbox::parse(name, true).map_or_else(|_| name.to_lowercase(), |mailbox| mailbox.key());
         Self { address: address.to_owned(), names: names.map(key).collect() }
     }
 
@@ -154,7 +155,13 @@ pub struct Settings {
 }
 
 /// Serves `listener` until `stop`; returns when the last session has ended.
-pub async fn run(listener: TcpListener, settings: Settings, outbox: Outbox, own: Own, stop: CancellationToken) {
+pub async fn run(
+    listener: TcpListener,
+    settings: Settings,
+    outbox: Outbox,
+    own: Own,
+    stop: CancellationToken,
+) {
     let session = receiver::Settings {
         any_domain: true,
         message_bytes_max: settings.message_bytes_max,

@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 
 /// Crash points in the gateway at which order carries a promise, in the order a message passes them.
 pub(crate) const GATEWAY_POINTS: [&str; 8] = [
@@ -93,6 +94,32 @@ impl Home {
         told.status.success().then(|| serde_json::from_slice(&told.stdout).expect("JSON"))
     }
 
+    /// Runs `gateway send --json` with this on standard input.
+    pub(crate) fn send(&self, args: &[&str], input: &str) -> Output {
+        let mut sending = waystation()
+            .args(["gateway", "send", "--json", "--config"])
+            .arg(self.config())
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("started");
+        // One that refuses its arguments does not read.
+        let _ = sending.stdin.take().expect("piped").write_all(input.as_bytes());
+        sending.wait_with_output().expect("waited")
+    }
+
+    /// Runs `gateway status --json ID`.
+    pub(crate) fn submission(&self, id: &str) -> Option<serde_json::Value> {
+        let told = waystation()
+            .args(["gateway", "status", id, "--json", "--config"])
+            .arg(self.config())
+            .output()
+            .expect("started");
+        told.status.success().then(|| serde_json::from_slice(&told.stdout).expect("JSON"))
+    }
+
     /// Messages in `new/` and `cur/`: contents by item id. Panics when one id is there twice.
     pub(crate) fn maildir(&self) -> HashMap<String, Vec<u8>> {
         let mut found = HashMap::new();
@@ -113,6 +140,14 @@ impl Home {
             entries.map(|entry| entry.expect("entry").file_name().into_string().expect("text")).collect();
         names.sort();
         names
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("what the gateway logged:\n{}", self.log());
+        }
     }
 }
 

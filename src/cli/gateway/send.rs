@@ -26,7 +26,13 @@ const EVERY: Duration = Duration::from_millis(50);
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Envelope sender; by default the gateway's address
-    #[arg(short = 'f', visible_short_alias = 'r', long = "from", value_name = "SENDER", allow_hyphen_values = true)]
+    #[arg(
+        short = 'f',
+        visible_short_alias = 'r',
+        long = "from",
+        value_name = "SENDER",
+        allow_hyphen_values = true
+    )]
     from: Option<String>,
     /// Full name for a From field that has to be added
     #[arg(short = 'F', value_name = "NAME", default_value = "")]
@@ -66,7 +72,11 @@ pub(crate) struct Args {
 /// Reads the message from standard input and hands it to the gateway, or puts it into the outbox itself.
 pub(super) async fn send(global: &Global, args: Args) -> anyhow::Result<Exit> {
     if let Some(mode) = args.mode.as_deref().filter(|mode| *mode != "m") {
-        return Err(Stop::new(Exit::Usage, format!("-b{mode} is not possible; a message is read from standard input")).into());
+        return Err(Stop::new(
+            Exit::Usage,
+            format!("-b{mode} is not possible; a message is read from standard input"),
+        )
+        .into());
     }
     let config = load(global)?;
     let key = keyfile::load(&config.key_file)
@@ -99,8 +109,7 @@ pub(super) async fn send(global: &Global, args: Args) -> anyhow::Result<Exit> {
         };
         Stop::new(exit, refusal.to_string())
     };
-    let recipients =
-        own.check(mail_from, &recipients, config.submission.max_recipients).map_err(refused)?;
+    let recipients = own.check(mail_from, &recipients, config.submission.max_recipients).map_err(refused)?;
     let message = sendmail::compose(message, mail_from, &args.full_name, &own, limit)
         .map_err(|refusal| Stop::new(Exit::Failed, refusal.to_string()))?;
     let taken = hand_over(&config, &key, mail_from, &recipients, &message).await?;

@@ -207,7 +207,8 @@ impl Handover {
             Submitted::Silent { stream } => {
                 self.answered(&stream);
                 tracing::info!(
-                    event = "gateway.submission.silent", submission.id = stream,
+                    event = "gateway.submission.silent",
+                    submission.id = stream,
                     "the relay has {stream} and says nothing"
                 );
             }
@@ -236,8 +237,12 @@ impl Handover {
                 match bytes {
                     Ok(bytes) => session.piece(&stream, bytes),
                     Err(SpoolError::Corrupt { problem, .. }) => {
-                        tracing::error!(event = "gateway.submission.damaged", submission.id = stream, problem,
-                            "a stored message cannot be read");
+                        tracing::error!(
+                            event = "gateway.submission.damaged",
+                            submission.id = stream,
+                            problem,
+                            "a stored message cannot be read"
+                        );
                         session.withdraw(&stream, "damaged");
                         let text = "the stored message is damaged".to_owned();
                         self.ended(stream, End::Failed, text, String::new());
@@ -247,17 +252,24 @@ impl Handover {
             }
             Done::Sealed { session: number, stream, repeatable, go } => {
                 crashpoint::reach("gateway.submission.sealed");
-                self.sealed(session.as_deref_mut().filter(|_| number == self.session), stream, repeatable, go);
+                self.sealed(
+                    session.as_deref_mut().filter(|_| number == self.session),
+                    stream,
+                    repeatable,
+                    go,
+                );
             }
             Done::Ended { stream, result_id, noted } => {
                 match noted {
                     Noted::New => {}
                     Noted::Late => tracing::info!(
-                        event = "gateway.submission.late_result", submission.id = stream,
+                        event = "gateway.submission.late_result",
+                        submission.id = stream,
                         "{stream} had its result before; this one changes nothing"
                     ),
                     Noted::Unknown => tracing::warn!(
-                        event = "gateway.submission.unknown", submission.id = stream,
+                        event = "gateway.submission.unknown",
+                        submission.id = stream,
                         "the relay reports a result for a submission that this outbox does not know"
                     ),
                 }
@@ -275,7 +287,10 @@ impl Handover {
     }
 
     /// Waits for what is under way on the disk, so that what was noted is also told.
-    pub(super) async fn finish(&mut self, mut session: Option<&mut ClientSession>) -> Result<(), ClientError> {
+    pub(super) async fn finish(
+        &mut self,
+        mut session: Option<&mut ClientSession>,
+    ) -> Result<(), ClientError> {
         while let Some(done) = self.work.next().await {
             // Nothing new is begun: pieces and looks have no use any more.
             match done {
@@ -320,13 +335,7 @@ impl Handover {
         }
     }
 
-    fn sealed(
-        &mut self,
-        session: Option<&mut ClientSession>,
-        stream: String,
-        repeatable: bool,
-        go: bool,
-    ) {
+    fn sealed(&mut self, session: Option<&mut ClientSession>, stream: String, repeatable: bool, go: bool) {
         match (session, go) {
             (Some(session), true) => {
                 if !repeatable {
@@ -381,15 +390,10 @@ impl Handover {
         Some((self.outbox.clone()?, stream.parse().ok()?))
     }
 
-    fn note(
-        &mut self,
-        stream: String,
-        work: impl Future<Output = Result<(), SpoolError>> + Send + 'static,
-    ) {
+    fn note(&mut self, stream: String, work: impl Future<Output = Result<(), SpoolError>> + Send + 'static) {
         self.noting(&stream);
-        self.work.push(Box::pin(async move {
-            work.await.map_or_else(Done::Failed, |()| Done::Noted { stream })
-        }));
+        self.work
+            .push(Box::pin(async move { work.await.map_or_else(Done::Failed, |()| Done::Noted { stream }) }));
     }
 
     fn later_delay(&mut self, id: ItemId) -> Duration {
@@ -414,8 +418,12 @@ impl Handover {
         self.work.push(Box::pin(async move {
             outbox.expire(for_results).await.map_or_else(Done::Failed, |_| Done::Expired)
         }));
-        let over: Vec<String> =
-            self.silent.iter().filter(|(_, until)| now >= **until).map(|(stream, _)| stream.clone()).collect();
+        let over: Vec<String> = self
+            .silent
+            .iter()
+            .filter(|(_, until)| now >= **until)
+            .map(|(stream, _)| stream.clone())
+            .collect();
         for stream in over {
             self.silent.remove(&stream);
             let text = "a relay that forgets ids has it, and never said what became of it".to_owned();

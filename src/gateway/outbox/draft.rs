@@ -39,10 +39,9 @@ impl From<AcceptError> for DraftError {
     fn from(error: AcceptError) -> Self {
         match error {
             AcceptError::NoSpace | AcceptError::OverQuota => Self::Full(error),
-            AcceptError::NoBody
-            | AcceptError::UnknownLane
-            | AcceptError::Revoked
-            | AcceptError::Spool(_) => Self::Broken(error),
+            AcceptError::NoBody | AcceptError::UnknownLane | AcceptError::Revoked | AcceptError::Spool(_) => {
+                Self::Broken(error)
+            }
         }
     }
 }
@@ -96,20 +95,8 @@ impl Draft {
     /// # Errors
     /// [`DraftError`].
     pub async fn commit(self, mail_from: &str, recipients: &[String]) -> Result<Vec<ItemId>, DraftError> {
-        let Self { outbox, bodies } = self;
-        if recipients.is_empty() || recipients.len() != bodies.len() {
-            return Err(DraftError::Recipients);
-        }
-        let message = bodies.first().map(|body| body.id().to_string()).unwrap_or_default();
-        let parts = u32::try_from(bodies.len()).map_err(|_| DraftError::Recipients)?;
-        let parts: Vec<Part> = (1..)
-            .zip(bodies)
-            .zip(recipients)
-            .map(|((part, body), rcpt_to)| {
-                let memo = Memo { mail_from: mail_from.to_owned(), message: message.clone(), part, parts };
-                Part { body: body.seal(), rcpt_to: rcpt_to.clone(), memo }
-            })
-            .collect();
+        let outbox = self.outbox.clone();
+        let parts = self.parts(mail_from, recipients)?;
         let (mailbox, now) = (outbox.mailbox(), clock::wall());
         crashpoint::reach("gateway.outbox.before_commit");
         let stored = outbox.spooler().call(move |spool| store(spool, mailbox, parts, now)).await;
@@ -119,6 +106,35 @@ impl Draft {
             tracing::info!(event = "gateway.submission.queued", submission.id = %id, to = masked(rcpt_to), "queued {id}");
         }
         Ok(ids)
+    }
+
+    fn parts(self, mail_from: &str, recipients: &[String]) -> Result<Vec<Part>, DraftError> {
+        let bodies = self.bodies;
+        if recipients.is_empty() || recipients.len() != bodies.len() {
+            return Err(DraftError::Recipients);
+        }
+        let message = bodies.first().map(|body| body.id().to_string()).unwrap_or_default();
+        let parts = u32::try_from(bodies.len()).map_err(|_| DraftError::Recipients)?;
+        let part = |((part, body), rcpt_to): ((u32, BodyWriter), &String)| {
+            let memo = Memo { mail_from: mail_from.to_owned(), message: message.clone(), part, parts };
+            Part { body: body.seal(), rcpt_to: rcpt_to.clone(), memo }
+        };
+        Ok((1..).zip(bodies).zip(recipients).map(part).collect())
+    }
+
+    /// For tests: what a crash leaves of a commit when only the first `kept` records reach the disk.
+    #[cfg(test)]
+    pub(super) async fn commit_torn(
+        self,
+        mail_from: &str,
+        recipients: &[String],
+        kept: usize,
+    ) -> Vec<ItemId> {
+        let outbox = self.outbox.clone();
+        let mut parts = self.parts(mail_from, recipients).unwrap();
+        parts.truncate(kept);
+        let (mailbox, now) = (outbox.mailbox(), clock::wall());
+        outbox.spooler().call(move |spool| store(spool, mailbox, parts, now)).await.unwrap().unwrap()
     }
 }
 

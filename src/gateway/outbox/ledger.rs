@@ -29,6 +29,8 @@ use crate::gateway::client::{End, Submission};
 use crate::gateway::staging::make_dir;
 use crate::spooler::{Spooler, bell};
 
+/// Name of the lock file that keeps a second process out.
+const LOCK_NAME: &str = "outbox.lock";
 /// Size of a journal segment: a home has less space than a relay.
 const SEGMENT_BYTES: u32 = 16 * 1024 * 1024;
 /// Submissions that have waited this many times `expire_after` for their result get none any more.
@@ -40,12 +42,16 @@ pub struct Keeper {
     engine: Engine,
     /// Cancelled when a commit failed: nothing is taken any more.
     pub poisoned: CancellationToken,
+    /// Held until the engine has stopped.
+    lock: std::fs::File,
 }
 
 impl Keeper {
     /// Writes the last checkpoint and gives the directory up.
     pub async fn close(self) {
-        let closed = tokio::task::spawn_blocking(move || self.engine.stop()).await;
+        let Self { engine, lock, .. } = self;
+        let closed = tokio::task::spawn_blocking(move || engine.stop()).await;
+        drop(lock);
         if let Ok(Err(error)) = closed {
             tracing::warn!(event = "gateway.outbox.not_closed", %error, "the next start recovers the outbox");
         }
@@ -58,7 +64,15 @@ impl Keeper {
 /// [`OutboxError`].
 pub fn open(settings: Settings) -> Result<(Outbox, Keeper), OutboxError> {
     let dir = settings.dir.clone();
-    make_dir(&dir).map_err(|source| OutboxError::Directory { dir: dir.clone(), source })?;
+    let no_directory = |source| OutboxError::Directory { dir: dir.clone(), source };
+    make_dir(&dir).map_err(no_directory)?;
+    // Before anything is opened: journal and index have locks of their own, and two processes could get one each.
+    let lock = std::fs::File::create(dir.join(LOCK_NAME)).map_err(no_directory)?;
+    match lock.try_lock() {
+        Ok(()) => {}
+        Err(std::fs::TryLockError::WouldBlock) => return Err(OutboxError::InUse(dir)),
+        Err(std::fs::TryLockError::Error(source)) => return Err(no_directory(source)),
+    }
     let wrong = |error| match error {
         SpoolError::Locked => OutboxError::InUse(dir.clone()),
         error => OutboxError::Spool { dir: dir.clone(), error },
@@ -91,10 +105,11 @@ pub fn open(settings: Settings) -> Result<(Outbox, Keeper), OutboxError> {
     spool.set_results_bell(Arc::new(move |_| results.notify_one()));
     let poisoned = CancellationToken::new();
     let reader = spool.reader();
-    let engine = Engine::start(spool, Arc::new(clock::wall), Told { poisoned: poisoned.clone() }).map_err(wrong)?;
+    let engine =
+        Engine::start(spool, Arc::new(clock::wall), Told { poisoned: poisoned.clone() }).map_err(wrong)?;
     let spooler = Spooler::new(engine.handle(), reader, clock::wall);
     let outbox = Outbox { spooler, mailbox, settings: Arc::new(settings), due, ended };
-    Ok((outbox, Keeper { engine, poisoned }))
+    Ok((outbox, Keeper { engine, poisoned, lock }))
 }
 
 /// Registers whose outbox it is, and takes out what a crash has torn.
@@ -172,7 +187,8 @@ pub(super) fn newest(spool: &Spool, lane: LaneId) -> Result<Option<ItemInfo>, Sp
 /// Takes out submissions of which nobody was told.
 pub(super) fn cancel(spool: &mut Spool, ids: &[ItemId], now: WallMs) -> Result<(), SpoolError> {
     for &id in ids {
-        let note = Remark::new(State::Failed, "not all recipients could be stored; nobody was told yes").to_note();
+        let note =
+            Remark::new(State::Failed, "not all recipients could be stored; nobody was told yes").to_note();
         spool_only(spool.settle(id, Settlement::Failed, &note, now))?;
         spool_only(spool.tell(id, now))?;
         spool_only(spool.apply_verb(id, Verb::Purge, "cancelled", now))?;
@@ -241,7 +257,8 @@ pub(super) fn seal(
 }
 
 pub(super) fn unseal(spool: &mut Spool, id: ItemId, now: WallMs) -> Result<(), SpoolError> {
-    let note = Remark::new(State::Queued, "the connection was lost before the message was complete").to_note();
+    let note =
+        Remark::new(State::Queued, "the connection was lost before the message was complete").to_note();
     spool_only(spool.defer(id, now, &note, now)).map(drop)
 }
 
@@ -331,9 +348,8 @@ pub(super) fn expire(
 
 pub(super) fn counts(spool: &Spool) -> Result<Counts, SpoolError> {
     let stats = spool.stats()?;
-    let of = |state: Stored| {
-        Stored::ALL.iter().position(|other| *other == state).map_or(0, |at| stats.items[at])
-    };
+    let of =
+        |state: Stored| Stored::ALL.iter().position(|other| *other == state).map_or(0, |at| stats.items[at]);
     let accepted = accepted_count(spool)?;
     Ok(Counts {
         queued: (of(Stored::Ready) + of(Stored::Held)).saturating_sub(accepted),

@@ -9,9 +9,9 @@ use spool::ids::{ItemId, LaneId, Seq, WallMs};
 use spool::submission::{INTERRUPTED, Submission, TOLD};
 use spool::types::{Filter, Page, State as Stored, Transition};
 
+use super::ACCEPTED_DUE;
 use super::draft::Memo;
 use super::ledger::newest;
-use super::ACCEPTED_DUE;
 
 /// Most submissions in one list.
 const RECENT_MAX: usize = 1000;

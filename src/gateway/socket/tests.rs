@@ -40,8 +40,7 @@ async fn the_status_socket_tells_the_board() {
     board.update(|status| status.stored = 7);
     let (outbox, _keeper) = open(dir.path());
     let own = Own::new("k@mail.example.org", &[]);
-    let desk =
-        Desk { report: report(), board, outbox, own, message_bytes_max: 100, recipients_max: 2 };
+    let desk = Desk { report: report(), board, outbox, own, message_bytes_max: 100, recipients_max: 2 };
     let telling = tokio::spawn(serve(listener, desk));
     let told = ask(&path).await.unwrap();
     assert_eq!(told.status.stored, 7);

@@ -178,7 +178,9 @@ impl Receiver {
             Answer::OverQuota => self.refused_about(Reply::mailbox_full(), &path),
             Answer::NoSpace => self.refused_about(Reply::storage_full(), &path),
             Answer::Busy => self.refused_about(Reply::too_many_messages(), &path),
-            Answer::Begin | Answer::NotOwned { .. } | Answer::Failed => self.refused_about(Reply::try_later(), &path),
+            Answer::Begin | Answer::NotOwned { .. } | Answer::Failed => {
+                self.refused_about(Reply::try_later(), &path)
+            }
         }
     }
 

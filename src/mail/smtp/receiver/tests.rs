@@ -78,7 +78,9 @@ impl World {
                     };
                     self.receiver.answer(answer, self.now);
                 }
-                Output::Begin { .. } => assert!(self.body.replace(Vec::new()).is_none(), "one body at a time"),
+                Output::Begin { .. } => {
+                    assert!(self.body.replace(Vec::new()).is_none(), "one body at a time")
+                }
                 Output::Body(bytes) => self.body.as_mut().unwrap().extend_from_slice(&bytes),
                 Output::Abandon => assert!(self.body.take().is_some(), "abandoned what never began"),
                 Output::Persist(acceptance) if self.hold_store => self.waiting = Some(*acceptance),

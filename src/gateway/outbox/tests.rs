@@ -1,0 +1,204 @@
+//! The outbox on a real directory: what a commit, a start and time do to it.
+
+use std::path::Path;
+
+use super::*;
+use crate::gateway::outbox::ledger::{look, newest};
+
+const ME: &str = "me@example.net";
+
+fn settings(dir: &Path) -> Settings {
+    Settings {
+        dir: dir.join("outbox"),
+        key: "k".to_owned(),
+        retain: Duration::from_secs(1000),
+        expire_after: Duration::from_secs(1000),
+        min_free_bytes: 0,
+    }
+}
+
+async fn queue(outbox: &Outbox, rcpts: &[&str], body: &[u8]) -> Vec<ItemId> {
+    let rcpts: Vec<String> = rcpts.iter().map(|rcpt| (*rcpt).to_owned()).collect();
+    let mut draft = outbox.draft(rcpts.len());
+    draft.write(body).await.unwrap();
+    draft.commit(ME, &rcpts).await.unwrap()
+}
+
+async fn state(outbox: &Outbox, id: ItemId) -> (State, bool) {
+    let entry = outbox.story(id).await.unwrap().unwrap().entry;
+    (entry.state, entry.pending)
+}
+
+async fn due(outbox: &Outbox) -> Vec<ItemId> {
+    outbox.look(Vec::new(), 100).await.unwrap().due.iter().map(|due| due.id).collect()
+}
+
+#[tokio::test]
+async fn a_message_is_one_submission_per_recipient_with_the_same_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let (outbox, keeper) = open(settings(dir.path())).unwrap();
+    let body = vec![b'x'; 150_000];
+    let ids = queue(&outbox, &["a@b.example", "c@d.example"], &body).await;
+    let found = outbox.look(Vec::new(), 10).await.unwrap();
+    assert_eq!(found.due.iter().map(|due| due.id).collect::<Vec<_>>(), ids);
+    for due in &found.due {
+        let mut read = Vec::new();
+        for n in 0..due.submission.pieces {
+            read.extend_from_slice(&outbox.piece(&due.info, n).await.unwrap());
+        }
+        assert!(read == body);
+        assert_eq!((due.submission.mail_from.as_str(), due.handed), (ME, false));
+        assert_eq!(due.submission.stream, due.id.to_string());
+    }
+    let one = outbox.look(vec![ids[0]], 1).await.unwrap();
+    assert_eq!(one.due[0].id, ids[1], "what is under way is left out");
+    let first = outbox.look(Vec::new(), 1).await.unwrap();
+    assert!(first.more && first.due.len() == 1);
+    assert!(matches!(outbox.draft(1).commit(ME, &[]).await, Err(DraftError::Recipients)));
+    assert!(matches!(open(settings(dir.path())), Err(OutboxError::InUse(_))));
+    drop(outbox);
+    keeper.close().await;
+}
+
+#[tokio::test]
+async fn a_commit_that_a_crash_has_torn_is_taken_out_at_the_next_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let (outbox, keeper) = open(settings(dir.path())).unwrap();
+    let whole = queue(&outbox, &["a@b.example", "c@d.example", "e@f.example"], b"whole").await;
+    // What is left of a commit for three when the last record did not reach the disk.
+    let rcpts = ["g@h.example", "i@j.example", "k@l.example"].map(str::to_owned);
+    let mut draft = outbox.draft(3);
+    draft.write(b"torn").await.unwrap();
+    let torn = draft.commit_torn(ME, &rcpts, 2).await;
+    assert_eq!(torn.len(), 2);
+    drop(outbox);
+    keeper.close().await;
+    let (outbox, keeper) = open(settings(dir.path())).unwrap();
+    assert_eq!(due(&outbox).await, whole);
+    assert_eq!(outbox.counts().await.unwrap(), Counts { queued: 3, ..Counts::default() });
+    let listed: Vec<String> = outbox.recent(10).await.unwrap().into_iter().map(|entry| entry.id).collect();
+    assert_eq!(listed, whole.iter().rev().map(ToString::to_string).collect::<Vec<_>>());
+    assert_eq!(outbox.untold(None, 10).await.unwrap(), [], "nobody hears of it");
+    drop(outbox);
+    keeper.close().await;
+}
+
+#[tokio::test]
+async fn results_are_written_once_and_successes_need_no_telling() {
+    // Q1, Q20
+    let dir = tempfile::tempdir().unwrap();
+    let (outbox, keeper) = open(settings(dir.path())).unwrap();
+    let ids = queue(&outbox, &["a@b.example", "c@d.example", "e@f.example"], b"x").await;
+    for (&id, end, state_then) in [
+        (&ids[0], End::Sent, State::Sent),
+        (&ids[1], End::Failed, State::Failed),
+        (&ids[2], End::Indeterminate, State::Indeterminate),
+    ] {
+        outbox.accepted(id, "at-relay".to_owned()).await.unwrap();
+        assert_eq!(state(&outbox, id).await, (State::Accepted, true));
+        assert_eq!(outbox.end(id, end, "so".to_owned()).await.unwrap(), Noted::New);
+        for other in [End::Sent, End::Failed, End::Indeterminate] {
+            assert_eq!(outbox.end(id, other, "again".to_owned()).await.unwrap(), Noted::Late);
+        }
+        assert_eq!(state(&outbox, id).await, (state_then, false));
+        // What comes late changes nothing.
+        outbox.accepted(id, "again".to_owned()).await.unwrap();
+        outbox.later(id, clock::wall(), "again".to_owned()).await.unwrap();
+        assert_eq!(state(&outbox, id).await, (state_then, false));
+    }
+    assert_eq!(due(&outbox).await, []);
+    assert_eq!(outbox.untold(None, 10).await.unwrap(), ids[1..]);
+    outbox.told(ids[1]).await.unwrap();
+    outbox.told(ids[2]).await.unwrap();
+    assert_eq!(outbox.untold(None, 10).await.unwrap(), []);
+    let unknown = ItemId::new(WallMs(1), [1; 10]);
+    assert_eq!(outbox.end(unknown, End::Sent, String::new()).await.unwrap(), Noted::Unknown);
+    let story = outbox.story(ids[0]).await.unwrap().unwrap();
+    assert_eq!(story.entry.relay_id, "at-relay");
+    let states: Vec<State> = story.events.iter().map(|event| event.state).collect();
+    assert_eq!(states, [State::Queued, State::Accepted, State::Sent]);
+    drop(outbox);
+    keeper.close().await;
+}
+
+#[tokio::test]
+async fn what_a_relay_with_ids_has_is_repeatable_and_what_another_has_is_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let (outbox, keeper) = open(settings(dir.path())).unwrap();
+    let ids = queue(&outbox, &["a@b.example", "c@d.example", "e@f.example"], b"x").await;
+    let found = outbox.look(Vec::new(), 10).await.unwrap().due;
+    assert!(outbox.seal(&found[0], true).await.unwrap());
+    assert!(outbox.seal(&found[1], false).await.unwrap());
+    assert!(outbox.seal(&found[2], false).await.unwrap());
+    outbox.unseal(ids[2]).await.unwrap();
+    assert_eq!(state(&outbox, ids[0]).await, (State::Queued, true));
+    assert_eq!(state(&outbox, ids[1]).await, (State::Indeterminate, true));
+    assert!(!outbox.seal(&found[1], false).await.unwrap(), "armed once");
+    drop(outbox);
+    keeper.close().await;
+    let (outbox, keeper) = open(settings(dir.path())).unwrap();
+    assert_eq!(state(&outbox, ids[0]).await, (State::Queued, true));
+    assert_eq!(state(&outbox, ids[1]).await, (State::Indeterminate, false));
+    let again = outbox.look(Vec::new(), 10).await.unwrap().due;
+    assert_eq!(
+        again.iter().map(|due| (due.id, due.handed)).collect::<Vec<_>>(),
+        [(ids[0], true), (ids[2], true)]
+    );
+    assert_eq!(outbox.untold(None, 10).await.unwrap(), [ids[1]]);
+    drop(outbox);
+    keeper.close().await;
+}
+
+#[tokio::test]
+async fn what_waits_too_long_ends_as_it_stands() {
+    let dir = tempfile::tempdir().unwrap();
+    let short = Settings { expire_after: Duration::from_millis(50), ..settings(dir.path()) };
+    let (outbox, keeper) = open(short).unwrap();
+    let ids = queue(&outbox, &["never@b.example", "perhaps@d.example", "has@f.example"], b"x").await;
+    let found = outbox.look(Vec::new(), 10).await.unwrap().due;
+    outbox.seal(&found[1], true).await.unwrap();
+    outbox.accepted(ids[2], String::new()).await.unwrap();
+    assert_eq!(outbox.expire(true).await.unwrap(), 0, "too early");
+    tokio::time::sleep(Duration::from_millis(120)).await;
+    assert_eq!(outbox.expire(false).await.unwrap(), 2);
+    assert_eq!(state(&outbox, ids[0]).await, (State::Failed, false));
+    assert_eq!(state(&outbox, ids[1]).await, (State::Indeterminate, false));
+    assert_eq!(state(&outbox, ids[2]).await, (State::Accepted, true));
+    assert_eq!(outbox.expire(true).await.unwrap(), 1);
+    assert_eq!(state(&outbox, ids[2]).await, (State::Indeterminate, false));
+    assert!(!outbox.seal(&found[0], true).await.unwrap(), "an end cannot be sent any more");
+    assert!(!outbox.seal(&Due { handed: true, ..found[1].clone() }, true).await.unwrap());
+    drop(outbox);
+    keeper.close().await;
+}
+
+#[tokio::test]
+async fn the_newest_is_found_and_lists_are_short() {
+    let dir = tempfile::tempdir().unwrap();
+    let (outbox, keeper) = open(settings(dir.path())).unwrap();
+    assert_eq!(outbox.recent(5).await.unwrap(), []);
+    let mailbox = outbox.mailbox();
+    let mut ids = Vec::new();
+    for _ in 0..75 {
+        ids.extend(queue(&outbox, &["a@b.example"], b"x").await);
+        let found = outbox
+            .spooler()
+            .query(move |spool| {
+                let lane = spool.outbox(mailbox).unwrap().unwrap();
+                newest(spool, lane).unwrap().map(|info| info.id)
+            })
+            .await
+            .unwrap();
+        assert_eq!(found, ids.last().copied());
+    }
+    let listed: Vec<String> = outbox.recent(5).await.unwrap().into_iter().map(|entry| entry.id).collect();
+    assert_eq!(listed, ids.iter().rev().take(5).map(ToString::to_string).collect::<Vec<_>>());
+    let later = outbox
+        .spooler()
+        .query(|spool| look(spool, &[], 10, WallMs(0)).map(|look| (look.due.len(), look.next.is_some())))
+        .await
+        .unwrap();
+    assert_eq!(later, Ok((0, true)), "nothing is due before its time");
+    drop(outbox);
+    keeper.close().await;
+}
