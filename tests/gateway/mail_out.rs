@@ -1,4 +1,5 @@
 //! Mail out of a home: from local programs into the outbox, to a scripted relay, and what comes back.
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -14,11 +15,13 @@ const CANONICAL_END: &str = "Subject: hello\r\n\r\nline one\r\n.dotted\r\n";
 fn sent_ids(home: &Home, args: &[&str]) -> Vec<String> {
     let sent = home.send(args, TEXT);
     assert!(sent.status.success(), "{}", String::from_utf8_lossy(&sent.stderr));
-    let lines = String::from_utf8(sent.stdout).unwrap();
-    let id = |line: &str| {
-        serde_json::from_str::<serde_json::Value>(line).unwrap()["id"].as_str().unwrap().to_owned()
-    };
-    lines.lines().map(id).collect()
+    ids_in(sent.stdout)
+}
+
+fn ids_in(told: Vec<u8>) -> Vec<String> {
+    let told = String::from_utf8(told).unwrap();
+    let lines = told.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    lines.map(|line| line["id"].as_str().unwrap().to_owned()).collect()
 }
 
 fn state(home: &Home, id: &str) -> String {
@@ -79,7 +82,7 @@ async fn mail_for_a_gateway_that_does_not_run_waits_in_the_outbox() {
         "To: a@example.org\nCc: B <b@example.org>\nBcc: c@example.org\nSubject: x\n\nfoo\n.\nnot this\n";
     let sent = home.send(&["-t", "-om"], text);
     assert!(sent.status.success(), "{}", String::from_utf8_lossy(&sent.stderr));
-    let ids: Vec<String> = relay_ids(&String::from_utf8(sent.stdout).unwrap());
+    let ids: Vec<String> = ids_in(sent.stdout);
     assert!(ids.iter().all(|id| state(&home, id) == "queued"));
     let running = home.start(None);
     relay.wait("all are stored", |ledger| ledger.stored.len() == 3).await;
@@ -89,12 +92,6 @@ async fn mail_for_a_gateway_that_does_not_run_waits_in_the_outbox() {
     }
     until("accepted", || ids.iter().all(|id| state(&home, id) == "accepted")).await;
     running.stop().await;
-}
-
-fn relay_ids(lines: &str) -> Vec<String> {
-    let id =
-        |line| serde_json::from_str::<serde_json::Value>(line).unwrap()["id"].as_str().unwrap().to_owned();
-    lines.lines().map(id).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,6 +10,7 @@
 //! outbox that cannot be written ends the gateway.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -328,8 +329,8 @@ impl Handover {
                 return;
             }
             let stream = due.submission.stream.clone();
-            if !self.under_way.contains_key(&stream) {
-                self.under_way.insert(stream, UnderWay { due: due.clone(), noting: false });
+            if let Entry::Vacant(place) = self.under_way.entry(stream) {
+                place.insert(UnderWay { due: due.clone(), noting: false });
                 session.submit(due.submission);
             }
         }

@@ -75,7 +75,13 @@ pub fn open(settings: Settings) -> Result<(Outbox, Keeper), OutboxError> {
     }
     let wrong = |error| match error {
         SpoolError::Locked => OutboxError::InUse(dir.clone()),
-        error => OutboxError::Spool { dir: dir.clone(), error },
+        SpoolError::Io { .. }
+        | SpoolError::Index(_)
+        | SpoolError::Corrupt { .. }
+        | SpoolError::Poisoned { .. }
+        | SpoolError::NewerFormat { .. }
+        | SpoolError::Foreign { .. }
+        | SpoolError::Closed => OutboxError::Spool { dir: dir.clone(), error },
     };
     let options = Options {
         segment_bytes: SEGMENT_BYTES,

@@ -211,7 +211,7 @@ fn entry(submission: &Submission, steps: &[Transition], now: WallMs) -> Entry {
         | Stored::Quarantined
         | Stored::Purged => (State::Queued, true),
     };
-    let told = steps.iter().filter(|step| step.reason != TOLD).map(Remark::of);
+    let mut told = steps.iter().filter(|step| step.reason != TOLD).map(Remark::of);
     let relay_id = told.clone().map(|remark| remark.relay_id).rfind(|id| !id.is_empty()).unwrap_or_default();
     Entry {
         id: info.id.to_string(),
@@ -223,6 +223,6 @@ fn entry(submission: &Submission, steps: &[Transition], now: WallMs) -> Entry {
         queued_ms: info.accepted_at.0,
         age_seconds: now.since(info.accepted_at) / 1000,
         relay_id,
-        text: told.last().map(|remark| remark.text).unwrap_or_default(),
+        text: told.next_back().map(|remark| remark.text).unwrap_or_default(),
     }
 }

@@ -80,9 +80,9 @@ fn submission(stream: &str, pieces: &[&[u8]]) -> Submission {
 }
 
 fn frames(outputs: &[Output]) -> Vec<Frame> {
-    let binary = |output: &Output| match output {
-        Output::Binary(bytes) => Some(Frame::decode(bytes, Dialect::Two).unwrap()),
-        _ => None,
+    let binary = |output: &Output| {
+        let Output::Binary(bytes) = output else { return None };
+        Some(Frame::decode(bytes, Dialect::Two).unwrap())
     };
     outputs.iter().filter_map(binary).collect()
 }
@@ -412,21 +412,28 @@ impl World {
                 }
                 Output::Text(_) | Output::Binary(_) => self.to_relay.push_back(output),
                 Output::Ping => {}
-                other => panic!("{other:?}"),
+                Output::Ready { .. }
+                | Output::Begin { .. }
+                | Output::Append { .. }
+                | Output::Complete { .. }
+                | Output::Abandon { .. }
+                | Output::Notice(_)
+                | Output::Submitted(Submitted::Silent { .. } | Submitted::Unsendable { .. })
+                | Output::Close { .. } => panic!("{output:?}"),
             }
         }
     }
 
     fn take(&mut self) {
         match self.to_relay.pop_front() {
-            Some(Output::Text(text)) => match ToRelay::parse(&text, CONTROL_BYTES_MAX).unwrap() {
-                ToRelay::DeliveryResultAck(ack) => {
-                    let id = ack.result_id.strip_prefix("result of ").unwrap().to_owned();
-                    assert!(self.home.ended.contains_key(&id), "noted before it is acked");
-                    self.relay.acked.insert(id);
-                }
-                other => panic!("{other:?}"),
-            },
+            Some(Output::Text(text)) => {
+                let Ok(ToRelay::DeliveryResultAck(ack)) = ToRelay::parse(&text, CONTROL_BYTES_MAX) else {
+                    panic!("{text}")
+                };
+                let id = ack.result_id.strip_prefix("result of ").unwrap().to_owned();
+                assert!(self.home.ended.contains_key(&id), "noted before it is acked");
+                self.relay.acked.insert(id);
+            }
             Some(Output::Binary(bytes)) => match Frame::decode(&bytes, Dialect::Two).unwrap() {
                 Frame::Start { stream, .. } => {
                     self.relay.started.push(stream.clone());
