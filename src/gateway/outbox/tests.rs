@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::*;
-use crate::gateway::outbox::ledger::{look, newest};
+use crate::gateway::outbox::ledger::{expire, look, newest};
 
 const ME: &str = "me@example.net";
 
@@ -152,19 +152,27 @@ async fn what_a_relay_with_ids_has_is_repeatable_and_what_another_has_is_not() {
 #[tokio::test]
 async fn what_waits_too_long_ends_as_it_stands() {
     let dir = tempfile::tempdir().unwrap();
-    let short = Settings { expire_after: Duration::from_millis(50), ..settings(dir.path()) };
-    let (outbox, keeper) = open(short).unwrap();
+    let (outbox, keeper) = open(settings(dir.path())).unwrap();
     let ids = queue(&outbox, &["never@b.example", "perhaps@d.example", "has@f.example"], b"x").await;
     let found = outbox.look(Vec::new(), 10).await.unwrap().due;
     outbox.seal(&found[1], true).await.unwrap();
     outbox.accepted(ids[2], String::new()).await.unwrap();
-    assert_eq!(outbox.expire(true).await.unwrap(), 0, "too early");
-    tokio::time::sleep(Duration::from_millis(120)).await;
-    assert_eq!(outbox.expire(false).await.unwrap(), 2);
+    let expire = async |for_results, seconds: u64| {
+        let (patience, later) = (outbox.settings().expire_after, clock::wall().plus(seconds * 1000));
+        outbox
+            .spooler()
+            .call(move |spool| expire(spool, patience, for_results, later))
+            .await
+            .unwrap()
+            .unwrap()
+    };
+    assert_eq!(expire(true, 900).await, 0, "too early");
+    assert_eq!(expire(true, 1500).await, 2);
     assert_eq!(state(&outbox, ids[0]).await, (State::Failed, false));
     assert_eq!(state(&outbox, ids[1]).await, (State::Indeterminate, false));
     assert_eq!(state(&outbox, ids[2]).await, (State::Accepted, true));
-    assert_eq!(outbox.expire(true).await.unwrap(), 1);
+    assert_eq!(expire(false, 2500).await, 0, "no session, no answer");
+    assert_eq!(expire(true, 2500).await, 1);
     assert_eq!(state(&outbox, ids[2]).await, (State::Indeterminate, false));
     assert!(!outbox.seal(&found[0], true).await.unwrap(), "an end cannot be sent any more");
     assert!(!outbox.seal(&Due { handed: true, ..found[1].clone() }, true).await.unwrap());
