@@ -114,6 +114,7 @@ impl Spool {
         let code = entry::state_code(new.state) as usize - 1;
         self.items[code] += 1;
         self.bytes[code] += u64::from(new.size_bytes);
+        self.submissions[code] += u64::from(new.outbound.is_some());
         self.add_live(&new);
         self.tail.lane_mut(lane)?.count(new.state, new.size_bytes);
         self.tail.put_entry(lane, seq, new)
@@ -123,6 +124,7 @@ impl Spool {
         let code = entry::state_code(old.state) as usize - 1;
         self.items[code] = self.items[code].saturating_sub(1);
         self.bytes[code] = self.bytes[code].saturating_sub(u64::from(old.size_bytes));
+        self.submissions[code] = self.submissions[code].saturating_sub(u64::from(old.outbound.is_some()));
         self.sub_live(old);
         self.tail.lane_mut(lane)?.uncount(old.state, old.size_bytes);
         Ok(())

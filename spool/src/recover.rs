@@ -116,6 +116,7 @@ pub(crate) fn open_as(
         live: BTreeMap::new(),
         items: [0; STATES],
         bytes: [0; STATES],
+        submissions: [0; STATES],
         lane_count: 0,
         next_lane: 1,
         sessions: Default::default(),
@@ -186,6 +187,7 @@ impl Spool {
         self.tail = Tail::new(self.tail.index().clone());
         self.live.clear();
         (self.items, self.bytes, self.lane_count, self.next_lane) = ([0; STATES], [0; STATES], 0, 1);
+        self.submissions = [0; STATES];
         *unheard = Unheard::default();
         let floor = self.replay_from(Lsn(0), last, recovery, unheard)?;
         self.settle_cursors()?;
@@ -238,7 +240,9 @@ impl Spool {
             for (id, lane) in &page {
                 self.next_lane = self.next_lane.max(id.0.saturating_add(1));
                 self.lane_count += u64::from(lane.defined != 0 && !is_outbox(&lane.name));
+                let outbox = u64::from(is_outbox(&lane.name));
                 for n in 0..self.items.len() {
+                    self.submissions[n] += outbox * lane.items[n];
                     self.items[n] += lane.items[n];
                     self.bytes[n] += lane.bytes[n];
                 }

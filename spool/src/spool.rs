@@ -124,6 +124,8 @@ pub struct Spool {
     pub(crate) live: BTreeMap<u32, u64>,
     pub(crate) items: [u64; STATES],
     pub(crate) bytes: [u64; STATES],
+    /// Of `items`, those in outboxes.
+    pub(crate) submissions: [u64; STATES],
     pub(crate) lane_count: u64,
     pub(crate) next_lane: u32,
     pub(crate) sessions: HashMap<SessionId, LaneSession>,
@@ -278,6 +280,7 @@ impl Spool {
         Ok(SpoolStats {
             items: self.items,
             bytes: self.bytes,
+            submissions: self.submissions,
             leased: self.sessions.values().map(|session| session.leased.len() as u64).sum(),
             oldest_ready: self.oldest_ready,
             lanes: self.lane_count,

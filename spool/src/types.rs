@@ -314,6 +314,8 @@ pub struct SpoolStats {
     pub items: [u64; STATES],
     /// Bytes by state, in the order of [`State`], over all lanes.
     pub bytes: [u64; STATES],
+    /// Of `items`, those that are submissions.
+    pub submissions: [u64; STATES],
     /// Items lent to sessions now.
     pub leased: u64,
     /// When the oldest ready item was accepted, among lanes whose counters are known.

@@ -25,6 +25,10 @@ const BATCH_BUCKETS: [f64; 11] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 2
 const WAIT_BUCKETS: [f64; 13] =
     [0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0, 300.0, 3600.0, 21_600.0, 86_400.0, 604_800.0, 2_592_000.0];
 
+/// States that a submission may be in.
+const OUTBOUND_STATES: [State; 6] =
+    [State::Ready, State::Held, State::Armed, State::Sent, State::Failed, State::Indeterminate];
+
 /// A gauge of fractions.
 type FloatGauge = Gauge<f64, AtomicU64>;
 
@@ -166,6 +170,7 @@ pub struct OutboundFamilies {
 pub struct LaneGauges {
     items: Family<StateLabel, Gauge>,
     bytes: Family<StateLabel, Gauge>,
+    submissions: Family<StateLabel, Gauge>,
     leased: Gauge,
     lanes: Gauge,
     oldest_ready: FloatGauge,
@@ -383,6 +388,7 @@ impl Metrics {
         let g = &self.spool;
         r.register("spool_items", "Items in the spool by state", g.items.clone());
         r.register("spool_item_bytes", "Bytes of items in the spool by state", g.bytes.clone());
+        r.register("outbound_queue", "Submissions in the spool by state", g.submissions.clone());
         r.register("spool_items_leased", "Items lent to sessions now", g.leased.clone());
         r.register("spool_lanes", "Lanes registered", g.lanes.clone());
         r.register_with_unit(
@@ -486,6 +492,9 @@ impl Metrics {
             let label = StateLabel { state: state.word() };
             g.items.get_or_create(&label).set(whole(stats.items[n]));
             g.bytes.get_or_create(&label).set(whole(stats.bytes[n]));
+            if OUTBOUND_STATES.contains(&state) {
+                g.submissions.get_or_create(&label).set(whole(stats.submissions[n]));
+            }
         }
         g.leased.set(whole(stats.leased));
         g.lanes.set(whole(stats.lanes));

@@ -268,3 +268,31 @@ fn outboxes_cannot_be_registered_or_opened_from_outside() {
     let new = NewSubmission { mailbox: outbox, ..post.new_submission(2, "d.example", b"x") };
     assert!(post.spool.submit(new, NOW).is_err());
 }
+
+/// Counters come back from the journal as from the index.
+#[test]
+fn submissions_are_counted_by_state_across_restarts() {
+    for checkpoint in [false, true] {
+        let disk = Arc::new(SimDisk::new());
+        let index: Arc<dyn Index> = Arc::new(MemoryIndex::new());
+        let open = || {
+            let disk: Arc<dyn Disk> = disk.clone();
+            Spool::open(disk, index.clone(), options(), NOW).unwrap().0
+        };
+        let mut spool = open();
+        let mailbox = spool.register("home", NOW).unwrap();
+        let mut post = Post { disk: disk.clone(), spool, mailbox, ids: 0 };
+        let (failed, _) = (post.submit(1, "a.example"), post.submit(2, "a.example"));
+        post.spool.settle(failed, Settlement::Failed, "550 no", NOW).unwrap();
+        post.spool.commit(NOW).unwrap();
+        let before = post.spool.stats().unwrap().submissions;
+        assert_eq!((before[0], before[8]), (1, 1));
+        if checkpoint {
+            let job = post.spool.begin_checkpoint(NOW).unwrap().unwrap();
+            let result = job.run();
+            post.spool.end_checkpoint(&job, result).unwrap();
+        }
+        drop(post.spool);
+        assert_eq!(open().stats().unwrap().submissions, before, "{checkpoint}");
+    }
+}
