@@ -29,6 +29,7 @@ use crate::identity::key::KeyText;
 use crate::mail::intake;
 use crate::mail::lane::{Admission, Lanes};
 use crate::mail::limits::{self, Limits};
+use crate::mail::outbound::delivery::standing::Standing;
 use crate::mail::outbound::delivery::switch::Switch;
 use crate::mail::smtp::receiver;
 use crate::observe::Metrics;
@@ -101,6 +102,8 @@ pub struct Daemon {
     pub metrics: Arc<Metrics>,
     /// Pauses deliveries.
     pub switch: Arc<Switch>,
+    /// Tells which destinations are left alone.
+    pub standing: Arc<Standing>,
     ledger: Ledger,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -160,7 +163,8 @@ pub async fn start(config: &Config, stop: CancellationToken) -> Result<Daemon, S
     tasks.spawn(intake::run(smtp_listeners, intake_settings(config), deps, stop.clone()));
 
     let switch = Arc::new(Switch::open(&config.data_dir));
-    let deliveries = outbound::deps(config, &smtp, &ledger.spooler, &switch, &metrics)?;
+    let standing = Arc::new(Standing::default());
+    let deliveries = outbound::deps(config, &smtp, &ledger.spooler, &switch, &standing, &metrics)?;
     tasks.spawn(outbound::run(outbound::settings(config), deliveries, stop.clone()));
 
     let admin = Arc::new(Admin {
@@ -189,6 +193,7 @@ pub async fn start(config: &Config, stop: CancellationToken) -> Result<Daemon, S
         admin_socket: config.admin_socket.clone(),
         metrics,
         switch,
+        standing,
         ledger,
         tasks,
         stop,

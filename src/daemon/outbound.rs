@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, TlsWord};
 use crate::mail::outbound::connection::{Dialing, Timeouts};
+use crate::mail::outbound::delivery::standing::Standing;
 use crate::mail::outbound::delivery::switch::Switch;
 use crate::mail::outbound::delivery::{self, Deps};
 use crate::mail::outbound::prepare::dkim::keys::{self, KeyError};
@@ -74,6 +75,7 @@ pub(super) fn deps(
     smtp: &[SocketAddr],
     spooler: &Spooler,
     switch: &Arc<Switch>,
+    standing: &Arc<Standing>,
     metrics: &Arc<Metrics>,
 ) -> Result<Deps, SetupError> {
     Ok(Deps {
@@ -81,6 +83,7 @@ pub(super) fn deps(
         router: Router::new(route_settings(config, smtp))?,
         signer: signer(config)?.map(Arc::new),
         switch: Arc::clone(switch),
+        standing: Arc::clone(standing),
         metrics: Arc::clone(metrics),
     })
 }

@@ -180,6 +180,7 @@ async fn a_dead_site_with_a_long_queue_delays_nobody() {
         assert_eq!(outlet.result(id).await.0, State::Sent);
     }
     let took = clock::monotonic().duration_since(began);
+    assert_eq!(outlet.standing.left_alone_until("live1.test", clock::wall()), None);
     assert!(took < Duration::from_secs(15), "{took:?}");
 }
 
@@ -238,6 +239,58 @@ async fn holding_and_pausing_stop_what_has_not_left() {
     let release = outlet.spooler.call(move |spool| spool.apply_verb(held, Verb::Release, "", clock::wall()));
     release.await.expect("commit").expect("released");
     assert_eq!(outlet.result(held).await.0, State::Sent);
+}
+
+/// A disk that is too full pauses deliveries by itself, and they go on when there is space again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spool_without_space_pauses_deliveries_until_it_has_some() {
+    let mut outlet = Outlet::start().await;
+    outlet.dns.mail_domain("d.test", "127.0.0.2");
+    outlet.switch.pause("until the disk is full", clock::wall()).expect("written");
+    let id = outlet.submit("space@d.test").await;
+    outlet.restart_with_floor(u64::MAX / 2).await;
+    let until = clock::monotonic() + Duration::from_secs(10);
+    while !outlet.switch.is_tripped() {
+        assert!(clock::monotonic() < until, "never tripped");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    outlet.switch.resume().expect("removed");
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(outlet.sink.connections(), 0, "still without space: {:?}", outlet.switch.reason());
+    outlet.restart().await;
+    assert_eq!(outlet.result(id).await.0, State::Sent);
+    assert!(!outlet.switch.is_on());
+}
+
+/// O15: hosts that do not answer are remembered for other domains too, and who waits for them can be told why.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_host_is_not_dialled_by_every_domain() {
+    let mut outlet = Outlet::start_with(|settings| {
+        settings.schedule.retry.waits_ms = std::sync::Arc::from([3_000]);
+    })
+    .await;
+    outlet.dns.host("gone.test", &["127.0.0.9"]);
+    for n in 0..3 {
+        outlet.dns.mx(&format!("d{n}.test"), &[(10, "gone.test")]);
+    }
+    let first = outlet.submit("a@d0.test").await;
+    while outlet.submission(first).await.attempts == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    for n in 1..3 {
+        let id = outlet.submit(&format!("b@d{n}.test")).await;
+        while outlet.story(id).await.len() < 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert_eq!(outlet.submission(id).await.attempts, 0, "it was not dialled");
+        let (state, note) = outlet.story(id).await.pop().expect("steps");
+        assert_eq!((state.as_str(), note.attempts.len()), ("ready", 0));
+        assert!(note.text.contains("answered a short while ago"), "{note:?}");
+    }
+    assert!(outlet.standing.left_alone_until("d0.test", clock::wall()).is_some());
+    // It comes back: everything goes, at the latest when the wait is over.
+    outlet.dns.host("gone.test", &["127.0.0.2"]);
+    assert_eq!(outlet.result(first).await.0, State::Sent);
 }
 
 /// Q18: what is held while its message is on the way ends unsent, because it cannot be armed any more.

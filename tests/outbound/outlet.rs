@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use waystation::clock;
 use waystation::mail::envelope::OutboundMeta;
 use waystation::mail::outbound::connection::{Dialing, Timeouts};
+use waystation::mail::outbound::delivery::standing::Standing;
 use waystation::mail::outbound::delivery::switch::Switch;
 use waystation::mail::outbound::delivery::{self, Deps, Settings};
 use waystation::mail::outbound::route::dns::DnsSettings;
@@ -43,6 +44,7 @@ pub(super) struct Outlet {
     pub(super) sink: Sink,
     pub(super) spooler: Spooler,
     pub(super) switch: Arc<Switch>,
+    pub(super) standing: Arc<Standing>,
     pub(super) metrics: Arc<Metrics>,
     settings: Settings,
     stop: CancellationToken,
@@ -72,13 +74,14 @@ impl Outlet {
         };
         change(&mut settings);
         let dir = tempfile::tempdir().expect("temporary directory");
-        let (engine, spooler) = open(dir.path());
+        let (engine, spooler) = open(dir.path(), 0);
         spooler.call(|spool| spool.register(MAILBOX, clock::wall())).await.expect("commit").expect("mailbox");
         let mut outlet = Self {
             dns: Dns::start().await,
             sink: Sink::start_on(&["127.0.0.2", "127.0.0.3"]).await,
             spooler,
             switch: Arc::new(Switch::open(dir.path())),
+            standing: Arc::default(),
             metrics: Arc::new(Metrics::new()),
             settings,
             stop: CancellationToken::new(),
@@ -113,6 +116,7 @@ impl Outlet {
             router: router.expect("router"),
             signer: None,
             switch: Arc::clone(&self.switch),
+            standing: Arc::clone(&self.standing),
             metrics: Arc::clone(&self.metrics),
         };
         let run = delivery::run(self.settings.clone(), deps, self.stop.clone());
@@ -121,13 +125,18 @@ impl Outlet {
 
     /// Stops deliveries in order, closes the spool, and starts both again.
     pub(super) async fn restart(&mut self) {
+        self.restart_with_floor(0).await;
+    }
+
+    /// The same; the spool wants so many bytes to stay free.
+    pub(super) async fn restart_with_floor(&mut self, min_free_bytes: u64) {
         self.stop.cancel();
         if let Some(task) = self.task.take() {
             tokio::time::timeout(PATIENCE, task).await.expect("deliveries end").expect("no panic");
         }
         let engine = self.engine.take().expect("running");
         tokio::task::spawn_blocking(|| engine.stop()).await.expect("no panic").expect("closed");
-        let (engine, spooler) = open(self.dir.path());
+        let (engine, spooler) = open(self.dir.path(), min_free_bytes);
         (self.engine, self.spooler) = (Some(engine), spooler);
         self.stop = CancellationToken::new();
         self.deliver();
@@ -212,10 +221,10 @@ impl Outlet {
     }
 }
 
-fn open(dir: &std::path::Path) -> (Engine, Spooler) {
+fn open(dir: &std::path::Path, min_free_bytes: u64) -> (Engine, Spooler) {
     let disk = Arc::new(RealDisk::new(dir.to_owned()));
     let index = Arc::new(SledIndex::open(&dir.join("index")).expect("index"));
-    let options = Options { segment_bytes: 4 * 1024 * 1024, min_free_bytes: 0, ..Options::default() };
+    let options = Options { segment_bytes: 4 * 1024 * 1024, min_free_bytes, ..Options::default() };
     let (spool, _) = Spool::open(disk, index, options, clock::wall()).expect("spool");
     let reader = spool.reader();
     let engine = Engine::start(spool, Arc::new(clock::wall), Unobserved).expect("engine");

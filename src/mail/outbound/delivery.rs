@@ -1,7 +1,7 @@
 //! Deliveries: the loop that takes submissions from the spool to their one result.
 //!
 //! * [`attempt`](self): one task per attempt, driven by [`super::submission`]'s machine.
-//! * [`switch`]: the pause of everything.
+//! * [`switch`]: the pause of everything; [`standing`]: why a submission waits.
 //! * the schedule ([`super::schedule`]) says whose turn it is; the spool keeps the queue.
 //!
 //! Promises: nothing is handed over before its armed record is stable; a destination that is slow or dead delays
@@ -14,6 +14,7 @@ mod attempt;
 mod handover;
 mod letter;
 mod pool;
+pub mod standing;
 pub mod switch;
 
 use std::collections::HashMap;
@@ -37,6 +38,7 @@ use crate::observe::{DeliveryClass, Metrics};
 use crate::spooler::{Spooler, bell};
 use attempt::Report;
 use pool::Pool;
+use standing::Standing;
 use switch::Switch;
 
 /// Time between two looks at the spool's health, idle connections and gauges.
@@ -74,6 +76,8 @@ pub struct Deps {
     pub signer: Option<Arc<Signer>>,
     /// Pauses.
     pub switch: Arc<Switch>,
+    /// Tells who is left alone.
+    pub standing: Arc<Standing>,
     /// Where numbers go.
     pub metrics: Arc<Metrics>,
 }
@@ -86,6 +90,7 @@ struct Shared {
     router: Router,
     signer: Option<Arc<Signer>>,
     switch: Arc<Switch>,
+    standing: Arc<Standing>,
     metrics: Arc<Metrics>,
     pool: Pool,
     hosts: Mutex<DeadHosts>,
@@ -148,6 +153,7 @@ pub async fn run(settings: Settings, deps: Deps, stop: CancellationToken) -> Res
         router: deps.router,
         signer: deps.signer,
         switch: deps.switch,
+        standing: deps.standing,
         metrics: deps.metrics,
         pool: Pool::default(),
         hosts: Mutex::new(DeadHosts::new(retry)),
@@ -273,8 +279,22 @@ impl Driver {
             }
         };
         if let Some((destination, id)) = self.places.remove(&task) {
-            self.schedule.finish(&destination, id, report.health, report.next, now());
+            let now = now();
+            self.schedule.finish(&destination, id, report.health, report.next, now);
+            self.note_standing(&destination, report.health, now);
         }
+    }
+
+    fn note_standing(&self, destination: &str, health: Health, now: Now) {
+        let until = match health {
+            Health::Unknown => return,
+            Health::Alive => None,
+            Health::Dead => self.schedule.left_alone_until(destination, now.monotonic).map(|until| {
+                let wait = until.saturating_duration_since(now.monotonic);
+                now.wall.plus(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX))
+            }),
+        };
+        self.shared.standing.note(destination, until, now.wall);
     }
 
     async fn tick(&mut self) {

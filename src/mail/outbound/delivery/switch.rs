@@ -119,6 +119,12 @@ impl Switch {
         state.operator.is_some() || state.unfit.is_some()
     }
 
+    /// The relay paused by itself, whatever operators want.
+    #[must_use]
+    pub fn is_tripped(&self) -> bool {
+        self.lock().unfit.is_some()
+    }
+
     /// Says how the spool is; `None`: well.
     pub(super) fn trip(&self, unfit: Option<String>) {
         if self.lock().unfit == unfit {

@@ -13,8 +13,8 @@ use super::Retry;
 const HOSTS_MAX: usize = 10_000;
 /// Longest time an address is left alone.
 const LEFT_ALONE_MAX: Duration = Duration::from_secs(1800);
-/// While somebody probes, nobody else does; a prober that never reports is forgotten after this.
-const PROBE_PATIENCE: Duration = Duration::from_secs(120);
+/// While somebody probes, nobody else does; a prober that does not report in this time is not waited for.
+const PROBE_PATIENCE: Duration = Duration::from_secs(40);
 
 #[derive(Clone, Copy, Debug)]
 struct Dead {
