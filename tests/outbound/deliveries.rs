@@ -337,6 +337,41 @@ async fn a_stop_waits_for_what_is_armed_and_drops_the_rest() {
     assert_eq!(outlet.sink.copies("slow", "slow@slow.test"), 1);
 }
 
+/// T1: the signature is made at the attempt, over exactly what goes on the wire, and SIZE counts it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_arrives_is_signed_as_it_arrived() {
+    use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig, ResolverOpts};
+    use mail_auth::{AuthenticatedMessage, DkimResult, MessageAuthenticator};
+
+    let mut outlet = Outlet::start().await;
+    outlet.dns.mail_domain("d.test", "127.0.0.2");
+    let record = outlet.sign();
+    outlet.dns.txt("s1-ed25519._domainkey.our.test", &[&record]);
+    outlet.restart().await;
+    // Larger than what is kept in memory between hashing and sending.
+    let lines = b"from here on a line, and another one \r\n".repeat(10_000);
+    let body = [b"X-Test-Id: dk\r\nFrom: <a@our.test>\r\nSubject: x\r\n\r\n".to_vec(), lines].concat();
+    for (n, body) in [body.as_slice(), b"From: <a@our.test>\r\n\r\n.short\r\n"].into_iter().enumerate() {
+        let id = outlet.submit_bytes(&format!("dk{n}@d.test"), "d.test", body).await;
+        assert_eq!(outlet.result(id).await.0, State::Sent);
+        let received = outlet.sink.received().pop().expect("a message");
+        assert!(received.bytes.starts_with(b"DKIM-Signature: "));
+        assert!(received.bytes.ends_with(body));
+        let size = format!("SIZE={}", received.bytes.len());
+        assert!(received.mail_parameters.contains(&size), "{:?}", received.mail_parameters);
+
+        let mut connection = ConnectionConfig::udp();
+        connection.port = outlet.dns.address().port();
+        let server = NameServerConfig::new(outlet.dns.address().ip(), true, vec![connection]);
+        let config = ResolverConfig::from_parts(None, vec![], vec![server]);
+        let authenticator = MessageAuthenticator::new(config, ResolverOpts::default()).expect("resolver");
+        let message = AuthenticatedMessage::parse(&received.bytes).expect("a message");
+        let verdicts = authenticator.verify_dkim(&message).await;
+        assert_eq!(verdicts.len(), 1);
+        assert_eq!(*verdicts[0].result(), DkimResult::Pass);
+    }
+}
+
 /// A message of many chunks arrives whole (and is not held in memory whole).
 #[tokio::test(flavor = "multi_thread")]
 async fn large_messages_arrive_whole() {

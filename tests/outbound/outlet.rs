@@ -20,6 +20,7 @@ use waystation::mail::outbound::connection::{Dialing, Timeouts};
 use waystation::mail::outbound::delivery::standing::Standing;
 use waystation::mail::outbound::delivery::switch::Switch;
 use waystation::mail::outbound::delivery::{self, Deps, Settings};
+use waystation::mail::outbound::prepare::dkim::{self, Signer, keys};
 use waystation::mail::outbound::route::dns::DnsSettings;
 use waystation::mail::outbound::route::fetch::FetchSettings;
 use waystation::mail::outbound::route::{self, Router, TlsPolicy};
@@ -46,6 +47,7 @@ pub(super) struct Outlet {
     pub(super) switch: Arc<Switch>,
     pub(super) standing: Arc<Standing>,
     pub(super) metrics: Arc<Metrics>,
+    signer: Option<Arc<Signer>>,
     settings: Settings,
     stop: CancellationToken,
     task: Option<JoinHandle<()>>,
@@ -83,6 +85,7 @@ impl Outlet {
             switch: Arc::new(Switch::open(dir.path())),
             standing: Arc::default(),
             metrics: Arc::new(Metrics::new()),
+            signer: None,
             settings,
             stop: CancellationToken::new(),
             task: None,
@@ -114,13 +117,25 @@ impl Outlet {
         let deps = Deps {
             spooler: self.spooler.clone(),
             router: router.expect("router"),
-            signer: None,
+            signer: self.signer.clone(),
             switch: Arc::clone(&self.switch),
             standing: Arc::clone(&self.standing),
             metrics: Arc::clone(&self.metrics),
         };
         let run = delivery::run(self.settings.clone(), deps, self.stop.clone());
         self.task = Some(tokio::spawn(async { run.await.expect("spool") }));
+    }
+
+    /// Signs for `our.test` after the next restart; answers the key's record.
+    pub(super) fn sign(&mut self) -> String {
+        let (key, file) = (keys::generate_ed25519().expect("key"), self.dir.path().join("key.pem"));
+        std::fs::write(&file, key.pem.as_bytes()).expect("written");
+        let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        std::fs::set_permissions(&file, private).expect("ours");
+        let loaded = keys::load_ed25519(&file).expect("loaded");
+        let signer = Signer::new(dkim::Settings::new("our.test", "s1"), None, Some(loaded));
+        self.signer = Some(Arc::new(signer.expect("signer")));
+        key.record
     }
 
     /// Stops deliveries in order, closes the spool, and starts both again.

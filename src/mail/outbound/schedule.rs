@@ -1,6 +1,6 @@
 //! PURE: who is attempted next: fairness between destinations, concurrency, pacing, and dead-site memory.
 //!
-//! The queue itself stays in the spool. Here is one small [`Site`] for each destination that has mail waiting, a
+//! The queue itself stays in the spool. Here is one small record for each destination that has mail waiting, a
 //! window of at most [`WINDOW_MAX`] ids for those that are being worked on, and nothing for a single message.
 //! The driver pages destinations in ([`Schedule::learn`]), fetches windows when it is told ([`Action::Fetch`]),
 //! starts attempts ([`Action::Start`]) and reports how they went ([`Schedule::finish`]).
