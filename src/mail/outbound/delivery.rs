@@ -28,11 +28,12 @@ use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::connection::{Connection, Dialing, Failure, FailureKind, Stage};
-use super::ledger::{DESTINATIONS_PAGE, Ledger};
+use super::ledger::{DESTINATIONS_PAGE, Ledger, Written};
 use super::prepare::dkim::Signer;
 use super::route::Router;
 use super::schedule::{self, Action, DeadHosts, Health, Now, Schedule};
-use super::values::Endpoint;
+use super::submission::Verdict;
+use super::values::{Endpoint, Note};
 use crate::clock;
 use crate::observe::{DeliveryClass, Metrics};
 use crate::spooler::{Spooler, bell};
@@ -275,6 +276,9 @@ impl Driver {
             Ok((task, report)) => (task, report),
             Err(error) => {
                 tracing::error!(event = "relay.outbound.attempt_ended", %error, "an attempt ended badly");
+                if let Some((_, id)) = self.places.get(&error.id()) {
+                    tokio::spawn(doubt(Arc::clone(&self.shared), *id));
+                }
                 (error.id(), Report { health: Health::Unknown, next: None })
             }
         };
@@ -318,6 +322,17 @@ impl Driver {
             self.schedule.tidy(now());
             self.scan_wanted = true;
         }
+    }
+}
+
+/// After an attempt that nobody can ask any more: what was armed may have been taken; what was not stays ready, and
+/// the spool refuses to give it this result.
+async fn doubt(shared: Arc<Shared>, id: ItemId) {
+    let note = Note::line("the attempt ended badly after the final dot and before an answer");
+    let written = shared.ledger.settle(id, Verdict::Indeterminate, &note, clock::wall()).await;
+    if matches!(written, Ok(Written::Stable)) {
+        tracing::warn!(event = "relay.outbound.indeterminate", submission.id = %id, text = note.text,
+            "submission {id} may have been taken or not: {}", note.text);
     }
 }
 
