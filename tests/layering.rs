@@ -69,6 +69,7 @@ const PURE: &[&str] = &[
     "src/gateway/config",
     "src/gateway/config.rs",
     "src/gateway/proof.rs",
+    "src/gateway/sendmail.rs",
     "src/identity/challenge.rs",
     "src/identity/key.rs",
     "src/identity/registry.rs",

@@ -1,4 +1,4 @@
-//! `gateway run`: a [`Client`] on one side, a [`Destination`] on the other, an outbox between local programs and the
+//! `gateway run`: a [`Client`] on one side, a destination on the other, an outbox between local programs and the
 //! relay, and a socket that says how it goes.
 //!
 //! Policy: as in `destination.rs`. An unavailable destination keeps its message here and is asked again with growing

@@ -4,7 +4,7 @@
 //! big-endian), bytes; a length of 0 ends it. Who says nothing is told the report.
 //!
 //! Promises: ids are told after the outbox's commit; a message whose end did not come is not taken; the socket is open
-//! to its owner alone. Bounded: [`CONNECTIONS_MAX`], [`REQUEST_BYTES_MAX`], and a time for every wait.
+//! to its owner alone. Bounded: connections, lines, pieces, and a time for every wait.
 //!
 //! Failure policy: a peer that breaks the form is left; nothing else suffers.
 

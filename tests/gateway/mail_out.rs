@@ -71,6 +71,7 @@ async fn a_sent_message_is_accepted_then_sent_and_the_answer_is_kept() {
     let states: Vec<&str> =
         story["events"].as_array().unwrap().iter().map(|event| event["state"].as_str().unwrap()).collect();
     assert_eq!(states, ["queued", "queued", "accepted", "sent"]);
+    assert_eq!(story["events"][0]["text"], "");
     assert_eq!(relay.ledger().starts.len(), 2, "nothing was sent twice");
 }
 

@@ -151,8 +151,10 @@ fn torn_group(spool: &Spool, lane: LaneId) -> Result<Vec<ItemId>, SpoolError> {
     let page = Page { lane, seq: Seq(newest.seq.0.saturating_sub(u64::from(memo.part))) };
     let filter = Filter { lane: Some(lane), ..Filter::default() };
     let (group, _) = spool.list(&filter, Some(page), memo.part as usize)?;
-    let same = |info: &&ItemInfo| Memo::read(&info.meta).is_some_and(|other| other.message == memo.message);
-    Ok(group.iter().filter(same).map(|info| info.id).collect())
+    let same = |info: &ItemInfo| Memo::read(&info.meta).is_some_and(|other| other.message == memo.message);
+    // What has been handed over was whole; the newest part of it may be gone by its retention.
+    let torn = |info: &&ItemInfo| info.state == Stored::Ready && same(info);
+    Ok(group.iter().filter(torn).map(|info| info.id).collect())
 }
 
 /// The newest entry of a lane, by doubling and halving the distance.

@@ -88,6 +88,8 @@ impl Remark {
         };
         let text = match step.reason.as_str() {
             INTERRUPTED => "the gateway stopped before a relay that forgets ids had answered",
+            // The ledger's word for its first step; here it would mean something else.
+            "accepted" => "",
             other => other,
         };
         Self::new(state, text)
