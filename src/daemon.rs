@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admin::api::{self, Admin, Presence};
+use crate::admin::ask::Terms;
 use crate::config::{AdmissionMode, Config};
 use crate::http;
 use crate::identity::key::KeyText;
@@ -172,9 +173,7 @@ pub async fn start(config: &Config, stop: CancellationToken) -> Result<Daemon, S
         handle: ledger.engine.handle(),
         presence: Arc::new(Connected(tunnel)),
         metrics: Arc::clone(&metrics),
-        domains: config.domains.clone(),
-        retain_acked_ms: config.spool.retain_acked_seconds.saturating_mul(1000),
-        expire_ms: config.spool.expire_undelivered_seconds.saturating_mul(1000),
+        terms: terms(config),
         verifying: Semaphore::new(1),
     });
     tasks.spawn(api::serve(admin_listener, api::router(admin), stop.clone()));
@@ -292,6 +291,22 @@ fn tunnel_settings(config: &Config) -> ws::Settings {
             legacy_items_max: t.legacy_unacked_items_max,
         },
         reconnect_after: RECONNECT_AFTER,
+    }
+}
+
+/// What answers to an operator need to know of the configuration.
+#[must_use]
+pub fn terms(config: &Config) -> Terms {
+    let ms = |seconds: u64| seconds.saturating_mul(1000);
+    let l = &config.limits;
+    Terms {
+        domains: config.domains.clone(),
+        retain_acked_ms: ms(config.spool.retain_acked_seconds),
+        expire_ms: ms(config.spool.expire_undelivered_seconds),
+        retain_results_ms: ms(config.spool.retain_results_seconds),
+        outbound_expire_ms: ms(config.delivery.expire_after_seconds),
+        outbound_per_hour: l.enabled.then_some(l.outbound_messages_per_hour_per_mailbox),
+        outbound_recipients_per_day: l.enabled.then_some(l.outbound_recipients_per_day_per_mailbox),
     }
 }
 

@@ -1,5 +1,7 @@
 //! The command line as a shell sees it: words, streams, exit codes.
 
+mod outgoing;
+
 use std::fs;
 use std::path::Path;
 

@@ -20,9 +20,10 @@ use tokio::net::UnixListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use super::ask::{self, AskError, ItemsAsk};
+use super::ask::{self, AskError, Terms};
 use super::change::{self, Change};
-use super::{request, verify};
+use super::list::{self, ItemsAsk};
+use super::{deliveries, request, verify};
 use crate::observe::Metrics;
 use crate::spooler::Spooler;
 
@@ -47,12 +48,8 @@ pub struct Admin {
     pub presence: Arc<dyn Presence>,
     /// The relay's metrics.
     pub metrics: Arc<Metrics>,
-    /// Domains of ours.
-    pub domains: Vec<String>,
-    /// Milliseconds acked items stay.
-    pub retain_acked_ms: u64,
-    /// Milliseconds until an unfetched item expires.
-    pub expire_ms: u64,
+    /// What answers need to know of the configuration.
+    pub terms: Terms,
     /// One `verify` at a time.
     pub verifying: Semaphore,
 }
@@ -120,12 +117,8 @@ async fn ask_spool(
     let now = crate::clock::wall();
     let answer = spooler
         .query(move |spool| {
-            let context = ask::Context {
-                now,
-                domains: &admin.domains,
-                retain_acked_ms: admin.retain_acked_ms,
-                expire_ms: admin.expire_ms,
-            };
+            let doing = deliveries::Now::default();
+            let context = ask::Context { now, terms: &admin.terms, deliveries: Some(&doing) };
             question(spool, &context)
         })
         .await;
@@ -147,7 +140,7 @@ async fn mailbox(State(admin): Shared, UrlPath(name): UrlPath<String>) -> Respon
 }
 
 async fn items(State(admin): Shared, Query(ask): Query<ItemsAsk>) -> Response {
-    ask_spool(admin, move |spool, context| ask::items(spool, &ask, context)).await
+    ask_spool(admin, move |spool, context| list::items(spool, &ask, context)).await
 }
 
 async fn item(State(admin): Shared, UrlPath(id): UrlPath<String>) -> Response {
@@ -180,7 +173,7 @@ async fn make(State(admin): Shared, uri: Uri, body: Bytes) -> Response {
     };
     let now = crate::clock::wall();
     let revokes = matches!(change, Change::Revoke { .. });
-    let answer = change::apply(&admin.spooler, change, &admin.domains, Some(&admin.metrics), now).await;
+    let answer = change::apply(&admin.spooler, change, &admin.terms.domains, Some(&admin.metrics), now).await;
     if let (true, Some(lane)) = (revokes, answer.as_ref().ok().and_then(|a| a["lane"].as_str())) {
         admin.presence.revoke(lane);
     }

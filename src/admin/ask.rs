@@ -4,20 +4,20 @@
 //! Does not: change anything (`change.rs` does), or know HTTP. Works on any [`Spool`]: the daemon's on its own
 //! thread, or one opened read-only.
 
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use spool::Spool;
 use spool::error::SpoolError;
 use spool::ids::{ItemId, LaneId, Seq, WallMs};
-use spool::types::{Filter, ItemInfo, Mailbox, Page, State};
+use spool::submission::Submission;
+use spool::types::{ItemInfo, Mailbox, Transition};
 
-use super::explain::{Circumstances, explain};
-use super::words;
+use super::explain::outgoing::Outlook;
+use super::explain::{self, Circumstances};
+use super::{deliveries, words};
+use crate::mail::envelope::Meta;
 
 /// Most objects in one answer.
 pub const LIMIT_MAX: usize = 1000;
-/// Most items one request looks at when it filters by address; the next page goes on from there.
-const SCAN_MAX: usize = 20_000;
 
 /// Why a question has no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -36,26 +36,23 @@ pub enum AskError {
     Spool(#[from] SpoolError),
 }
 
-/// Which items `spool ls` wants.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct ItemsAsk {
-    /// Mailbox name, alias or address.
-    pub lane: Option<String>,
-    /// State words with commas; `leased` too.
-    pub state: Option<String>,
-    /// Accepted at or after, milliseconds since 1970 UTC.
-    pub since_ms: Option<u64>,
-    /// Accepted before, milliseconds since 1970 UTC.
-    pub until_ms: Option<u64>,
-    /// Part of the reverse-path.
-    pub from: Option<String>,
-    /// Part of the forward-path.
-    pub to: Option<String>,
-    /// `next` of the page before.
-    pub after: Option<String>,
-    /// Most objects; 0 or nothing: [`LIMIT_MAX`].
-    pub limit: Option<usize>,
+/// What answers need to know of the configuration.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Terms {
+    /// Domains of ours, to read `KEY@domain` as a lane.
+    pub domains: Vec<String>,
+    /// Milliseconds acked items stay.
+    pub retain_acked_ms: u64,
+    /// Milliseconds until an unfetched item expires.
+    pub expire_ms: u64,
+    /// Milliseconds results of submissions stay.
+    pub retain_results_ms: u64,
+    /// Milliseconds until a submission that nobody takes fails.
+    pub outbound_expire_ms: u64,
+    /// Submissions per hour and mailbox; `None`: as many as come.
+    pub outbound_per_hour: Option<u32>,
+    /// Recipients outside this relay per day and mailbox; `None`: as many as come.
+    pub outbound_recipients_per_day: Option<u32>,
 }
 
 /// What the answers need to know besides the spool.
@@ -63,12 +60,10 @@ pub struct ItemsAsk {
 pub struct Context<'a> {
     /// The time.
     pub now: WallMs,
-    /// Domains of ours, to read `KEY@domain` as a lane.
-    pub domains: &'a [String],
-    /// Milliseconds acked items stay.
-    pub retain_acked_ms: u64,
-    /// Milliseconds until an unfetched item expires.
-    pub expire_ms: u64,
+    /// The configuration.
+    pub terms: &'a Terms,
+    /// What deliveries do; `None` when no relay runs.
+    pub deliveries: Option<&'a deliveries::Now>,
 }
 
 /// The mailbox that a person means by a key text, an alias or an address at one of our domains.
@@ -89,46 +84,6 @@ pub fn resolve(view: &Spool, name: &str, domains: &[String]) -> Result<Mailbox, 
     Err(AskError::NotFound(format!("no mailbox {name}; `waystation mailbox ls` lists them")))
 }
 
-/// `{"items": [...], "next": "LANE:SEQ" | null}`
-///
-/// # Errors
-/// [`AskError`] for unknown words and lanes, or when the spool cannot be read.
-pub fn items(view: &Spool, ask: &ItemsAsk, context: &Context<'_>) -> Result<Value, AskError> {
-    let (states, leased) = parse_states(ask.state.as_deref().unwrap_or(""))?;
-    let lane = match &ask.lane {
-        Some(name) => Some(resolve(view, name, context.domains)?.lane),
-        None => None,
-    };
-    let filter = Filter {
-        lane,
-        states,
-        since: ask.since_ms.map(WallMs),
-        until: ask.until_ms.map(WallMs),
-        outbound: None,
-    };
-    let limit = match ask.limit {
-        Some(n) if n > 0 => n.min(LIMIT_MAX),
-        Some(_) | None => LIMIT_MAX,
-    };
-    let mut after = ask.after.as_deref().map(parse_page).transpose()?;
-    let (mut found, mut looked) = (Vec::new(), 0);
-    let next = loop {
-        let (page, next) = view.list(&filter, after, limit - found.len())?;
-        looked += page.len();
-        found.extend(page.iter().filter(|i| leased.admits(i)).filter_map(|item| {
-            let object = words::item(item, context.now);
-            (contains(&object["mail_from"], ask.from.as_deref())
-                && contains(&object["rcpt_to"], ask.to.as_deref()))
-            .then_some(object)
-        }));
-        if next.is_none() || found.len() >= limit || looked >= SCAN_MAX {
-            break next;
-        }
-        after = next;
-    };
-    Ok(json!({ "items": found, "next": next.map(|p| format!("{}:{}", p.lane.0, p.seq.0)) }))
-}
-
 /// The record of one item with its timeline.
 ///
 /// # Errors
@@ -138,6 +93,10 @@ pub fn item(view: &Spool, id: ItemId, context: &Context<'_>) -> Result<Value, As
     let timeline = view.timeline(id)?;
     let mut object = words::item(&info, context.now);
     words::details(&mut object, &info, &timeline);
+    if let Some(submission) = submission_of(view, &info)? {
+        words::outgoing::submission(&mut object, &submission, context.now);
+        words::outgoing::attempts(&mut object, &timeline);
+    }
     Ok(object)
 }
 
@@ -154,16 +113,50 @@ pub fn explanation(
     let info = known(view, id)?;
     let timeline = view.timeline(id)?;
     let mailbox = view.mailbox(&info.lane_name)?;
+    if let Some(submission) = submission_of(view, &info)? {
+        let text = outgoing(&submission, &timeline, connected, context);
+        return Ok(json!({ "id": id.to_string(), "state": words::state(&info), "text": text }));
+    }
     let circumstances = Circumstances {
         now: context.now,
         connected,
         revoked: mailbox.as_ref().is_some_and(|m| m.revoked),
         first_waiting: mailbox.map_or(Seq(0), |m| m.stats.cursor.next()),
-        retain_acked_ms: context.retain_acked_ms,
-        expire_ms: context.expire_ms,
+        retain_acked_ms: context.terms.retain_acked_ms,
+        expire_ms: context.terms.expire_ms,
     };
-    let text = explain(&info, &timeline, &circumstances);
+    let text = explain::explain(&info, &timeline, &circumstances);
     Ok(json!({ "id": id.to_string(), "state": words::state(&info), "text": text }))
+}
+
+fn outgoing(
+    submission: &Submission,
+    timeline: &[Transition],
+    connected: Option<bool>,
+    context: &Context<'_>,
+) -> String {
+    let meta = Meta::decode(&submission.info.meta).ok();
+    let (now, doing) = (context.now, context.deliveries);
+    let outlook = Outlook {
+        now,
+        mail_from: meta.as_ref().map(|m| m.mail_from.as_str()),
+        running: doing.is_some(),
+        connected,
+        paused: doing.and_then(|d| d.paused.as_deref()),
+        under_way: doing.is_some_and(|d| d.under_way.contains(&submission.info.id)),
+        left_alone_until: doing.and_then(|d| d.left_alone_until(&submission.destination, now)),
+        expire_ms: context.terms.outbound_expire_ms,
+        retain_ms: context.terms.retain_results_ms,
+    };
+    explain::outgoing::explain(submission, timeline, &outlook)
+}
+
+/// What is known of a submission beside what is known of every item; `None` for items.
+///
+/// # Errors
+/// When the spool cannot be read.
+pub fn submission_of(view: &Spool, info: &ItemInfo) -> Result<Option<Submission>, SpoolError> {
+    if info.outbound.is_some() { view.submission(info.id) } else { Ok(None) }
 }
 
 /// The item's lane name, for looking up whether its gateway is connected.
@@ -211,80 +204,5 @@ pub fn mailboxes(view: &Spool, after: Option<u32>, context: &Context<'_>) -> Res
 /// # Errors
 /// [`AskError::NotFound`], or when the spool cannot be read.
 pub fn mailbox(view: &Spool, name: &str, context: &Context<'_>) -> Result<Value, AskError> {
-    Ok(words::mailbox(&resolve(view, name, context.domains)?, context.now))
-}
-
-/// Whether `ready` items must be lent, must not be, or either.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Leased {
-    Only,
-    Without,
-    Either,
-}
-
-impl Leased {
-    fn admits(self, item: &ItemInfo) -> bool {
-        match self {
-            Self::Either => true,
-            Self::Only => item.state != State::Ready || item.leased,
-            Self::Without => item.state != State::Ready || !item.leased,
-        }
-    }
-}
-
-fn parse_states(words: &str) -> Result<(Vec<State>, Leased), AskError> {
-    let (mut states, mut ready, mut leased) = (Vec::new(), false, false);
-    for word in words.split(',').map(str::trim).filter(|w| !w.is_empty()) {
-        match word {
-            "ready" => ready = true,
-            "leased" => leased = true,
-            _ => match State::from_word(word) {
-                Some(state) => states.push(state),
-                None => {
-                    let words = State::ALL.map(State::word).join(", ");
-                    return Err(AskError::Bad(format!("no state `{word}`; states are leased, {words}")));
-                }
-            },
-        }
-    }
-    if ready || leased {
-        states.push(State::Ready);
-    }
-    let which = match (ready, leased) {
-        (true, false) => Leased::Without,
-        (false, true) => Leased::Only,
-        (true, true) | (false, false) => Leased::Either,
-    };
-    Ok((states, which))
-}
-
-fn parse_page(text: &str) -> Result<Page, AskError> {
-    let parsed = text
-        .split_once(':')
-        .and_then(|(lane, seq)| Some(Page { lane: LaneId(lane.parse().ok()?), seq: Seq(seq.parse().ok()?) }));
-    parsed.ok_or_else(|| AskError::Bad(format!("`{text}` is no page; take `next` of the answer before")))
-}
-
-fn contains(value: &Value, part: Option<&str>) -> bool {
-    part.is_none_or(|p| value.as_str().is_some_and(|v| v.to_lowercase().contains(&p.to_lowercase())))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn state_words_select_lent_items_too() {
-        assert!(parse_states("ready").is_ok_and(|(s, l)| s == [State::Ready] && l == Leased::Without));
-        assert!(parse_states("leased").is_ok_and(|(_, l)| l == Leased::Only));
-        assert!(parse_states("ready,leased,held").is_ok_and(|(s, l)| s.len() == 2 && l == Leased::Either));
-        assert!(parse_states("").is_ok_and(|(s, _)| s.is_empty()));
-        assert!(parse_states("lost").is_err());
-    }
-
-    #[test]
-    fn pages_are_lane_and_seq() {
-        assert_eq!(parse_page("3:9"), Ok(Page { lane: LaneId(3), seq: Seq(9) }));
-        assert!(parse_page("3").is_err());
-    }
+    Ok(words::mailbox(&resolve(view, name, &context.terms.domains)?, context.now))
 }

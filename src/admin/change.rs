@@ -10,7 +10,7 @@ use spool::ids::{ItemId, Seq, WallMs};
 use spool::inspect::ReplayFrom;
 use spool::types::{MailboxChange, Verb};
 
-use super::ask::{self, AskError, Context};
+use super::ask::{self, AskError, Context, Terms};
 use crate::identity::key::KeyText;
 use crate::mail::address::Mailbox as Address;
 use crate::observe::Metrics;
@@ -102,7 +102,8 @@ pub async fn apply(
 }
 
 fn stage(spool: &mut Spool, change: Change, domains: &[String], now: WallMs) -> Result<Value, AskError> {
-    let context = Context { now, domains, retain_acked_ms: 0, expire_ms: 0 };
+    let terms = Terms { domains: domains.to_vec(), ..Terms::default() };
+    let context = Context { now, terms: &terms, deliveries: None };
     let name = match change {
         Change::Add { key } => {
             let key = key_text(&key)?;
@@ -153,7 +154,7 @@ fn change_mailbox(
     change: MailboxChange,
     context: &Context<'_>,
 ) -> Result<String, AskError> {
-    let name = ask::resolve(spool, name, context.domains)?.name;
+    let name = ask::resolve(spool, name, &context.terms.domains)?.name;
     spool.change_mailbox(&name, change).map_err(refused)?;
     Ok(name)
 }
@@ -166,7 +167,7 @@ fn replay(spool: &mut Spool, ask: &ReplayAsk, context: &Context<'_>) -> Result<V
             return Err(AskError::Bad("say either since_ms or from_seq".to_owned()));
         }
     };
-    let mailbox = ask::resolve(spool, &ask.lane, context.domains)?;
+    let mailbox = ask::resolve(spool, &ask.lane, &context.terms.domains)?;
     // In one go: an operator waits for one answer, and a state record holds thousands of items.
     let (mut count, mut at) = (0, None);
     loop {

@@ -1,4 +1,8 @@
 //! PURE: one paragraph that says why an item is where it is, what happens next, and when.
+//!
+//! Items on their way to a gateway here, submissions in [`outgoing`].
+
+pub mod outgoing;
 
 use spool::ids::{Seq, WallMs};
 use spool::types::{ItemInfo, State, Transition};
@@ -67,13 +71,10 @@ fn next(item: &ItemInfo, timeline: &[Transition], c: &Circumstances) -> String {
         State::Purged => {
             format!("An operator removed it at {since}{because}; only this note is left of it.")
         }
-        State::Armed => "Its last octets are on their way to the next hop, whose answer decides.".to_owned(),
-        State::Sent => format!("The next hop took it at {since}."),
-        State::Failed => format!("It failed at {since}{because}; it is not sent again."),
-        State::Indeterminate => format!(
-            "At {since} its last octets had left and no answer came{because}, so nobody knows whether it was \
-             taken; it is not sent again."
-        ),
+        // States of submissions, which `outgoing` explains.
+        State::Armed | State::Sent | State::Failed | State::Indeterminate => {
+            format!("It is {} since {since}{because}.", item.state.word())
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! PURE: values of the spool as JSON objects with the documented names, and times and sizes as text.
 
+pub mod outgoing;
+
 use serde_json::{Value, json};
 use spool::ids::WallMs;
 use spool::types::{ItemInfo, Mailbox, STATES, SpoolStats, State, Transition};
@@ -55,7 +57,7 @@ pub fn item(item: &ItemInfo, now: WallMs) -> Value {
     let mail_from = Envelope::decode(&item.meta).ok().map(|e| e.mail_from().to_owned());
     json!({
         "id": item.id.to_string(),
-        "direction": "in",
+        "direction": if item.outbound.is_some() { "out" } else { "in" },
         "lane": item.lane_name,
         "seq": item.seq.0,
         "state": state(item),
@@ -77,7 +79,7 @@ pub fn details(object: &mut Value, item: &ItemInfo, timeline: &[Transition]) {
     object["sha256"] = hex(&item.sha256).into();
     object["chain"] = hex(&item.chain).into();
     object["trace"] = String::from_utf8_lossy(&item.head).into();
-    object["timeline"] = steps.collect();
+    object["timeline"] = if item.outbound.is_some() { outgoing::timeline(timeline) } else { steps.collect() };
     if let Ok(meta) = Meta::decode(&item.meta) {
         object["client_ip"] = meta.client_ip.into();
         object["helo"] = meta.helo.into();

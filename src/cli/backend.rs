@@ -11,16 +11,19 @@ use spool::ids::ItemId;
 use tokio_util::sync::CancellationToken;
 
 use super::{Exit, Global, Stop, load, screen};
-use crate::admin::ask::{self, AskError, ItemsAsk};
+use crate::admin::ask::{self, AskError, Terms};
 use crate::admin::client::{Client, ClientError, escape, query};
+use crate::admin::list::{self, ItemsAsk};
 use crate::admin::{change, request, verify};
 use crate::config::Config;
+use crate::daemon;
 use crate::daemon::ledger::{self, Ledger};
 use crate::observe::Metrics;
 
 /// Who answers.
 pub(crate) struct Backend {
     pub(crate) config: Config,
+    terms: Terms,
     runtime: tokio::runtime::Runtime,
     source: Source,
 }
@@ -50,7 +53,7 @@ impl Backend {
             }
         };
         say(global, &note);
-        Ok(Self { config, runtime, source })
+        Ok(Self { terms: daemon::terms(&config), config, runtime, source })
     }
 
     /// Looks for a daemon; with `offline`, and when there is none, owns the directory for this command.
@@ -58,7 +61,12 @@ impl Backend {
         let (config, runtime) = (load::config(global)?, runtime()?);
         if let Some(client) = runtime.block_on(Client::find(&config.admin_socket)).map_err(stop)? {
             say(global, &format!("through the running relay at {}", client.socket().display()));
-            return Ok(Self { config, runtime, source: Source::Daemon(client) });
+            return Ok(Self {
+                terms: daemon::terms(&config),
+                config,
+                runtime,
+                source: Source::Daemon(client),
+            });
         }
         if !offline {
             let socket = config.admin_socket.display();
@@ -69,7 +77,7 @@ impl Backend {
         }
         say(global, &format!("no relay runs; changing {} directly", config.data_dir.display()));
         let ledger = ledger::open(&config, Arc::new(Metrics::new()), CancellationToken::new())?;
-        Ok(Self { config, runtime, source: Source::Owned(ledger) })
+        Ok(Self { terms: daemon::terms(&config), config, runtime, source: Source::Owned(ledger) })
     }
 
     /// Makes a change; `target` and `body` are those of the admin socket.
@@ -126,13 +134,9 @@ impl Backend {
         }
     }
 
+    /// For answers from the directory: no relay runs.
     fn context(&self) -> ask::Context<'_> {
-        ask::Context {
-            now: crate::clock::wall(),
-            domains: &self.config.domains,
-            retain_acked_ms: self.config.spool.retain_acked_seconds.saturating_mul(1000),
-            expire_ms: self.config.spool.expire_undelivered_seconds.saturating_mul(1000),
-        }
+        ask::Context { now: crate::clock::wall(), terms: &self.terms, deliveries: None }
     }
 
     fn answer(
@@ -151,15 +155,18 @@ impl Backend {
         let number = |n: Option<u64>| n.map(|n| n.to_string());
         let target = query(&[
             ("lane", ask.lane.clone()),
+            ("direction", ask.direction.clone()),
             ("state", ask.state.clone()),
+            ("result", ask.result.clone()),
             ("since_ms", number(ask.since_ms)),
             ("until_ms", number(ask.until_ms)),
             ("from", ask.from.clone()),
             ("to", ask.to.clone()),
+            ("attempts", ask.attempts.then(|| "true".to_owned())),
             ("after", ask.after.clone()),
             ("limit", ask.limit.map(|n| n.to_string())),
         ]);
-        self.answer(&format!("/spool/items{target}"), |spool, context| ask::items(spool, ask, context))
+        self.answer(&format!("/spool/items{target}"), |spool, context| list::items(spool, ask, context))
     }
 
     pub(crate) fn item(&self, id: ItemId) -> anyhow::Result<Value> {

@@ -43,11 +43,11 @@ impl Paint {
     /// The word of an item's state, in the colour of its urgency.
     pub(crate) fn state(self, word: &str) -> String {
         match word.trim() {
-            "acked" => self.good(word),
-            "leased" => self.wrap("36", word),
-            "expired" | "held" => self.warn(word),
-            "quarantined" => self.bad(word),
-            "purged" => self.dim(word),
+            "acked" | "sent" => self.good(word),
+            "leased" | "armed" => self.wrap("36", word),
+            "expired" | "held" | "failed" => self.warn(word),
+            "quarantined" | "indeterminate" => self.bad(word),
+            "purged" | "told" => self.dim(word),
             _ => word.to_owned(),
         }
     }

@@ -1,0 +1,267 @@
+//! Listing items and submissions: selectors, pages, and what one line says.
+//!
+//! Promises: every answer is bounded, in objects and in what is looked at; the page says where to go on.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use spool::Spool;
+use spool::error::SpoolError;
+use spool::ids::{LaneId, Seq, WallMs};
+use spool::types::{Filter, ItemInfo, Page, State};
+
+use super::ask::{AskError, Context, LIMIT_MAX, resolve, submission_of};
+use super::words;
+
+/// Most items one request looks at when it filters by address; the next page goes on from there.
+const SCAN_MAX: usize = 20_000;
+/// Most objects in one answer that tells every attempt: each is read from the journal.
+const LIMIT_WITH_ATTEMPTS: usize = 200;
+
+/// Which items `spool ls` wants.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ItemsAsk {
+    /// Mailbox name, alias or address.
+    pub lane: Option<String>,
+    /// `in`: on their way to a gateway; `out`: submissions.
+    pub direction: Option<String>,
+    /// State words with commas; `leased` too.
+    pub state: Option<String>,
+    /// Words of results with commas: submissions that ended so.
+    pub result: Option<String>,
+    /// Accepted at or after, milliseconds since 1970 UTC.
+    pub since_ms: Option<u64>,
+    /// Accepted before, milliseconds since 1970 UTC.
+    pub until_ms: Option<u64>,
+    /// Part of the reverse-path.
+    pub from: Option<String>,
+    /// Part of the forward-path.
+    pub to: Option<String>,
+    /// Tell every attempt of submissions, not only how many there were.
+    pub attempts: bool,
+    /// `next` of the page before.
+    pub after: Option<String>,
+    /// Most objects; 0 or nothing: [`LIMIT_MAX`].
+    pub limit: Option<usize>,
+}
+
+/// `{"items": [...], "next": "LANE:SEQ" | null}`
+///
+/// # Errors
+/// [`AskError`] for unknown words and lanes, or when the spool cannot be read.
+pub fn items(view: &Spool, ask: &ItemsAsk, context: &Context<'_>) -> Result<Value, AskError> {
+    let (states, leased) = parse_states(ask.state.as_deref().unwrap_or(""))?;
+    let (states, only_results) = with_results(states, ask.result.as_deref().unwrap_or(""))?;
+    let outbound = match ask.direction.as_deref() {
+        None if only_results => Some(true),
+        None => None,
+        Some("out") => Some(true),
+        Some("in") => Some(false),
+        Some(other) => return Err(AskError::Bad(format!("no direction `{other}`; directions are in, out"))),
+    };
+    let filter = Filter {
+        lane: None,
+        states,
+        since: ask.since_ms.map(WallMs),
+        until: ask.until_ms.map(WallMs),
+        outbound,
+    };
+    let most = if ask.attempts { LIMIT_WITH_ATTEMPTS } else { LIMIT_MAX };
+    let limit = match ask.limit {
+        Some(n) if n > 0 => n.min(most),
+        Some(_) | None => most,
+    };
+    let mut places = Places::new(view, ask, context, &filter)?;
+    let (mut found, mut looked) = (Vec::new(), 0);
+    while let Some((lane, after)) = places.now() {
+        let (page, next) = view.list(&Filter { lane, ..filter.clone() }, after, limit - found.len())?;
+        looked += page.len();
+        for item in page.iter().filter(|i| leased.admits(i)) {
+            let mut object = words::item(item, context.now);
+            let wanted = contains(&object["mail_from"], ask.from.as_deref())
+                && contains(&object["rcpt_to"], ask.to.as_deref());
+            if wanted {
+                add_submission(view, item, ask.attempts, &mut object, context)?;
+                found.push(object);
+            }
+        }
+        places.went_on(next);
+        if found.len() >= limit || looked >= SCAN_MAX {
+            break;
+        }
+    }
+    let next = places.now().map(|(lane, after)| {
+        let page = after.unwrap_or(Page { lane: lane.unwrap_or(LaneId(0)), seq: Seq(0) });
+        format!("{}:{}", page.lane.0, page.seq.0)
+    });
+    Ok(json!({ "items": found, "next": next }))
+}
+
+/// Nothing that one record lacks may hide the others.
+fn add_submission(
+    view: &Spool,
+    item: &ItemInfo,
+    attempts: bool,
+    object: &mut Value,
+    context: &Context<'_>,
+) -> Result<(), AskError> {
+    match submission_of(view, item) {
+        Ok(Some(submission)) => words::outgoing::submission(object, &submission, context.now),
+        Ok(None) | Err(SpoolError::Corrupt { .. }) => return Ok(()),
+        Err(error) => return Err(error.into()),
+    }
+    if attempts && let Ok(timeline) = view.timeline(item.id) {
+        words::outgoing::attempts(object, &timeline);
+    }
+    Ok(())
+}
+
+/// Where a listing looks: everywhere, or in the lanes of one mailbox, one after the other.
+struct Places {
+    lanes: Vec<Option<LaneId>>,
+    at: usize,
+    after: Option<Page>,
+}
+
+impl Places {
+    fn new(view: &Spool, ask: &ItemsAsk, context: &Context<'_>, filter: &Filter) -> Result<Self, AskError> {
+        let after = ask.after.as_deref().map(parse_page).transpose()?;
+        let lanes = match &ask.lane {
+            None => vec![None],
+            Some(name) => {
+                let mailbox = resolve(view, name, &context.terms.domains)?.lane;
+                let items = (filter.outbound != Some(true)).then_some(mailbox);
+                let outbox = if filter.outbound == Some(false) { None } else { view.outbox(mailbox)? };
+                [items, outbox].into_iter().flatten().map(Some).collect()
+            }
+        };
+        let is_there = |lane: &Option<LaneId>| after.is_none_or(|page| lane.is_none_or(|l| l == page.lane));
+        let at = lanes.iter().position(is_there).unwrap_or(lanes.len());
+        Ok(Self { lanes, at, after })
+    }
+
+    fn now(&self) -> Option<(Option<LaneId>, Option<Page>)> {
+        self.lanes.get(self.at).map(|lane| (*lane, self.after))
+    }
+
+    fn went_on(&mut self, next: Option<Page>) {
+        self.after = next;
+        if next.is_none() {
+            self.at += 1;
+        }
+    }
+}
+
+/// Whether `ready` items must be lent, must not be, or either.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Leased {
+    Only,
+    Without,
+    Either,
+}
+
+impl Leased {
+    fn admits(self, item: &ItemInfo) -> bool {
+        match self {
+            Self::Either => true,
+            Self::Only => item.state != State::Ready || item.leased,
+            Self::Without => item.state != State::Ready || !item.leased,
+        }
+    }
+}
+
+fn parse_states(words: &str) -> Result<(Vec<State>, Leased), AskError> {
+    let (mut states, mut ready, mut leased) = (Vec::new(), false, false);
+    for word in list(words) {
+        match word {
+            "ready" => ready = true,
+            "leased" => leased = true,
+            _ => match State::from_word(word) {
+                Some(state) => states.push(state),
+                None => {
+                    let words = State::ALL.map(State::word).join(", ");
+                    return Err(AskError::Bad(format!("no state `{word}`; states are leased, {words}")));
+                }
+            },
+        }
+    }
+    if ready || leased {
+        states.push(State::Ready);
+    }
+    let which = match (ready, leased) {
+        (true, false) => Leased::Without,
+        (false, true) => Leased::Only,
+        (true, true) | (false, false) => Leased::Either,
+    };
+    Ok((states, which))
+}
+
+/// The states that both selectors admit, and whether there are results only.
+fn with_results(states: Vec<State>, words: &str) -> Result<(Vec<State>, bool), AskError> {
+    let mut results = Vec::new();
+    for word in list(words) {
+        match State::from_word(word).filter(|state| spool::life::is_result(*state)) {
+            Some(state) => results.push(state),
+            None => {
+                let text = format!("no result `{word}`; results are sent, failed, indeterminate");
+                return Err(AskError::Bad(text));
+            }
+        }
+    }
+    if results.is_empty() {
+        return Ok((states, false));
+    }
+    if !states.is_empty() {
+        results.retain(|state| states.contains(state));
+        if results.is_empty() {
+            return Err(AskError::Bad("no item has one of those states and one of those results".to_owned()));
+        }
+    }
+    Ok((results, true))
+}
+
+fn list(words: &str) -> impl Iterator<Item = &str> {
+    words.split(',').map(str::trim).filter(|w| !w.is_empty())
+}
+
+fn parse_page(text: &str) -> Result<Page, AskError> {
+    let parsed = text
+        .split_once(':')
+        .and_then(|(lane, seq)| Some(Page { lane: LaneId(lane.parse().ok()?), seq: Seq(seq.parse().ok()?) }));
+    parsed.ok_or_else(|| AskError::Bad(format!("`{text}` is no page; take `next` of the answer before")))
+}
+
+fn contains(value: &Value, part: Option<&str>) -> bool {
+    part.is_none_or(|p| value.as_str().is_some_and(|v| v.to_lowercase().contains(&p.to_lowercase())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn state_words_select_lent_items_too() {
+        assert!(parse_states("ready").is_ok_and(|(s, l)| s == [State::Ready] && l == Leased::Without));
+        assert!(parse_states("leased").is_ok_and(|(_, l)| l == Leased::Only));
+        assert!(parse_states("ready,leased,held").is_ok_and(|(s, l)| s.len() == 2 && l == Leased::Either));
+        assert!(parse_states("").is_ok_and(|(s, _)| s.is_empty()));
+        assert!(parse_states("lost").is_err());
+    }
+
+    #[test]
+    fn results_narrow_the_states_and_mean_submissions() {
+        let both = with_results(vec![], "sent, failed");
+        assert!(both.is_ok_and(|(states, only)| states == [State::Sent, State::Failed] && only));
+        assert!(with_results(vec![State::Sent], "failed").is_err());
+        assert!(with_results(vec![], "acked").is_err());
+        assert!(
+            with_results(vec![State::Held], "").is_ok_and(|(states, only)| states == [State::Held] && !only)
+        );
+    }
+
+    #[test]
+    fn pages_are_lane_and_seq() {
+        assert_eq!(parse_page("3:9"), Ok(Page { lane: LaneId(3), seq: Seq(9) }));
+        assert!(parse_page("3").is_err());
+    }
+}

@@ -1,0 +1,220 @@
+//! `spool ls`: which items, and one line for each.
+
+use serde_json::Value;
+use spool::ids::ItemId;
+
+use super::super::backend::Backend;
+use super::super::screen::{self, Paint};
+use super::super::{Exit, Global};
+use super::text;
+use crate::admin::ask::LIMIT_MAX;
+use crate::admin::list::ItemsAsk;
+
+/// Which items and submissions are meant.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Selection")]
+pub(crate) struct Selection {
+    /// Only this lane: a key text, an alias, or an address
+    #[arg(long, value_name = "KEY|ADDRESS")]
+    pub(super) lane: Option<String>,
+    /// `in`: on their way to a gateway; `out`: submissions of a gateway
+    #[arg(long, value_name = "in|out")]
+    pub(super) direction: Option<String>,
+    /// Only these states: ready, leased, acked, expired, held, quarantined, purged; of submissions ready, held,
+    /// armed, sent, failed, indeterminate
+    #[arg(long, value_name = "STATES")]
+    pub(super) state: Option<String>,
+    /// Submissions with these results: sent, failed, indeterminate
+    #[arg(long, value_name = "RESULTS")]
+    pub(super) result: Option<String>,
+    /// Accepted within this time (45s, 30m, 2h, 7d)
+    #[arg(long, value_name = "SPAN", value_parser = screen::span_ms)]
+    pub(super) since: Option<u64>,
+    /// Accepted before this time ago
+    #[arg(long, value_name = "SPAN", value_parser = screen::span_ms)]
+    pub(super) until: Option<u64>,
+    /// Part of the sender's address
+    #[arg(long, value_name = "TEXT")]
+    pub(super) from: Option<String>,
+    /// Part of the recipient's address
+    #[arg(long, value_name = "TEXT")]
+    pub(super) to: Option<String>,
+}
+
+impl Selection {
+    pub(super) fn ask(&self) -> ItemsAsk {
+        let now = crate::clock::wall();
+        let ago = |span: Option<u64>| span.map(|ms| now.0.saturating_sub(ms));
+        ItemsAsk {
+            lane: self.lane.clone(),
+            direction: self.direction.clone(),
+            state: self.state.clone(),
+            result: self.result.clone(),
+            since_ms: ago(self.since),
+            until_ms: ago(self.until),
+            from: self.from.clone(),
+            to: self.to.clone(),
+            ..ItemsAsk::default()
+        }
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct LsArgs {
+    #[command(flatten)]
+    selection: Selection,
+    /// Only these items
+    #[arg(long, value_name = "ID", help_heading = "Selection")]
+    id: Vec<ItemId>,
+    /// At most so many
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    limit: usize,
+}
+
+pub(super) fn ls(global: &Global, paint: Paint, args: &LsArgs) -> anyhow::Result<Exit> {
+    let backend = Backend::open(global)?;
+    let (mut items, mut count) = (Vec::new(), 0_usize);
+    let mut show = |item: &Value| -> anyhow::Result<()> {
+        count += 1;
+        if global.json {
+            screen::line(item)?;
+        } else {
+            items.push(item.clone());
+        }
+        Ok(())
+    };
+    let more = if args.id.is_empty() {
+        let ask = ItemsAsk { attempts: global.json, ..args.selection.ask() };
+        pages(&backend, ask, args.limit.max(1), &mut show)?
+    } else {
+        for id in &args.id {
+            show(&backend.item(*id)?)?;
+        }
+        false
+    };
+    if count == 0 {
+        if !global.json {
+            eprintln!("nothing matches");
+        }
+        return Ok(Exit::Nothing);
+    }
+    if !global.json {
+        screen::print(&table(paint, &items))?;
+        if more {
+            eprintln!("{}", paint.dim("(more; use --limit, or narrow the selection)"));
+        }
+    }
+    Ok(Exit::Done)
+}
+
+/// Gives `take` at most `limit` of what `ask` selects; answers whether there may be more.
+pub(super) fn pages(
+    backend: &Backend,
+    mut ask: ItemsAsk,
+    limit: usize,
+    take: &mut impl FnMut(&Value) -> anyhow::Result<()>,
+) -> anyhow::Result<bool> {
+    let mut left = limit;
+    loop {
+        ask.limit = Some(left.min(LIMIT_MAX));
+        let page = backend.items(&ask)?;
+        for item in page["items"].as_array().into_iter().flatten() {
+            take(item)?;
+            left = left.saturating_sub(1);
+        }
+        ask.after = page["next"].as_str().map(str::to_owned);
+        if ask.after.is_none() || left == 0 {
+            return Ok(ask.after.is_some());
+        }
+    }
+}
+
+/// Submissions have more to tell: their columns are there when one is listed.
+fn table(paint: Paint, items: &[Value]) -> String {
+    let out = items.iter().any(|item| item["direction"] == "out");
+    let (header, right): (&[&str], &[bool]) = if out {
+        (
+            &["ID", "DIR", "STATE", "TRIES", "NEXT", "AGE", "SIZE", "LANE", "FROM", "TO"],
+            &[false, false, false, true, false, true, true, false, false, false],
+        )
+    } else {
+        (
+            &["ID", "STATE", "SEQ", "AGE", "SIZE", "LANE", "FROM", "TO"],
+            &[false, false, true, true, true, false, false, false],
+        )
+    };
+    let rows: Vec<_> = items.iter().map(|item| row(item, out)).collect();
+    screen::table(paint, header, right, &rows)
+}
+
+fn row(item: &Value, out: bool) -> Vec<String> {
+    let from = match item["mail_from"].as_str() {
+        Some("") => "<>",
+        Some(path) => path,
+        None => "?",
+    };
+    let mut cells = vec![text(&item["id"]).to_owned()];
+    if out {
+        cells.push(text(&item["direction"]).to_owned());
+    }
+    cells.push(text(&item["state"]).to_owned());
+    if out {
+        cells.push(item["attempts_made"].as_u64().map_or(String::new(), |n| n.to_string()));
+        cells.push(next(item));
+    } else {
+        cells.push(item["seq"].to_string());
+    }
+    cells.extend([
+        screen::age(item["age_seconds"].as_u64().unwrap_or(0)),
+        screen::bytes(item["size_bytes"].as_u64().unwrap_or(0)),
+        shorten(text(&item["lane"]), 14),
+        shorten(from, 40),
+        shorten(text(&item["rcpt_to"]), 40),
+    ]);
+    cells
+}
+
+/// What happens next with a submission: its next attempt, the answer it waits for, or its gateway is told.
+fn next(item: &Value) -> String {
+    match (item["due_seconds"].as_u64(), text(&item["state"])) {
+        _ if item["direction"] != "out" => String::new(),
+        (Some(0), _) => "now".to_owned(),
+        (Some(seconds), _) => format!("in {}", screen::age(seconds)),
+        (None, "armed") => "verdict".to_owned(),
+        (None, _) if item["told"] == false && !item["result"].is_null() => "tell".to_owned(),
+        (None, _) => String::new(),
+    }
+}
+
+/// Key texts are 52 characters; the first ones tell them apart.
+fn shorten(name: &str, chars_max: usize) -> String {
+    if name.chars().count() <= chars_max {
+        return name.to_owned();
+    }
+    let mut short: String = name.chars().take(chars_max - 3).collect();
+    short.push_str("...");
+    short
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn long_names_keep_their_beginning() {
+        assert_eq!(shorten("abcdefghij", 8), "abcde...");
+        assert_eq!(shorten("abc", 8), "abc");
+    }
+
+    #[test]
+    fn what_comes_next_is_one_short_word() {
+        let waits = json!({ "direction": "out", "state": "ready", "due_seconds": 75, "told": false });
+        assert_eq!(next(&waits), "in 1m 15s");
+        let owed = json!({ "direction": "out", "state": "sent", "result": "sent", "told": false });
+        assert_eq!(next(&owed), "tell");
+        let held = json!({ "direction": "out", "state": "held", "result": null, "told": false });
+        assert_eq!(next(&held), "");
+    }
+}

@@ -1,0 +1,141 @@
+//! `spool show`: the record of one item or submission, and its whole timeline.
+
+use std::io::Write as _;
+
+use serde_json::Value;
+use spool::ids::ItemId;
+
+use super::super::backend::Backend;
+use super::super::screen::{self, Paint};
+use super::super::{Exit, Global};
+use super::text;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ShowArgs {
+    /// The item or submission
+    #[arg(value_name = "ID")]
+    id: ItemId,
+    /// Write the bytes as a gateway gets them, and nothing else
+    #[arg(long)]
+    raw: bool,
+}
+
+pub(super) fn show(global: &Global, paint: Paint, args: &ShowArgs) -> anyhow::Result<Exit> {
+    let backend = Backend::open(global)?;
+    if args.raw {
+        let mut out = std::io::stdout().lock();
+        backend.raw(args.id, &mut out)?;
+        out.flush()?;
+        return Ok(Exit::Done);
+    }
+    let item = backend.item(args.id)?;
+    if global.json {
+        screen::line(&item)?;
+    } else {
+        screen::print(&page(paint, &item))?;
+    }
+    Ok(Exit::Done)
+}
+
+fn page(paint: Paint, item: &Value) -> String {
+    let mut page = String::new();
+    let mut field = |name: &str, value: &str| {
+        page.push_str(&format!("{} {value}\n", paint.dim(&format!("{name:>12}"))));
+    };
+    field("id", &paint.strong(text(&item["id"])));
+    let is_out = item["direction"] == "out";
+    if is_out {
+        submission(paint, item, &mut field);
+    } else {
+        field("state", &paint.state(text(&item["state"])));
+        field("lane", &format!("{}, number {}", text(&item["lane"]), item["seq"]));
+    }
+    field("from", &format!("<{}>", text(&item["mail_from"])));
+    field("to", &format!("<{}>", text(&item["rcpt_to"])));
+    field("size", &screen::bytes(item["size_bytes"].as_u64().unwrap_or(0)));
+    let age = screen::age(item["age_seconds"].as_u64().unwrap_or(0));
+    field("accepted", &format!("{} ({age} ago)", text(&item["accepted_at"])));
+    let client = [text(&item["client_ip"]), text(&item["helo"]), text(&item["protocol"])];
+    if client.iter().any(|word| !word.is_empty()) {
+        field("client", client.join(" ").trim());
+    }
+    field("sha256", text(&item["sha256"]));
+    page.push_str(&format!("{}\n", paint.dim("    timeline")));
+    for step in item["timeline"].as_array().into_iter().flatten() {
+        let width = if is_out { 13 } else { 11 };
+        let state = format!("{:<width$}", text(&step["state"]));
+        let line = format!("{}  {} {}", text(&step["at"]), paint.state(&state), text(&step["reason"]));
+        page.push_str(&format!("{:>13}{}\n", "", line.trim_end()));
+        for attempt in step["attempts"].as_array().into_iter().flatten() {
+            page.push_str(&format!("{:>17}{}\n", "", paint.dim(&attempt_line(attempt))));
+        }
+    }
+    let trace = text(&item["trace"]).trim_end();
+    if !trace.is_empty() {
+        page.push_str(&format!("{}\n", paint.dim("       trace")));
+        for line in trace.lines() {
+            page.push_str(&format!("{:>13}{line}\n", ""));
+        }
+    }
+    page
+}
+
+fn submission(paint: Paint, item: &Value, field: &mut impl FnMut(&str, &str)) {
+    let state = text(&item["state"]);
+    let told = match (item["result"].is_null(), item["told"] == true) {
+        (true, _) => "",
+        (false, true) => ", and its gateway knows",
+        (false, false) => ", its gateway was not told yet",
+    };
+    field("submission", &format!("{}{told}", paint.state(state)));
+    field("mailbox", &format!("{}, number {}", text(&item["lane"]), item["seq"]));
+    field("destination", text(&item["destination"]));
+    field("attempts", &item["attempts_made"].to_string());
+    if let Some(seconds) = item["due_seconds"].as_u64() {
+        let wait = if seconds == 0 { "now".to_owned() } else { format!("in {}", screen::age(seconds)) };
+        field("next attempt", &format!("{} ({wait})", text(&item["due_at"])));
+    }
+}
+
+/// `mx.far.example [192.0.2.1:25] unverified TLSv1.3, rcpt, 120 ms: 450 4.2.1 later`
+fn attempt_line(attempt: &Value) -> String {
+    let mut line = text(&attempt["host"]).to_owned();
+    if !text(&attempt["address"]).is_empty() {
+        line.push_str(&format!(" [{}]", text(&attempt["address"])));
+    }
+    for (before, word) in [(" ", "tls"), (", ", "stage")] {
+        let word = text(&attempt[word]);
+        if !word.is_empty() {
+            line.push_str(&format!("{before}{}", if word == "none" { "no TLS" } else { word }));
+        }
+    }
+    line.push_str(&format!(", {} ms:", attempt["duration_ms"]));
+    if let Some(code) = attempt["code"].as_u64() {
+        line.push_str(&format!(" {code}"));
+    }
+    let (code, words) = (text(&attempt["enhanced_code"]), text(&attempt["text"]));
+    if !code.is_empty() && !words.starts_with(code) {
+        line.push_str(&format!(" {code}"));
+    }
+    format!("{line} {words}").trim_end().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_attempt_is_one_line_and_names_a_code_once() {
+        let attempt = json!({ "host": "mx.far.example", "address": "192.0.2.1:25", "tls": "none", "stage": "rcpt",
+            "code": 450, "enhanced_code": "4.2.1", "text": "4.2.1 later", "duration_ms": 120 });
+        assert_eq!(
+            attempt_line(&attempt),
+            "mx.far.example [192.0.2.1:25] no TLS, rcpt, 120 ms: 450 4.2.1 later"
+        );
+        let early = json!({ "host": "far.example", "address": "", "tls": "", "stage": "dns", "code": null,
+            "enhanced_code": "4.4.3", "text": "no answer", "duration_ms": 5000 });
+        assert_eq!(attempt_line(&early), "far.example, dns, 5000 ms: 4.4.3 no answer");
+    }
+}

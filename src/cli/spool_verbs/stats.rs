@@ -1,0 +1,79 @@
+//! `spool stats`: depth, bytes and oldest age, per lane and in all; journal segments.
+
+use serde_json::Value;
+
+use super::super::backend::Backend;
+use super::super::screen::{self, Paint};
+use super::super::{Exit, Global};
+use super::text;
+
+pub(super) fn stats(global: &Global, paint: Paint) -> anyhow::Result<Exit> {
+    let stats = Backend::open(global)?.stats()?;
+    if global.json {
+        screen::line(&stats)?;
+        return Ok(Exit::Done);
+    }
+    let size = |value: &Value| screen::bytes(value.as_u64().unwrap_or(0));
+    let rows: Vec<Vec<String>> = ["ready", "held", "acked", "expired", "quarantined", "purged"]
+        .iter()
+        .map(|state| {
+            vec![(*state).to_owned(), stats["items"][state].to_string(), size(&stats["bytes"][state])]
+        })
+        .collect();
+    let mut page = screen::table(paint, &["STATE", "ITEMS", "BYTES"], &[false, true, true], &rows);
+    let oldest = stats["oldest_ready_seconds"].as_u64().map_or("none waits".to_owned(), screen::age);
+    page.push_str(&format!(
+        "\nleased now {}, oldest waiting {oldest}, mailboxes {}\njournal {} in {} segments ({} reclaimable), \
+         index {}, free {}\n",
+        stats["leased"],
+        stats["mailboxes"],
+        size(&stats["journal_bytes"]),
+        stats["segments"].as_array().map_or(0, Vec::len),
+        size(&stats["reclaimable_bytes"]),
+        size(&stats["index_bytes"]),
+        size(&stats["free_bytes"]),
+    ));
+    let damaged = stats["quarantined_records"].as_u64().unwrap_or(0);
+    if damaged > 0 {
+        page.push_str(&paint.bad(&format!("{damaged} damaged stretches; run `waystation spool verify`\n")));
+    }
+    let lanes: Vec<Vec<String>> = stats["lanes"].as_array().into_iter().flatten().map(lane_row).collect();
+    if !lanes.is_empty() {
+        page.push('\n');
+        let header = ["LANE", "READY", "HELD", "BYTES", "OLDEST"];
+        page.push_str(&screen::table(paint, &header, &[false, true, true, true, true], &lanes));
+    }
+    let segments: Vec<Vec<String>> = stats["segments"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|s| {
+            let note = if s["active"] == true { "active" } else { "" };
+            vec![s["number"].to_string(), size(&s["used_bytes"]), size(&s["live_bytes"]), note.to_owned()]
+        })
+        .collect();
+    page.push('\n');
+    page.push_str(&screen::table(
+        paint,
+        &["SEGMENT", "USED", "LIVE", ""],
+        &[true, true, true, false],
+        &segments,
+    ));
+    screen::print(&page)?;
+    Ok(Exit::Done)
+}
+
+fn lane_row(lane: &Value) -> Vec<String> {
+    let sum = |of: &str| of_state(lane, of, "ready") + of_state(lane, of, "held");
+    vec![
+        text(&lane["lane"]).to_owned(),
+        of_state(lane, "items", "ready").to_string(),
+        of_state(lane, "items", "held").to_string(),
+        screen::bytes(sum("bytes")),
+        lane["oldest_ready_seconds"].as_u64().map_or(String::new(), screen::age),
+    ]
+}
+
+fn of_state(lane: &Value, of: &str, state: &str) -> u64 {
+    lane[of][state].as_u64().unwrap_or(0)
+}
