@@ -32,6 +32,7 @@ use crate::mail::lane::{Admission, Lanes};
 use crate::mail::limits::{self, Limits};
 use crate::mail::outbound::delivery::standing::Standing;
 use crate::mail::outbound::delivery::switch::Switch;
+use crate::mail::outbound::intake::{self as outbound_intake, Submissions};
 use crate::mail::smtp::receiver;
 use crate::observe::Metrics;
 use crate::tunnel::session::{self, Window};
@@ -145,7 +146,10 @@ pub async fn start(config: &Config, stop: CancellationToken) -> Result<Daemon, S
         AdmissionMode::Open => Admission::Open,
         AdmissionMode::Allowlist => Admission::AllowList,
     };
-    let service = Lanes::new(ledger.spooler.clone(), admission, Arc::clone(&metrics));
+    let submissions =
+        Submissions::new(submission_settings(config), ledger.spooler.clone(), Arc::clone(&metrics));
+    tasks.spawn(Arc::clone(&submissions).run(stop.clone()));
+    let service = Lanes::new(ledger.spooler.clone(), admission, submissions, Arc::clone(&metrics));
     let tunnel =
         Tunnel::new(tunnel_settings(config), service, Arc::clone(&metrics), stop.clone(), tasks.clone());
 
@@ -319,6 +323,20 @@ fn limit_settings(config: &Config) -> limits::Settings {
         messages_per_minute: l.smtp_messages_per_minute_per_ip,
         deny_window: Duration::from_secs(l.deny_window_seconds),
         ..limits::Settings::default()
+    }
+}
+
+fn submission_settings(config: &Config) -> outbound_intake::Settings {
+    let limits = &config.limits;
+    outbound_intake::Settings {
+        postmaster: config.postmaster.clone().unwrap_or_default(),
+        message_bytes_max: config.smtp.max_message_bytes,
+        limited: limits.enabled,
+        messages_per_hour: limits.outbound_messages_per_hour_per_mailbox,
+        recipients_per_day: limits.outbound_recipients_per_day_per_mailbox,
+        resubmission_window_ms: config.delivery.resubmission_window_seconds.saturating_mul(1000),
+        retain_results_ms: config.spool.retain_results_seconds.saturating_mul(1000),
+        ..outbound_intake::Settings::new(&config.hostname, &config.domains)
     }
 }
 

@@ -7,6 +7,7 @@
 
 mod json;
 mod metrics;
+mod submitted;
 
 use std::io::IsTerminal as _;
 
@@ -17,6 +18,7 @@ pub use json::json_from_text;
 pub use metrics::{
     AuthOutcome, DeliveryClass, Histogrammed, LaneGauges, Metrics, OutboundFamilies, RefusalStage,
 };
+pub use submitted::SubmissionOutcome;
 
 /// Shape of a log line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]

@@ -276,23 +276,43 @@ impl BodyWriter {
     /// [`AcceptError`]; nothing is visible then, except after [`AcceptError::Spool`]: then nobody knows before
     /// the next start, and the caller must not say that it was accepted.
     pub async fn commit(
-        mut self,
+        self,
         head: Vec<u8>,
         meta: Vec<u8>,
         targets: Vec<(LaneId, Vec<u8>)>,
         now: WallMs,
     ) -> Result<Accepted, AcceptError> {
+        let size_bytes = head.len() as u64 + self.bytes;
+        let sha256 = self.sha256();
+        self.commit_by(head, meta, targets, move |spool, message| {
+            let ids = message.targets.iter().map(|target| target.id).collect();
+            spool.accept(message, now)?;
+            Ok(Accepted { ids, sha256, size_bytes })
+        })
+        .await
+    }
+
+    /// Hands the message to `f` on the ledger's thread, which accepts it, or abandons its body, and may write more
+    /// in the same commit. Answers when that is stable.
+    ///
+    /// # Errors
+    /// As [`BodyWriter::commit`].
+    pub async fn commit_by<T: Send + 'static>(
+        mut self,
+        head: Vec<u8>,
+        meta: Vec<u8>,
+        targets: Vec<(LaneId, Vec<u8>)>,
+        f: impl FnOnce(&mut Spool, NewMessage) -> Result<T, AcceptError> + Send + 'static,
+    ) -> Result<T, AcceptError> {
         let last = (!self.builder.is_empty()).then(|| self.builder.finish());
         let mut ids = vec![self.id];
         ids.extend((1..targets.len()).map(|_| ItemId::new(self.id.time(), rand::random())));
-        let sha256 = self.sha256();
-        let accepted = Accepted { ids: ids.clone(), sha256, size_bytes: head.len() as u64 + self.bytes };
         let targets =
             targets.into_iter().zip(ids).map(|((lane, tag), id)| Target { lane, id, tag }).collect();
         let message = NewMessage {
             body: self.id,
             body_bytes: self.bytes,
-            sha256,
+            sha256: self.sha256(),
             head,
             meta,
             fingerprint: self.fingerprint,
@@ -305,11 +325,10 @@ impl BodyWriter {
                 if let Some(chunk) = last {
                     spool.stage_chunk(body, chunk)?;
                 }
-                spool.accept(message, now)
+                f(spool, message)
             })
             .await
-            .map_err(AcceptError::Spool)??;
-        Ok(accepted)
+            .map_err(AcceptError::Spool)?
     }
 }
 

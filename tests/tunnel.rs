@@ -1,6 +1,7 @@
 //! Gateways against a real tunnel: sockets, HTTP upgrade, the ledger behind it. Each test is one promise.
 
 mod relay;
+mod submissions;
 
 use std::time::Duration;
 
@@ -11,7 +12,6 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_tungstenite::tungstenite::Message;
 use waystation::identity::key::SecretKey;
 use waystation::mail::lane::Admission;
-use waystation::tunnel::frame::{Frame, StartBody};
 use waystation::tunnel::ws::{RateSettings, Settings};
 
 fn key(n: u8) -> SecretKey {
@@ -303,25 +303,6 @@ async fn a_stopping_relay_says_when_to_come_back_and_finishes_what_is_in_flight(
     gateway.tell(&format!(r#"{{"type":"item_ack","itemId":"{item}","status":"stored"}}"#)).await;
     assert_eq!(gateway.closed().await, (1012, "relay_restarts".into()));
     assert_eq!(relay.count(&key(1), State::Acked).await, 1);
-}
-
-#[tokio::test]
-async fn mail_from_a_gateway_is_answered_honestly() {
-    let relay = Relay::start().await;
-    let mut gateway = Gateway::login(&relay, &key(1)).await;
-    let start = StartBody { mail_from: "a@b".into(), rcpt_to: "c@d".into(), ..StartBody::default() };
-    let stream = || "s1".to_owned();
-    for frame in [
-        Frame::Start { stream: stream(), start },
-        Frame::Chunk { stream: stream(), bytes: vec![b'x'; 65_536].into() },
-        Frame::End { stream: stream() },
-    ] {
-        gateway.socket.send(Message::Binary(frame.encode().unwrap())).await.unwrap();
-    }
-    let result = gateway.said().await;
-    assert_eq!(result["type"], "relay_delivery_result");
-    assert_eq!((&result["streamId"], &result["status"]), (&"s1".into(), &"failed".into()));
-    assert_eq!(result["error"], "this relay does not send mail yet");
 }
 
 #[tokio::test]

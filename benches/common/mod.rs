@@ -26,6 +26,7 @@ use tokio_util::task::TaskTracker;
 use waystation::clock;
 use waystation::identity::key::SecretKey;
 use waystation::mail::lane::{Admission, Lanes};
+use waystation::mail::outbound;
 use waystation::observe::Metrics;
 use waystation::spooler::Spooler;
 use waystation::tunnel::ws::{Settings, Tunnel};
@@ -52,7 +53,9 @@ impl Relay {
         let engine = Engine::start(spool, Arc::new(clock::wall), Unobserved).unwrap();
         let spooler = Spooler::new(engine.handle(), reader, clock::wall);
         let metrics = Arc::new(Metrics::new());
-        let lanes = Lanes::new(spooler.clone(), Admission::Open, Arc::clone(&metrics));
+        let names = outbound::intake::Settings::new("relay.example", &["mail.example".to_owned()]);
+        let submissions = outbound::intake::Submissions::new(names, spooler.clone(), Arc::clone(&metrics));
+        let lanes = Lanes::new(spooler.clone(), Admission::Open, submissions, Arc::clone(&metrics));
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let tunnel =
             Tunnel::new(Settings::default(), lanes, Arc::clone(&metrics), stop.clone(), tasks.clone());

@@ -414,15 +414,15 @@ impl Spool {
     }
 }
 
-/// What must be equal for two submissions to be the same.
+/// What must be equal for two submissions to be the same: the fingerprint, or without one the body; and the tag.
 fn identity(message: &NewMessage, tag: &[u8]) -> [u8; 32] {
     hash(&message.sha256, message.fingerprint.as_ref(), tag)
 }
 
 fn hash(sha256: &[u8; 32], fingerprint: Option<&[u8; 32]>, tag: &[u8]) -> [u8; 32] {
     use sha2::{Digest, Sha256};
-    let mut all = Sha256::new_with_prefix(sha256);
-    all.update(fingerprint.unwrap_or(&[0; 32]));
+    let mut all = Sha256::new_with_prefix([u8::from(fingerprint.is_some())]);
+    all.update(fingerprint.unwrap_or(sha256));
     all.update(tag);
     all.finalize().into()
 }

@@ -64,8 +64,6 @@ pub struct OutboundMeta {
     pub message_id: String,
     /// `Subject` on one line, clipped, for whoever looks after the mail; empty when there is none.
     pub subject: String,
-    /// A program wrote it in answer to something (RFC 3834): no bounce for it.
-    pub automatic: bool,
 }
 
 /// What the spool keeps with a message of either direction.
@@ -216,12 +214,11 @@ mod tests {
             body: BodyType::EightBit,
             message_id: "i".into(),
             subject: "t".into(),
-            automatic: true,
         };
         let text = |c: char| format!("0100000000000000{:02x}", c as u32);
         let (m, s, i, t) = (text('m'), text('s'), text('i'), text('t'));
         let session = "07".repeat(16);
-        let expected = format!("02{m}{s}{session}0101000000000000000001000000{i}{t}01");
+        let expected = format!("02{m}{s}{session}0101000000000000000001000000{i}{t}");
         assert_eq!(data_encoding::HEXLOWER.encode(&meta.encode()), expected);
     }
 

@@ -11,7 +11,7 @@
 //! reached the sender is remembered for [`TWIN_MS`]; its repeat is answered with the first id and not stored
 //! (RFC 1047).
 
-mod ledger;
+pub(in crate::mail) mod ledger;
 mod session;
 
 use std::net::{IpAddr, SocketAddr};

@@ -23,6 +23,7 @@ use spool::{ReplayFrom, Spool};
 use uuid::Uuid;
 
 use super::envelope::Envelope;
+use super::outbound::intake::{Submissions, Submitter};
 use crate::clock;
 use crate::crashpoint;
 use crate::identity::challenge::AuthCode;
@@ -30,9 +31,11 @@ use crate::identity::key::KeyText;
 use crate::observe::Metrics;
 use crate::spooler::Spooler;
 use crate::tunnel::Dialect;
-use crate::tunnel::control::ReplayRequest;
+use crate::tunnel::control::{ReplayRequest, SessionRole};
 use crate::tunnel::frame::{STREAM_ID_BYTES_MAX, StartBody};
-use crate::tunnel::session::{Batch, Change, Flight, Offer, PieceError, Settled, Window};
+use crate::tunnel::session::{
+    Batch, Change, Flight, Offer, OutboundPiece, OutboundWord, PieceError, Settled, Window,
+};
 use crate::tunnel::ws::{Bell, Lane, LaneLost, Opening, Service, ServiceError, StillHere};
 
 /// Who may connect.
@@ -50,14 +53,20 @@ pub enum Admission {
 pub struct Lanes {
     spooler: Spooler,
     admission: Admission,
+    submissions: Arc<Submissions>,
     metrics: Arc<Metrics>,
 }
 
 impl Lanes {
     /// The service that [`crate::tunnel::ws::Tunnel`] is put in front of.
     #[must_use]
-    pub fn new(spooler: Spooler, admission: Admission, metrics: Arc<Metrics>) -> Arc<Self> {
-        Arc::new(Self { spooler, admission, metrics })
+    pub fn new(
+        spooler: Spooler,
+        admission: Admission,
+        submissions: Arc<Submissions>,
+        metrics: Arc<Metrics>,
+    ) -> Arc<Self> {
+        Arc::new(Self { spooler, admission, submissions, metrics })
     }
 }
 
@@ -71,10 +80,14 @@ impl Service for Lanes {
     }
 
     fn open(&self, opening: Opening) -> BoxFuture<'_, Result<Arc<dyn Lane>, ServiceError>> {
-        let Opening { id, key, dialect, bell, still_here } = opening;
         Box::pin(async move {
-            let opened = self.spooler.call(move |spool| open(spool, key, bell, &still_here)).await;
+            let Opening { id, key, dialect, .. } = opening;
+            let (role, bell) = (opening.role, Arc::clone(&opening.bell));
+            let still_here = Arc::clone(&opening.still_here);
+            let opened = self.spooler.call(move |spool| open(spool, key, role, bell, &still_here)).await;
             let (lane, session) = opened.map_err(|error| unavailable(&error))??;
+            let submitter = self.submissions.enter(&opening, lane);
+            let Some(session) = session else { return Ok(Arc::new(SendingLane(submitter)) as Arc<dyn Lane>) };
             let lane = GatewayLane {
                 spooler: self.spooler.clone(),
                 metrics: Arc::clone(&self.metrics),
@@ -83,6 +96,7 @@ impl Service for Lanes {
                 dialect,
                 lane,
                 session,
+                submitter,
                 carried: Mutex::default(),
             };
             Ok(Arc::new(lane) as Arc<dyn Lane>)
@@ -109,13 +123,14 @@ fn admit(spool: &mut Spool, key: KeyText, admission: Admission, now: WallMs) -> 
     }
 }
 
-/// On the ledger's thread.
+/// On the ledger's thread. A session that only sends takes the lane from nobody.
 fn open(
     spool: &mut Spool,
     key: KeyText,
+    role: SessionRole,
     bell: Bell,
     still_here: &StillHere,
-) -> Result<(LaneId, SessionId), ServiceError> {
+) -> Result<(LaneId, Option<SessionId>), ServiceError> {
     if !still_here() {
         return Err(ServiceError::Unavailable);
     }
@@ -123,7 +138,12 @@ fn open(
     let Some(mailbox) = mailbox.filter(|mailbox| !mailbox.revoked) else {
         return Err(ServiceError::Refused(AuthCode::Revoked));
     };
-    let session = spool.open_session(mailbox.lane, bell).map_err(|_| ServiceError::Unavailable)?;
+    let session = match role {
+        SessionRole::Inbound => {
+            Some(spool.open_session(mailbox.lane, bell).map_err(|_| ServiceError::Unavailable)?)
+        }
+        SessionRole::Outbound => None,
+    };
     Ok((mailbox.lane, session))
 }
 
@@ -143,6 +163,7 @@ struct GatewayLane {
     lane: LaneId,
     /// The ledger's name of the session.
     session: SessionId,
+    submitter: Arc<Submitter>,
     /// What is lent to the session now; bounded by its window.
     carried: Mutex<HashMap<ItemId, Arc<ItemInfo>>>,
 }
@@ -198,6 +219,33 @@ impl Lane for GatewayLane {
                 }
             })
         })
+    }
+
+    fn outbound(
+        self: Arc<Self>,
+        piece: OutboundPiece,
+    ) -> BoxFuture<'static, Result<Vec<OutboundWord>, LaneLost>> {
+        Arc::clone(&self.submitter).take(piece)
+    }
+}
+
+/// What a session that only sends has of its lane.
+struct SendingLane(Arc<Submitter>);
+
+impl Lane for SendingLane {
+    fn settle(self: Arc<Self>, _batch: Batch) -> BoxFuture<'static, Result<Settled, LaneLost>> {
+        Box::pin(async { Err(LaneLost) })
+    }
+
+    fn read(self: Arc<Self>, _item: ItemId, _n: usize) -> BoxFuture<'static, Result<Bytes, PieceError>> {
+        Box::pin(async { Err(PieceError::Unreadable("not leased".to_owned())) })
+    }
+
+    fn outbound(
+        self: Arc<Self>,
+        piece: OutboundPiece,
+    ) -> BoxFuture<'static, Result<Vec<OutboundWord>, LaneLost>> {
+        Arc::clone(&self.0).take(piece)
     }
 }
 

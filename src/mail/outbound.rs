@@ -1,5 +1,6 @@
 //! Mail out: what gateways submit, on its way to the recipient's server.
 //!
+//! * [`intake`]: from a gateway's streams to submissions, and their results back to it.
 //! * [`prepare`]: what happens to a submitted message before it goes out.
 //! * [`connection`]: one connection to a next hop, and what became of each message over it.
 //! * [`values`]: what the parts say to each other.
@@ -11,6 +12,7 @@
 
 pub mod connection;
 pub mod delivery;
+pub mod intake;
 pub mod ledger;
 pub mod prepare;
 pub mod route;

@@ -14,6 +14,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 use spool::types::{SpoolStats, State};
 
+use super::SubmissionOutcome;
 use super::json::json_from_text;
 
 /// Upper bounds of the latency histograms, seconds.
@@ -217,6 +218,7 @@ pub struct Metrics {
     pub replays: Counter,
     /// Items offered again by those replays.
     pub items_replayed: Counter,
+    submitted: Family<OutcomeLabel, Counter>,
     /// Histograms.
     pub histograms: Histogrammed,
     outbound: OutboundFamilies,
@@ -261,6 +263,7 @@ impl Metrics {
             items_expired: Counter::default(),
             replays: Counter::default(),
             items_replayed: Counter::default(),
+            submitted: Family::default(),
             histograms,
             outbound: OutboundFamilies::default(),
             spool: LaneGauges::default(),
@@ -333,6 +336,11 @@ impl Metrics {
             self.items_rejected.clone(),
         );
         r.register("items_expired", "Items nobody fetched in time", self.items_expired.clone());
+        r.register(
+            "outbound_submitted",
+            "Streams of gateways by what became of them",
+            self.submitted.clone(),
+        );
         r.register("replays", "Replays asked for by operators and gateways", self.replays.clone());
         r.register("items_replayed", "Items offered again by replays", self.items_replayed.clone());
         r.register_with_unit(
@@ -425,6 +433,11 @@ impl Metrics {
     /// * `code` – the three digits sent.
     pub fn refused(&self, code: u16, stage: RefusalStage) {
         self.inbound_refused.get_or_create(&RefusedLabels { code, stage: stage.word() }).inc();
+    }
+
+    /// What became of one stream of a gateway.
+    pub fn submitted(&self, outcome: SubmissionOutcome) {
+        self.submitted.get_or_create(&OutcomeLabel { outcome: outcome.word() }).inc();
     }
 
     /// Counts one login.

@@ -1,164 +1,188 @@
-//! Streams that a gateway sends towards us (sans I/O).
+//! Streams that a gateway sends towards us, and what it says about results, as ordered work for the lane (sans I/O).
 //!
-//! This release has nowhere to send them, so their bytes are counted and dropped, and each complete stream
-//! is answered by a `failed` result that says so.
+//! `start -> chunk... -> end | abort`. A frame becomes one [`OutboundPiece`]; one piece is under way at a time, and
+//! the session reads no further while one of a stream is ([`Inflow::is_full`]), so that a session holds one frame of
+//! its gateway's mail and no more. Acks of results gather meanwhile, and share one commit.
 //!
-//! Promises: the reader rules of the protocol (section 5.3), at most [`STREAMS_MAX`] open streams, no body
-//! bytes kept.
+//! Promises: the reader rules of the protocol (section 5.3); at most [`STREAMS_MAX`] open streams of at most
+//! [`STREAM_BYTES_MAX`] bytes, each given up after [`STREAM_PATIENCE`] of silence; no body bytes kept but those of
+//! the frame in hand; empty when nothing is going on.
 //!
-//! Failure policy: what does not fit is answered `failed` at once; the session goes on.
+//! Does not know what a stream carries.
+//!
+//! Failure policy: frames of streams that are not open are ignored and noted; the session goes on.
 
-use super::control::{RelayDeliveryResult, ToGateway};
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
 use super::frame::Frame;
+use super::session::OutboundPiece;
 
 /// Most streams open at a time in one session.
 pub(super) const STREAMS_MAX: usize = 16;
 /// Most bytes in one stream.
 pub(super) const STREAM_BYTES_MAX: u64 = 64 * 1024 * 1024;
-/// What a sender is told until this relay delivers to the Internet.
-const NO_DELIVERY: &str = "this relay does not send mail yet";
+/// How long a stream may stand still before it is given up.
+pub(super) const STREAM_PATIENCE: Duration = Duration::from_secs(300);
+/// Most acks of results that wait for the lane; beyond it nothing is read.
+const TOLD_MAX: usize = 128;
 
 /// What a frame led to.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Heard {
-    /// Nothing to say.
+    /// Work for the lane.
     Noted,
-    /// Answer this.
-    Answer(ToGateway),
     /// The stream was never started, or was given up before.
-    Ignored,
+    Ignored(String),
+    /// There is no room for this one.
+    TooMany(String),
 }
 
-/// The streams that are open.
+/// The streams that are open, and the work they make.
 #[derive(Debug, Default)]
 pub(super) struct Inflow {
     open: Vec<Open>,
+    waiting: VecDeque<OutboundPiece>,
+    told: Vec<String>,
+    /// There may be results to tell.
+    look: bool,
+    under_way: Option<UnderWay>,
 }
 
 #[derive(Debug)]
 struct Open {
     stream: String,
     bytes: u64,
+    touched: Instant,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum UnderWay {
+    Stream,
+    Results,
 }
 
 impl Inflow {
     /// One frame of the gateway.
-    pub(super) fn hear(&mut self, frame: Frame) -> Heard {
-        match frame {
-            Frame::Start { stream, .. } => self.start(stream),
-            Frame::Chunk { stream, bytes } => {
-                let Some(at) = self.find(&stream) else { return Heard::Ignored };
-                let open = &mut self.open[at];
-                open.bytes = open.bytes.saturating_add(bytes.len() as u64);
-                if open.bytes <= STREAM_BYTES_MAX {
-                    return Heard::Noted;
+    pub(super) fn hear(&mut self, frame: Frame, now: Instant) -> Heard {
+        let piece = match frame {
+            Frame::Start { stream, start } => {
+                match self.find(&stream) {
+                    Some(at) => self.open[at] = Open { stream: stream.clone(), bytes: 0, touched: now },
+                    None if self.open.len() >= STREAMS_MAX => return Heard::TooMany(stream),
+                    None => self.open.push(Open { stream: stream.clone(), bytes: 0, touched: now }),
                 }
-                self.forget(at);
-                failed(stream, "message is too large")
+                OutboundPiece::Start { stream, start: Box::new(start) }
+            }
+            Frame::Chunk { stream, bytes } => {
+                let Some(at) = self.find(&stream) else { return Heard::Ignored(stream) };
+                let open = &mut self.open[at];
+                open.touched = now;
+                open.bytes = open.bytes.saturating_add(bytes.len() as u64);
+                if open.bytes > STREAM_BYTES_MAX {
+                    self.forget(at);
+                    OutboundPiece::TooLarge { stream, limit_bytes: STREAM_BYTES_MAX }
+                } else {
+                    OutboundPiece::Chunk { stream, bytes }
+                }
             }
             Frame::End { stream } => {
-                let Some(at) = self.find(&stream) else { return Heard::Ignored };
+                let Some(at) = self.find(&stream) else { return Heard::Ignored(stream) };
                 self.forget(at);
-                failed(stream, NO_DELIVERY)
+                OutboundPiece::End { stream }
             }
             Frame::Abort { stream, .. } => {
-                let Some(at) = self.find(&stream) else { return Heard::Ignored };
+                let Some(at) = self.find(&stream) else { return Heard::Ignored(stream) };
                 self.forget(at);
-                Heard::Noted
+                OutboundPiece::Abort { stream }
             }
+        };
+        self.waiting.push_back(piece);
+        Heard::Noted
+    }
+
+    /// The gateway has noted a result.
+    pub(super) fn told(&mut self, result: String) {
+        if self.told.len() < TOLD_MAX {
+            self.told.push(result);
         }
     }
 
-    fn start(&mut self, stream: String) -> Heard {
-        // A start for an open id throws away what was collected.
-        if let Some(at) = self.find(&stream) {
-            self.open[at].bytes = 0;
-        } else if self.open.len() >= STREAMS_MAX {
-            return failed(stream, "too many open streams");
-        } else {
-            self.open.push(Open { stream, bytes: 0 });
+    /// There may be results to tell.
+    pub(super) fn look(&mut self) {
+        self.look = true;
+    }
+
+    /// The next piece for the lane, when none is under way.
+    pub(super) fn next(&mut self) -> Option<OutboundPiece> {
+        if self.under_way.is_some() {
+            return None;
         }
-        Heard::Noted
+        if let Some(piece) = self.waiting.pop_front() {
+            self.under_way = Some(UnderWay::Stream);
+            return Some(piece);
+        }
+        if self.look || !self.told.is_empty() {
+            self.look = false;
+            self.under_way = Some(UnderWay::Results);
+            return Some(OutboundPiece::Results { told: std::mem::take(&mut self.told) });
+        }
+        if self.waiting.capacity() > 0 {
+            // An idle session keeps no memory of busy times.
+            self.waiting = VecDeque::new();
+        }
+        None
+    }
+
+    /// The lane has done its piece.
+    pub(super) fn done(&mut self) {
+        self.under_way = None;
+    }
+
+    /// The lane wants no more of this stream. False when it was not open.
+    pub(super) fn give_up(&mut self, stream: &str) -> bool {
+        let found = self.find(stream);
+        if let Some(at) = found {
+            self.forget(at);
+        }
+        found.is_some()
+    }
+
+    /// Gives up what has stood still for too long; one stream at a time, until `None`.
+    pub(super) fn take_silent(&mut self, now: Instant) -> Option<String> {
+        let at = self.open.iter().position(|open| now >= open.touched + STREAM_PATIENCE)?;
+        let stream = self.forget(at);
+        self.waiting.push_back(OutboundPiece::Abort { stream: stream.clone() });
+        Some(stream)
+    }
+
+    /// When [`Inflow::take_silent`] has something to do if nothing happens.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.open.iter().map(|open| open.touched + STREAM_PATIENCE).min()
+    }
+
+    /// Read no further.
+    pub(super) fn is_full(&self) -> bool {
+        !self.waiting.is_empty() || self.under_way == Some(UnderWay::Stream) || self.told.len() >= TOLD_MAX
+    }
+
+    /// Nothing is under way, and nothing waits.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.under_way.is_none() && self.waiting.is_empty() && self.told.is_empty()
     }
 
     fn find(&self, stream: &str) -> Option<usize> {
         self.open.iter().position(|open| open.stream == stream)
     }
 
-    fn forget(&mut self, at: usize) {
-        self.open.swap_remove(at);
+    fn forget(&mut self, at: usize) -> String {
+        let stream = self.open.swap_remove(at).stream;
         if self.open.is_empty() {
-            // An idle session keeps no memory of busy times.
             self.open = Vec::new();
         }
+        stream
     }
-}
-
-fn failed(stream: String, error: &str) -> Heard {
-    Heard::Answer(ToGateway::RelayDeliveryResult(RelayDeliveryResult {
-        stream_id: stream,
-        status: "failed".to_owned(),
-        message_id: None,
-        error: Some(error.to_owned()),
-        result_id: None,
-    }))
 }
 
 #[cfg(test)]
-mod tests {
-    use bytes::Bytes;
-
-    use super::super::frame::StartBody;
-    use super::*;
-
-    fn start(stream: &str) -> Frame {
-        Frame::Start { stream: stream.into(), start: StartBody::default() }
-    }
-
-    fn chunk(stream: &str, bytes: usize) -> Frame {
-        Frame::Chunk { stream: stream.into(), bytes: vec![0; bytes].into() }
-    }
-
-    fn end(stream: &str) -> Frame {
-        Frame::End { stream: stream.into() }
-    }
-
-    fn error(heard: &Heard) -> &str {
-        match heard {
-            Heard::Answer(ToGateway::RelayDeliveryResult(result)) => result.error.as_deref().unwrap(),
-            other @ (Heard::Answer(_) | Heard::Noted | Heard::Ignored) => panic!("{other:?}"),
-        }
-    }
-
-    #[test]
-    fn a_complete_stream_is_answered_honestly() {
-        let mut inflow = Inflow::default();
-        assert_eq!(inflow.hear(start("s")), Heard::Noted);
-        assert_eq!(inflow.hear(chunk("s", 3)), Heard::Noted);
-        assert_eq!(error(&inflow.hear(end("s"))), NO_DELIVERY);
-        assert_eq!(inflow.hear(end("s")), Heard::Ignored);
-    }
-
-    #[test]
-    fn what_was_never_started_is_ignored() {
-        let mut inflow = Inflow::default();
-        assert_eq!(inflow.hear(chunk("s", 1)), Heard::Ignored);
-        assert_eq!(inflow.hear(Frame::Abort { stream: "s".into(), reason: String::new() }), Heard::Ignored);
-    }
-
-    #[test]
-    fn streams_are_bounded_in_number_and_size() {
-        let mut inflow = Inflow::default();
-        for n in 0..STREAMS_MAX {
-            assert_eq!(inflow.hear(start(&n.to_string())), Heard::Noted);
-        }
-        assert_eq!(error(&inflow.hear(start("one more"))), "too many open streams");
-        assert_eq!(inflow.hear(start("0")), Heard::Noted, "an open id starts again");
-        let big = Frame::Chunk { stream: "0".into(), bytes: Bytes::from(vec![0; 1 << 20]) };
-        for _ in 0..64 {
-            assert_eq!(inflow.hear(big.clone()), Heard::Noted);
-        }
-        assert_eq!(error(&inflow.hear(big.clone())), "message is too large");
-        assert_eq!(inflow.hear(big), Heard::Ignored);
-    }
-}
+mod tests;

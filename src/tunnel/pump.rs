@@ -14,7 +14,7 @@ use tokio::time::sleep_until;
 use tokio_tungstenite::tungstenite::Message;
 use uuid::Uuid;
 
-use super::session::{Batch, Input, Note, Output, PieceError, Session, Settled};
+use super::session::{Batch, Input, Note, OutboundWord, Output, PieceError, Session, Settled};
 use super::wake::{Told, Wake};
 use super::wire::{Happened, Wire};
 use super::ws::{Lane, LaneLost, Tunnel, close_deadline};
@@ -28,7 +28,7 @@ pub(super) struct Pump<'a> {
     pub(super) key: KeyText,
     pub(super) wire: Wire,
     pub(super) session: Box<Session>,
-    pub(super) lane: Option<Arc<dyn Lane>>,
+    pub(super) lane: Arc<dyn Lane>,
     pub(super) wake: Arc<Wake>,
 }
 
@@ -37,6 +37,7 @@ pub(super) struct Pump<'a> {
 struct Work {
     batch: Option<BoxFuture<'static, Result<Settled, LaneLost>>>,
     piece: Option<Fetch>,
+    outbound: Option<BoxFuture<'static, Result<Vec<OutboundWord>, LaneLost>>>,
 }
 
 /// One piece of a body on its way to us.
@@ -50,6 +51,7 @@ enum Event {
     Wire(Happened),
     Settled(Result<Settled, LaneLost>),
     Piece(ItemId, usize, Result<Bytes, PieceError>),
+    Words(Result<Vec<OutboundWord>, LaneLost>),
     Told(Told),
     Stop,
     Time,
@@ -90,13 +92,19 @@ impl Pump<'_> {
                 },
                 Event::Wire(Happened::Flushed) => Input::Progress,
                 Event::Settled(Ok(settled)) => Input::Settled(settled),
-                Event::Settled(Err(LaneLost)) => match self.wake.take().evict {
+                Event::Words(Ok(words)) => Input::Words(words),
+                Event::Settled(Err(LaneLost)) | Event::Words(Err(LaneLost)) => match self.wake.take().evict {
                     Some(eviction) => Input::Evict(eviction),
                     None => Input::LaneLost,
                 },
                 Event::Piece(item, n, bytes) => Input::Piece { item, n, bytes },
                 Event::Told(Told { evict: Some(eviction), .. }) => Input::Evict(eviction),
-                Event::Told(Told { evict: None, .. }) => Input::Bell,
+                Event::Told(Told { evict: None, bell, results }) => {
+                    if results {
+                        self.session.handle(Input::Results, clock::monotonic(), clock::wall());
+                    }
+                    if bell { Input::Bell } else { Input::Tick }
+                }
                 Event::Stop => {
                     stopping = true;
                     let wait = self.tunnel.settings.reconnect_after;
@@ -118,12 +126,11 @@ impl Pump<'_> {
             while let Some(output) = self.session.poll() {
                 match output {
                     Output::Send(message) => self.wire.send(message),
-                    Output::Lane(batch) => work.batch = self.ask(batch),
+                    Output::Lane(batch) => work.batch = Some(self.ask(batch)),
                     Output::Read { item, n } => {
-                        let fetch =
-                            |lane: &Arc<dyn Lane>| Fetch { item, n, bytes: Arc::clone(lane).read(item, n) };
-                        work.piece = self.lane.as_ref().map(fetch);
+                        work.piece = Some(Fetch { item, n, bytes: Arc::clone(&self.lane).read(item, n) });
                     }
+                    Output::Outbound(piece) => work.outbound = Some(Arc::clone(&self.lane).outbound(piece)),
                     Output::Note(note) => self.log(&note),
                     Output::Close(code, reason) => {
                         tracing::debug!(session.id = %self.id, code, reason, "closing");
@@ -143,18 +150,19 @@ impl Pump<'_> {
         }
     }
 
-    fn ask(&self, batch: Batch) -> Option<BoxFuture<'static, Result<Settled, LaneLost>>> {
-        self.lane.as_ref().map(|lane| Arc::clone(lane).settle(batch))
+    fn ask(&self, batch: Batch) -> BoxFuture<'static, Result<Settled, LaneLost>> {
+        Arc::clone(&self.lane).settle(batch)
     }
 
     /// The socket is gone: what was acked still has to reach the lane.
     async fn settle(&mut self, mut work: Work) {
         self.session.handle(Input::Gone, clock::monotonic(), clock::wall());
         work.piece = None;
+        work.outbound = None;
         loop {
             while let Some(output) = self.session.poll() {
                 if let Output::Lane(batch) = output {
-                    work.batch = self.ask(batch);
+                    work.batch = Some(self.ask(batch));
                 }
             }
             if self.session.is_done() {
@@ -178,6 +186,18 @@ impl Pump<'_> {
                 tracing::info!(
                     event = "relay.outbound.ignored", session.id = %self.id, lane = %self.key,
                     stream_bytes = stream.len(), reason = "stream_not_started", "frame of an unknown stream"
+                );
+            }
+            Note::StreamSilent(stream) => {
+                tracing::info!(
+                    event = "relay.outbound.ignored", session.id = %self.id, lane = %self.key,
+                    stream_bytes = stream.len(), reason = "stream_silent", "half a stream, and no more of it"
+                );
+            }
+            Note::StreamRefused(stream) => {
+                tracing::info!(
+                    event = "relay.outbound.ignored", session.id = %self.id, lane = %self.key,
+                    stream_bytes = stream.len(), reason = "too_many_streams", "no room for another open stream"
                 );
             }
             Note::BadFrame(error) => {
@@ -218,6 +238,12 @@ fn next<'a>(wire: &'a mut Wire, work: &'a mut Work, may_read: bool) -> impl Futu
             let (item, n) = (fetch.item, fetch.n);
             work.piece = None;
             return Poll::Ready(Event::Piece(item, n, bytes));
+        }
+        if let Some(outbound) = &mut work.outbound
+            && let Poll::Ready(words) = outbound.as_mut().poll(cx)
+        {
+            work.outbound = None;
+            return Poll::Ready(Event::Words(words));
         }
         wire.poll(cx, may_read).map(Event::Wire)
     })

@@ -1,5 +1,7 @@
 //! The seam between the tunnel and the service behind it: whom to admit, and one lane per session.
 //!
+//! A lane is also where a session's own streams go, as pieces; its words about them come back.
+//!
 //! The tunnel calls [`Service`] and [`Lane`] and knows nothing of what they carry; the service knows nothing of sockets
 //! and frames.
 //!
@@ -15,7 +17,8 @@ use spool::ids::ItemId;
 use uuid::Uuid;
 
 use super::Dialect;
-use super::session::{Batch, PieceError, Settled};
+use super::control::SessionRole;
+use super::session::{Batch, OutboundPiece, OutboundWord, PieceError, Settled};
 use crate::identity::challenge::AuthCode;
 use crate::identity::key::KeyText;
 
@@ -33,7 +36,7 @@ pub type Bell = Arc<dyn Fn() + Send + Sync>;
 
 /// Whether the session that opens a lane still holds its key. To be asked in the step that opens it, so that of
 /// two logins at the same time the older cannot take the lane from the newer.
-pub type StillHere = Box<dyn Fn() -> bool + Send>;
+pub type StillHere = Arc<dyn Fn() -> bool + Send + Sync>;
 
 /// A session that wants its lane.
 pub struct Opening {
@@ -43,8 +46,14 @@ pub struct Opening {
     pub key: KeyText,
     /// What the session speaks.
     pub dialect: Dialect,
-    /// How to wake it.
+    /// What it is for. One that only sends gets no items: [`Lane::settle`] is not called.
+    pub role: SessionRole,
+    /// It acks results; if not, it hears of them for a short while and forgets.
+    pub results: bool,
+    /// How to wake it for items.
     pub bell: Bell,
+    /// How to wake it for results.
+    pub results_bell: Bell,
     /// Whether it still holds its key.
     pub still_here: StillHere,
 }
@@ -80,4 +89,11 @@ pub trait Lane: Send + Sync + 'static {
 
     /// Fetches one piece of a leased item's body.
     fn read(self: Arc<Self>, item: ItemId, n: usize) -> BoxFuture<'static, Result<Bytes, PieceError>>;
+
+    /// Takes one piece of what the gateway submits, and answers what is to be said now. What it answers with
+    /// [`OutboundWord::Accepted`] is stable.
+    fn outbound(
+        self: Arc<Self>,
+        piece: OutboundPiece,
+    ) -> BoxFuture<'static, Result<Vec<OutboundWord>, LaneLost>>;
 }

@@ -5,7 +5,9 @@
 //! 3. Tunnel 1: each `smtp_end` is followed by a ping with the item's id; its pong is the ack. Tunnel 2: the
 //!    gateway says `item_ack` or `item_nack`. Both free the window at once; the lane learns it in batches, so
 //!    that many acks share one commit.
-//! 4. Pings find dead peers, and a gateway of tunnel 2 that lives but leaves an item unanswered is sent away: the
+//! 4. Streams of the gateway go to the lane piece by piece, and the lane's words about them go back: in tunnel 2 each
+//!    result until it is acked; in tunnel 1 a result is followed by a ping, and its pong is the ack.
+//! 5. Pings find dead peers, and a gateway of tunnel 2 that lives but leaves an item unanswered is sent away: the
 //!    next session is offered the item again. A newer login, a stop of the relay, or a broken rule end the session.
 //!
 //! The driver feeds [`Session::handle`], performs everything from [`Session::poll`] in order, takes
@@ -21,6 +23,7 @@
 //! storage fails, the session ends with 1013 and everything unacked is offered to the next one.
 
 mod heard;
+mod outbound;
 #[cfg(test)]
 mod tests;
 mod values;
@@ -43,11 +46,12 @@ pub use super::outflow::{Flight, Offer, Window};
 use super::outflow::{Next, Outflow};
 use crate::identity::challenge::AuthCode;
 pub use values::{
-    ACK_PATIENCE, Batch, Change, Eviction, Input, Note, Outgoing, Output, PieceError, Settings, Settled,
+    ACK_PATIENCE, Batch, Change, Eviction, Input, Note, OutboundPiece, OutboundWord, Outgoing, Output,
+    PieceError, ResultStatus, Settings, Settled,
 };
 
 /// Features of tunnel 2 that this relay has.
-const SUPPORTED: [Feature; 3] = [Feature::Ack, Feature::Credit, Feature::Replay];
+const SUPPORTED: [Feature; 4] = [Feature::Ack, Feature::Results, Feature::Credit, Feature::Replay];
 /// Most offers kept ready to be written; more are leased when half of them are gone.
 const LEASE_ITEMS_MAX: u32 = 64;
 /// Most changes that wait for the lane; a replay request beyond it is dropped.
@@ -155,7 +159,9 @@ impl Session {
                 item_bytes_max,
             }),
         }));
+        session.inflow.look();
         session.ask();
+        session.hand_over();
         session
     }
 
@@ -163,6 +169,12 @@ impl Session {
     #[must_use]
     pub fn dialect(&self) -> Dialect {
         self.dialect
+    }
+
+    /// Whether its gateway acks results.
+    #[must_use]
+    pub fn acks_results(&self) -> bool {
+        self.features.has(Feature::Results)
     }
 
     /// Something happened at `now`.
@@ -178,6 +190,8 @@ impl Session {
                 | Input::Pong(_)
                 | Input::Progress
                 | Input::Bell
+                | Input::Results
+                | Input::Words(_)
                 | Input::Piece { .. }
                 | Input::Evict(_)
                 | Input::Drain { .. }
@@ -193,7 +207,7 @@ impl Session {
             }
             Input::Binary(message) => {
                 self.life = now;
-                self.binary(&message);
+                self.binary(&message, now);
             }
             Input::Ping => self.life = now,
             Input::Pong(payload) => {
@@ -208,6 +222,8 @@ impl Session {
                 }
             }
             Input::Bell => self.more = true,
+            Input::Results => self.inflow.look(),
+            Input::Words(words) => self.words(words),
             Input::Settled(settled) => self.settled(settled, now, wall),
             Input::LaneLost => {
                 self.lane_lost = true;
@@ -224,6 +240,7 @@ impl Session {
         }
         self.time(now);
         self.ask();
+        self.hand_over();
         self.finish_drain(now);
     }
 
@@ -278,7 +295,7 @@ impl Session {
             Phase::Open => None,
         };
         let beat = self.pinged + self.settings.heartbeat_interval;
-        [Some(beat), Some(self.dead_at()), self.unanswered_at(), drained, self.retry]
+        [Some(beat), Some(self.dead_at()), self.unanswered_at(), drained, self.retry, self.inflow.deadline()]
             .into_iter()
             .flatten()
             .min()
@@ -300,7 +317,7 @@ impl Session {
     /// Too much waits for the socket: read no further.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.out.len() >= OUT_MESSAGES_MAX || self.changes.len() >= PENDING_MAX
+        self.out.len() >= OUT_MESSAGES_MAX || self.changes.len() >= PENDING_MAX || self.inflow.is_full()
     }
 
     fn settled(&mut self, settled: Settled, now: Instant, wall: WallMs) {
@@ -367,6 +384,7 @@ impl Session {
     fn finish_drain(&mut self, now: Instant) {
         let Phase::Draining { until } = self.phase else { return };
         let settled = self.outflow.is_settled() && self.changes.is_empty() && !self.asking;
+        let settled = settled && self.inflow.is_quiet();
         if settled || now >= until {
             self.close(1012, "relay_restarts");
         }
@@ -391,6 +409,10 @@ impl Session {
         if self.retry.is_some_and(|at| now >= at) {
             self.retry = None;
             self.more = true;
+        }
+        while let Some(stream) = self.inflow.take_silent(now) {
+            self.note(Note::StreamSilent(stream.clone()));
+            self.not_now(stream, "the stream stood still");
         }
     }
 

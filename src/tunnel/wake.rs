@@ -11,6 +11,7 @@ use super::session::Eviction;
 const BELL: u8 = 1;
 const REPLACED: u8 = 2;
 const REVOKED: u8 = 4;
+const RESULTS: u8 = 8;
 
 #[derive(Debug, Default)]
 pub(super) struct Wake {
@@ -22,6 +23,7 @@ pub(super) struct Wake {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Told {
     pub(super) bell: bool,
+    pub(super) results: bool,
     pub(super) evict: Option<Eviction>,
 }
 
@@ -29,6 +31,11 @@ impl Wake {
     /// The lane may have something.
     pub(super) fn ring(&self) {
         self.tell(BELL);
+    }
+
+    /// There may be results to tell.
+    pub(super) fn ring_results(&self) {
+        self.tell(RESULTS);
     }
 
     /// Another session, or an operator, wants this one gone.
@@ -57,7 +64,7 @@ impl Wake {
             _ if flags & REPLACED != 0 => Some(Eviction::Replaced),
             _ => None,
         };
-        Told { bell: flags & BELL != 0, evict }
+        Told { bell: flags & BELL != 0, results: flags & RESULTS != 0, evict }
     }
 
     /// Waits until something is told.
@@ -78,7 +85,9 @@ mod tests {
         wake.ring();
         wake.evict(Eviction::Replaced);
         assert!(wake.is_evicted());
-        assert_eq!(wake.told().await, Told { bell: true, evict: Some(Eviction::Replaced) });
-        assert_eq!(wake.take(), Told { bell: false, evict: None });
+        assert_eq!(wake.told().await, Told { bell: true, results: false, evict: Some(Eviction::Replaced) });
+        assert_eq!(wake.take(), Told { bell: false, results: false, evict: None });
+        wake.ring_results();
+        assert_eq!(wake.take(), Told { bell: false, results: true, evict: None });
     }
 }

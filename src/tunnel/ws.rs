@@ -213,27 +213,16 @@ impl Tunnel {
         };
         let now = clock::monotonic();
         let session = Box::new(Session::new(&proof, replaced, self.settings.session, now));
-        let lane = match proof.role {
-            SessionRole::Inbound => {
-                let wake = Arc::clone(&seat.wake);
-                let bell: Bell = Arc::new(move || wake.ring());
-                let wake = Arc::clone(&seat.wake);
-                let still_here: StillHere = Box::new(move || !wake.is_evicted());
-                let dialect = session.dialect();
-                let opening = Opening { id, key, dialect, bell, still_here };
-                match self.service.open(opening).await {
-                    Ok(lane) => Some(lane),
-                    Err(_) if seat.wake.is_evicted() => {
-                        wire.close(4400, "replaced_by_new_session");
-                        return farewell(&mut wire).await;
-                    }
-                    Err(error) => {
-                        self.turn_away(&mut wire, id, client, &proof, error);
-                        return farewell(&mut wire).await;
-                    }
-                }
+        let lane = match self.service.open(opening(&proof, id, &session, &seat.wake)).await {
+            Ok(lane) => lane,
+            Err(_) if seat.wake.is_evicted() => {
+                wire.close(4400, "replaced_by_new_session");
+                return farewell(&mut wire).await;
             }
-            SessionRole::Outbound => None,
+            Err(error) => {
+                self.turn_away(&mut wire, id, client, &proof, error);
+                return farewell(&mut wire).await;
+            }
         };
         drop(stranger);
         self.metrics.auth(AuthOutcome::Accepted);
@@ -375,6 +364,24 @@ impl Tunnel {
         let error = ToGateway::AuthError(AuthError { code: code.word().to_owned() });
         wire.send(Outgoing::Text(error.to_text()));
         wire.close(code.close_code(), code.word());
+    }
+}
+
+/// What the service is told of a session that wants its lane.
+fn opening(proof: &Proof, id: Uuid, session: &Session, wake: &Arc<Wake>) -> Opening {
+    let [items, results, here] = [(); 3].map(|()| Arc::clone(wake));
+    let bell: Bell = Arc::new(move || items.ring());
+    let results_bell: Bell = Arc::new(move || results.ring_results());
+    let still_here: StillHere = Arc::new(move || !here.is_evicted());
+    Opening {
+        id,
+        key: proof.key,
+        dialect: session.dialect(),
+        role: proof.role,
+        results: session.acks_results(),
+        bell,
+        results_bell,
+        still_here,
     }
 }
 

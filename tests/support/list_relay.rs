@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 use waystation::identity::key::KeyText;
 use waystation::observe::Metrics;
 use waystation::tunnel::frame::StartBody;
-use waystation::tunnel::session::{Batch, Change, Offer, PieceError, Settled};
+use waystation::tunnel::session::{Batch, Change, Offer, OutboundPiece, OutboundWord, PieceError, Settled};
 use waystation::tunnel::ws::{Bell, Lane, LaneLost, Opening, Service, ServiceError, Settings, Tunnel};
 
 /// Body bytes of one piece.
@@ -145,6 +145,13 @@ impl Lane for Session {
         let entry = ledger.items.iter().find(|entry| entry.offer.item == item).expect("leased before");
         let piece = entry.body.slice(n * PIECE..entry.body.len().min((n + 1) * PIECE));
         Box::pin(async move { Ok(piece) })
+    }
+
+    fn outbound(
+        self: Arc<Self>,
+        _piece: OutboundPiece,
+    ) -> BoxFuture<'static, Result<Vec<OutboundWord>, LaneLost>> {
+        Box::pin(async { Ok(Vec::new()) })
     }
 }
 

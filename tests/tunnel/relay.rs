@@ -24,6 +24,7 @@ use waystation::clock;
 use waystation::identity::key::SecretKey;
 use waystation::mail::envelope::Meta;
 use waystation::mail::lane::{Admission, Lanes};
+use waystation::mail::outbound::intake::{self, Submissions};
 use waystation::observe::Metrics;
 use waystation::spooler::Spooler;
 use waystation::tunnel::Dialect;
@@ -38,7 +39,7 @@ pub(super) struct Relay {
     pub(super) tunnel: Arc<Tunnel>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) stop: CancellationToken,
-    spooler: Spooler,
+    pub(super) spooler: Spooler,
     engine: Engine,
     disk: SimDisk,
     tasks: TaskTracker,
@@ -62,7 +63,10 @@ impl Relay {
         let spooler = Spooler::new(engine.handle(), reader, clock::wall);
         let metrics = Arc::new(Metrics::new());
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let lanes = Lanes::new(spooler.clone(), admission, Arc::clone(&metrics));
+        let names = intake::Settings::new("relay.example", &["mail.example".to_owned()]);
+        let submissions = Submissions::new(names, spooler.clone(), Arc::clone(&metrics));
+        tokio::spawn(Arc::clone(&submissions).run(stop.clone()));
+        let lanes = Lanes::new(spooler.clone(), admission, submissions, Arc::clone(&metrics));
         let tunnel = Tunnel::new(settings, lanes, Arc::clone(&metrics), stop.clone(), tasks.clone());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();

@@ -271,6 +271,9 @@ impl Pair {
                         let bytes = Ok(lane.entry(item).body.clone());
                         session.handle(relay::Input::Piece { item, n, bytes }, now, WALL);
                     }
+                    relay::Output::Outbound(_) => {
+                        session.handle(relay::Input::Words(Vec::new()), now, WALL);
+                    }
                     relay::Output::Note(_) | relay::Output::Close(..) => panic!("{output:?}"),
                 }
             } else if let Some(message) = session.pull(now) {

@@ -61,7 +61,7 @@ pub(super) async fn recipient(spooler: &Spooler, settings: &Settings, path: &For
 }
 
 /// Mailbox names to try, best first. Postmaster mail always ends up somewhere (RFC 5321 §4.5.1).
-fn names(path: &ForwardPath, postmaster: &str) -> Vec<String> {
+pub(in crate::mail) fn names(path: &ForwardPath, postmaster: &str) -> Vec<String> {
     let (mut names, is_postmaster) = match path {
         ForwardPath::Postmaster(_) => (Vec::new(), true),
         ForwardPath::Mailbox(mailbox) => (mailbox.names(), mailbox.is_postmaster()),
@@ -77,7 +77,7 @@ fn names(path: &ForwardPath, postmaster: &str) -> Vec<String> {
     names
 }
 
-fn look_up(spool: &Spool, names: &[String]) -> Result<Answer, SpoolError> {
+pub(in crate::mail) fn look_up(spool: &Spool, names: &[String]) -> Result<Answer, SpoolError> {
     for name in names {
         if let Some(mailbox) = spool.mailbox(name)? {
             return Ok(match spool.room(mailbox.lane) {

@@ -5,10 +5,13 @@
 //!
 //! Failure policy: what is no message of the session's protocol is told by its code, and the session ends.
 
+use std::time::Instant;
+
 use bytes::Bytes;
 use data_encoding::HEXLOWER;
 use spool::ids::ItemId;
 
+use super::outbound::result_of_pong;
 use super::{Change, Note, Output, REASON_BYTES_MAX, RETRY_AFTER_MS_MAX, Session, clip, one_line};
 use crate::identity::challenge::AuthCode;
 use crate::tunnel::Dialect;
@@ -31,7 +34,10 @@ impl Session {
                 self.decline(&nack.item_id, "not now", change);
             }
             Ok(ToRelay::ReplayRequest(request)) => self.replay(request),
-            // Results are not repeated by this release, and later protocols may say more.
+            Ok(ToRelay::DeliveryResultAck(ack)) if self.features.has(Feature::Results) => {
+                self.inflow.told(clip(&ack.result_id, REASON_BYTES_MAX).to_owned());
+            }
+            // Later protocols may say more.
             Ok(ToRelay::DeliveryResultAck(_) | ToRelay::Unknown(_)) => {}
             Ok(ToRelay::AuthChallengeRequest(_) | ToRelay::AuthChallengeResponse(_)) | Err(_) => {
                 self.refuse(AuthCode::InvalidMessage);
@@ -39,16 +45,13 @@ impl Session {
         }
     }
 
-    pub(super) fn binary(&mut self, message: &Bytes) {
+    pub(super) fn binary(&mut self, message: &Bytes, now: Instant) {
         match Frame::decode(message, self.dialect) {
-            Ok(frame) => {
-                let stream = frame.stream().to_owned();
-                match self.inflow.hear(frame) {
-                    Heard::Noted => {}
-                    Heard::Answer(answer) => self.say(&answer),
-                    Heard::Ignored => self.note(Note::StreamIgnored(stream)),
-                }
-            }
+            Ok(frame) => match self.inflow.hear(frame, now) {
+                Heard::Noted => {}
+                Heard::TooMany(stream) => self.too_many(stream),
+                Heard::Ignored(stream) => self.note(Note::StreamIgnored(stream)),
+            },
             Err(error) => {
                 self.out.push_back(Output::Note(Note::BadFrame(error)));
                 self.refuse(AuthCode::InvalidTunnelFrame);
@@ -57,10 +60,17 @@ impl Session {
     }
 
     pub(super) fn pong(&mut self, payload: &[u8]) {
+        let text = std::str::from_utf8(payload).ok();
+        if let Some(result) = text.and_then(result_of_pong) {
+            if !self.features.has(Feature::Results) {
+                self.inflow.told(result.to_owned());
+            }
+            return;
+        }
         if self.dialect == Dialect::Two {
             return;
         }
-        let item = std::str::from_utf8(payload).ok().and_then(|text| text.parse::<ItemId>().ok());
+        let item = text.and_then(|text| text.parse::<ItemId>().ok());
         if let Some(flight) = item.and_then(|item| self.outflow.land(item)) {
             self.changes.push(Change::Ack(flight));
         }

@@ -3,6 +3,7 @@
 mod acks;
 mod delivery;
 mod life;
+mod submissions;
 mod world;
 
 use std::collections::{BTreeMap, HashMap};

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use spool::ids::{ItemId, WallMs};
 
 use crate::tunnel::control::ReplayRequest;
-use crate::tunnel::frame::FrameError;
+use crate::tunnel::frame::{FrameError, StartBody};
 use crate::tunnel::outflow::{Flight, Offer, Window};
 
 /// How long a gateway of tunnel 2 may leave an item without an answer.
@@ -100,6 +100,102 @@ pub struct Settled {
     pub replayed: Option<u64>,
 }
 
+/// A piece of what a gateway submits, or its word on results. One is under way at a time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OutboundPiece {
+    /// A stream begins; what was collected under its id is thrown away.
+    Start {
+        /// The gateway's name for it.
+        stream: String,
+        /// Its envelope.
+        start: Box<StartBody>,
+    },
+    /// The next bytes.
+    Chunk {
+        /// Of this stream.
+        stream: String,
+        /// At least one frame's worth.
+        bytes: Bytes,
+    },
+    /// That was all of it: now it counts.
+    End {
+        /// Of this stream.
+        stream: String,
+    },
+    /// The rest of it will never come.
+    Abort {
+        /// Which stream.
+        stream: String,
+    },
+    /// It is longer than any stream may be; no more of it comes.
+    TooLarge {
+        /// Which stream.
+        stream: String,
+        /// The limit.
+        limit_bytes: u64,
+    },
+    /// What is there to tell?
+    Results {
+        /// The gateway has these results, in the words in which it was told; to be written down first.
+        told: Vec<String>,
+    },
+}
+
+/// How a submission ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResultStatus {
+    /// The next hop took it.
+    Sent,
+    /// Nobody took it.
+    Failed,
+    /// Nobody can know.
+    Indeterminate,
+}
+
+impl ResultStatus {
+    /// The word on the wire.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Sent => "sent",
+            Self::Failed => "failed",
+            Self::Indeterminate => "indeterminate",
+        }
+    }
+}
+
+/// What the lane has to say about submissions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OutboundWord {
+    /// It is stable.
+    Accepted {
+        /// The gateway's name for it.
+        stream: String,
+        /// Ours.
+        submission: String,
+    },
+    /// It ended.
+    Result {
+        /// The gateway's name for it.
+        stream: String,
+        /// How.
+        status: ResultStatus,
+        /// With `Sent`: the message's identifier, if it has one.
+        message_id: Option<String>,
+        /// Otherwise: why.
+        error: Option<String>,
+        /// To be said again until the gateway has noted it under this name; `None`: said once.
+        result: Option<String>,
+    },
+    /// It cannot be taken now; another time perhaps. No more of the stream is wanted.
+    NotNow {
+        /// The gateway's name for it.
+        stream: String,
+        /// Why, one line.
+        reason: String,
+    },
+}
+
 /// Why a session ends before its peer wants it to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Eviction {
@@ -146,6 +242,10 @@ pub enum Input {
         /// Its bytes.
         bytes: Result<Bytes, PieceError>,
     },
+    /// There may be results to tell.
+    Results,
+    /// The lane has done what [`Output::Outbound`] asked for.
+    Words(Vec<OutboundWord>),
     /// The peer closed, or the connection is lost.
     Gone,
     /// The session has to make room.
@@ -166,6 +266,10 @@ pub enum Note {
     AckIgnored(String),
     /// A chunk or end of a stream that was not started.
     StreamIgnored(String),
+    /// Half a stream, and then nothing for too long.
+    StreamSilent(String),
+    /// A stream for which there was no room.
+    StreamRefused(String),
     /// A peer said something that is no frame.
     BadFrame(FrameError),
     /// The peer fell silent.
@@ -188,6 +292,8 @@ pub enum Output {
         /// Which piece.
         n: usize,
     },
+    /// Hand this to the lane.
+    Outbound(OutboundPiece),
     /// Log it.
     Note(Note),
     /// Close with this code and reason; nothing is sent after it.

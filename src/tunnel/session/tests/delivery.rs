@@ -11,7 +11,7 @@ fn auth_ok_is_the_first_word_and_names_what_was_agreed() {
     );
     assert_eq!(legacy.said, [serde_json::from_str::<Value>(&text).unwrap()]);
     let two = World::new(&proof(&TWO, credit(5, 9_000, None)), Lane::default(), Habit::Acks);
-    assert_eq!(two.said[0]["features"], serde_json::json!(["ack", "credit", "replay"]));
+    assert_eq!(two.said[0]["features"], serde_json::json!(["ack", "results", "credit", "replay"]));
     assert_eq!(two.said[0]["credit"], serde_json::json!({"items": 5, "bytes": 9000}));
 }
 
@@ -181,20 +181,4 @@ fn a_blocked_socket_bounds_what_waits() {
     let leased = world.lane.items.iter().filter(|stored| stored.leased).count();
     assert!(leased <= 64, "{leased} leased");
     assert_eq!(world.done.len(), 0);
-}
-
-#[test]
-fn an_outbound_role_session_never_gets_items_and_its_mail_is_answered() {
-    let mut outbound = proof(&[], None);
-    outbound.role = SessionRole::Outbound;
-    let mut world = World::new(&outbound, Lane::with(&[10]), Habit::Legacy);
-    assert_eq!(world.lane.asked, 0);
-    let start = StartBody { mail_from: "a@b".into(), rcpt_to: "c@d".into(), ..StartBody::default() };
-    for frame in [Frame::Start { stream: "s".into(), start }, Frame::End { stream: "s".into() }] {
-        world.give(Input::Binary(frame.encode().unwrap()));
-    }
-    world.run();
-    let answer = world.said.last().unwrap();
-    assert_eq!((&answer["type"], &answer["streamId"]), (&"relay_delivery_result".into(), &"s".into()));
-    assert_eq!(answer["error"], "this relay does not send mail yet");
 }

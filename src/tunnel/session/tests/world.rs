@@ -147,6 +147,12 @@ pub(super) struct World {
     pub(super) pings: usize,
     pub(super) closed: Option<(u16, &'static str)>,
     pub(super) wire_bytes_max: usize,
+    /// What the lane was handed.
+    pub(super) pieces: Vec<OutboundPiece>,
+    /// What it answers, one list for each piece from now on; then nothing.
+    pub(super) words: VecDeque<Vec<OutboundWord>>,
+    /// It does not answer.
+    pub(super) busy: bool,
 }
 
 pub(super) fn proof(features: &[Feature], credit: Option<Credit>) -> Proof {
@@ -184,6 +190,9 @@ impl World {
             pings: 0,
             closed: None,
             wire_bytes_max: 0,
+            pieces: Vec::new(),
+            words: VecDeque::new(),
+            busy: false,
         };
         world.run();
         world
@@ -200,6 +209,11 @@ impl World {
     pub(super) fn give(&mut self, input: Input) {
         let wall = WallMs(1_000);
         self.session.handle(input, self.now, wall);
+    }
+
+    pub(super) fn frame(&mut self, frame: &Frame) {
+        self.give(Input::Binary(frame.encode().unwrap()));
+        self.run();
     }
 
     pub(super) fn tell(&mut self, message: &str) {
@@ -252,6 +266,13 @@ impl World {
                 let piece = stored.body.slice(n * PIECE..stored.body.len().min((n + 1) * PIECE));
                 let bytes = self.damaged.take().map_or(Ok(piece), Err);
                 self.give(Input::Piece { item, n, bytes });
+            }
+            Output::Outbound(piece) => {
+                self.pieces.push(piece);
+                if !self.busy {
+                    let words = self.words.pop_front().unwrap_or_default();
+                    self.give(Input::Words(words));
+                }
             }
             Output::Note(note) => self.notes.push(note),
             Output::Close(code, reason) => {

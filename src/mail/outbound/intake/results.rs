@@ -1,0 +1,106 @@
+//! Results as the gateway is told them.
+//!
+//! Promise: what is told of one submission is the same text every time, because it is made of what the spool keeps
+//! and of nothing else.
+
+use spool::Spool;
+use spool::error::SpoolError;
+use spool::ids::{ItemId, LaneId, WallMs};
+use spool::types::{ItemInfo, State};
+
+use crate::mail::envelope::OutboundMeta;
+use crate::mail::outbound::values::Note;
+use crate::tunnel::session::{OutboundWord, ResultStatus};
+
+/// Submissions looked at in one question to the ledger.
+pub(super) const PAGE: usize = 64;
+
+/// A submission that has its result.
+#[derive(Clone, Debug)]
+pub(super) struct Ended {
+    pub(super) info: ItemInfo,
+    pub(super) meta: OutboundMeta,
+    pub(super) status: ResultStatus,
+    pub(super) note: Note,
+    pub(super) settled_at: WallMs,
+}
+
+impl Ended {
+    pub(super) fn id(&self) -> ItemId {
+        self.info.id
+    }
+
+    pub(super) fn rcpt_to(&self) -> String {
+        String::from_utf8_lossy(&self.info.tag).into_owned()
+    }
+
+    /// What `stream` is told. `acked`: it is repeated under the submission's id until it is acked.
+    pub(super) fn word(&self, stream: String, acked: bool) -> OutboundWord {
+        let id = Some(self.meta.message_id.clone()).filter(|id| !id.is_empty());
+        let error = (self.status != ResultStatus::Sent).then(|| error_text(&self.note));
+        OutboundWord::Result {
+            stream,
+            status: self.status,
+            message_id: id.filter(|_| self.status == ResultStatus::Sent),
+            error,
+            result: acked.then(|| self.id().to_string()),
+        }
+    }
+}
+
+/// The note's words, with its enhanced code in front when they do not have it.
+pub(super) fn error_text(note: &Note) -> String {
+    match note.enhanced_code.as_str() {
+        "" => note.text.clone(),
+        code if note.text.contains(code) => note.text.clone(),
+        code => format!("{code} {}", note.text),
+    }
+}
+
+/// How a state reads as a result.
+fn status(state: State) -> Option<ResultStatus> {
+    match state {
+        State::Sent => Some(ResultStatus::Sent),
+        State::Failed => Some(ResultStatus::Failed),
+        State::Indeterminate => Some(ResultStatus::Indeterminate),
+        State::Ready
+        | State::Acked
+        | State::Expired
+        | State::Held
+        | State::Quarantined
+        | State::Purged
+        | State::Armed => None,
+    }
+}
+
+/// On the ledger's thread: the submission `id`, if it has ended and can be read.
+pub(super) fn ended(spool: &Spool, id: ItemId) -> Result<Option<Ended>, SpoolError> {
+    let Some(submission) = spool.submission(id)? else { return Ok(None) };
+    let info = submission.info;
+    let (Some(status), Ok(meta)) = (status(info.state), OutboundMeta::decode(&info.meta)) else {
+        return Ok(None);
+    };
+    // The first step into the state is the verdict; one after it says that the gateway was told.
+    let timeline = spool.timeline(id)?;
+    let verdict = timeline.iter().find(|step| step.state == info.state.word());
+    let note = verdict.map(|step| Note::from_reason(&step.reason)).unwrap_or_default();
+    let settled_at = verdict.map_or(info.changed_at, |step| WallMs(step.at_ms));
+    Ok(Some(Ended { info, meta, status, note, settled_at }))
+}
+
+/// On the ledger's thread: a page of results that were not told, without those in `skip`; the id to go on after, if
+/// there may be more.
+pub(super) fn untold(
+    spool: &Spool,
+    mailbox: LaneId,
+    after: Option<ItemId>,
+    skip: &[ItemId],
+) -> Result<(Vec<Ended>, Option<ItemId>), SpoolError> {
+    let ids = spool.untold(mailbox, after, PAGE)?;
+    let next = ids.last().copied().filter(|_| ids.len() == PAGE);
+    let mut page = Vec::new();
+    for id in ids.into_iter().filter(|id| !skip.contains(id)) {
+        page.extend(ended(spool, id)?);
+    }
+    Ok((page, next))
+}
