@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::identity::key::SecretKey;
+use crate::mail::outbound::values::Note;
 
 #[test]
 fn names_of_submissions_belong_to_their_mailbox() {
@@ -10,13 +11,6 @@ fn names_of_submissions_belong_to_their_mailbox() {
     assert_ne!(submission_key(&one, "s"), submission_key(&two, "s"));
     assert_ne!(submission_key(&one, "s"), submission_key(&one, "t"));
     assert_ne!(twin_key(&one, &[0; 32]), twin_key(&two, &[0; 32]));
-}
-
-#[test]
-fn long_paths_are_clipped_between_characters() {
-    assert_eq!(clip("a@b"), "a@b");
-    assert_eq!(clip(&"ä".repeat(1000)).len(), PATH_KEPT_BYTES_MAX);
-    assert_eq!(clip(&format!("x{}", "ä".repeat(1000))).len(), PATH_KEPT_BYTES_MAX - 1);
 }
 
 #[test]

@@ -1,0 +1,539 @@
+//! One session's submissions: its streams, and the results it is told.
+//!
+//! Promises: a stream that has ended is carried through even when its session has gone; a result is in flight in one
+//! session until it is acked, at most [`RESULTS_IN_FLIGHT_MAX`] at a time; empty when idle.
+//!
+//! Failure policy: that of [`super`].
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures_util::future::BoxFuture;
+use spool::error::{AcceptError, RequestError, SpoolError};
+use spool::ids::{ItemId, LaneId, WallMs};
+use spool::submission::{Settlement, Submitted};
+use uuid::Uuid;
+
+use super::decide::{self, Question, Verdict};
+use super::desks::Place;
+use super::results::{self, Ended};
+use super::stream::{Collected, Stream};
+use super::{RESULTS_IN_FLIGHT_MAX, Submissions, is_awaited, legacy_wait_ms, submission_key, twin_key};
+use crate::clock;
+use crate::crashpoint;
+use crate::identity::key::KeyText;
+use crate::mail::envelope::{BodyType, OutboundMeta};
+use crate::mail::outbound::prepare::{self, Draft, Refusal, Stamp};
+use crate::mail::outbound::values::{Note, remote_text};
+use crate::observe::SubmissionOutcome;
+use crate::spooler::{BodyWriter, Outgoing};
+use crate::tunnel::control::SessionRole;
+use crate::tunnel::session::{OutboundPiece, OutboundWord, ResultStatus};
+use crate::tunnel::ws::LaneLost;
+
+/// Most repeats of one session that wait for the result of what they repeat.
+const REPEATS_MAX: usize = 64;
+/// Longest forward-path that is kept, bytes; a longer one is refused, and shown clipped.
+const PATH_KEPT_BYTES_MAX: usize = 512;
+/// Most of a refused message's header that is kept for who looks after the mail, bytes.
+const REFUSED_HEADER_BYTES_MAX: usize = 16 * 1024;
+/// Told with the result of a stream id that came with other content.
+const CONFLICT: &str = "id_conflict: this stream id was used before with other content";
+
+/// One session's submissions. One piece is under way at a time.
+pub struct Submitter {
+    shared: Arc<Submissions>,
+    who: Who,
+    hand: Mutex<Hand>,
+    _place: Place,
+}
+
+/// Whose session it is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Who {
+    pub(super) session: Uuid,
+    pub(super) key: KeyText,
+    pub(super) mailbox: LaneId,
+    pub(super) role: SessionRole,
+    /// The gateway acks results.
+    pub(super) results: bool,
+}
+
+impl fmt::Debug for Submitter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Submitter").field("session", &self.who.session).finish_non_exhaustive()
+    }
+}
+
+/// What a session has in hand; empty when it is idle.
+#[derive(Debug, Default)]
+struct Hand {
+    streams: HashMap<String, Stream>,
+    /// Told in this session and not acked; at most [`RESULTS_IN_FLIGHT_MAX`].
+    said: HashSet<ItemId>,
+    /// Waiting for the result of what they repeat; at most [`REPEATS_MAX`].
+    repeats: Vec<Repeat>,
+}
+
+#[derive(Clone, Debug)]
+struct Repeat {
+    first: ItemId,
+    stream: String,
+    until: WallMs,
+}
+
+type Words = Result<Vec<OutboundWord>, LaneLost>;
+
+impl Submitter {
+    pub(super) fn new(shared: Arc<Submissions>, who: Who, place: Place) -> Arc<Self> {
+        Arc::new(Self { shared, who, hand: Mutex::default(), _place: place })
+    }
+
+    /// Does one piece of work.
+    pub fn take(self: Arc<Self>, piece: OutboundPiece) -> BoxFuture<'static, Words> {
+        Box::pin(async move {
+            let words = match piece {
+                OutboundPiece::Start { stream, start } => {
+                    let Submissions { settings, spooler, .. } = &*self.shared;
+                    let (max, host) = (settings.message_bytes_max, &settings.hostname);
+                    let begun = Stream::begin(*start, max, host, spooler, clock::wall());
+                    self.hand(|hand| hand.streams.insert(stream, begun));
+                    Ok(Vec::new())
+                }
+                OutboundPiece::Chunk { stream, bytes } => self.chunk(stream, &bytes).await,
+                OutboundPiece::End { stream } => self.clone().end(stream, None).await,
+                OutboundPiece::TooLarge { stream, limit_bytes } => {
+                    self.clone().end(stream, Some(Refusal::TooLarge { limit_bytes })).await
+                }
+                OutboundPiece::Abort { stream } => {
+                    self.hand(|hand| hand.streams.remove(&stream));
+                    Ok(Vec::new())
+                }
+                OutboundPiece::Results { told } => self.results(&told).await,
+            };
+            self.hand(Hand::rest);
+            words
+        })
+    }
+
+    fn hand<T>(&self, f: impl FnOnce(&mut Hand) -> T) -> T {
+        f(&mut self.hand.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    async fn chunk(&self, name: String, bytes: &[u8]) -> Words {
+        let Some(mut stream) = self.hand(|hand| hand.streams.remove(&name)) else { return Ok(Vec::new()) };
+        match stream.take(bytes).await {
+            Ok(()) => {
+                self.hand(|hand| hand.streams.insert(name, stream));
+                Ok(Vec::new())
+            }
+            Err(error) => self.not_now(name, &error),
+        }
+    }
+
+    /// Runs to its end even when the session is gone by then: the gateway has sent everything.
+    async fn end(self: Arc<Self>, name: String, refusal: Option<Refusal>) -> Words {
+        let Some(mut stream) = self.hand(|hand| hand.streams.remove(&name)) else { return Ok(Vec::new()) };
+        if let Some(refusal) = refusal {
+            stream.refuse(refusal);
+        }
+        let done = tokio::spawn(async move {
+            match stream.end().await {
+                Ok(collected) => self.submit(name, collected).await,
+                Err(error) => self.not_now(name, &error),
+            }
+        });
+        done.await.unwrap_or(Err(LaneLost))
+    }
+
+    async fn submit(&self, name: String, collected: Collected) -> Words {
+        let Submissions { settings, spooler, quotas, .. } = &*self.shared;
+        let now = clock::wall();
+        let key = submission_key(&self.who.key, &name);
+        let recipient = prepare::recipient(&collected.rcpt_to);
+        let draft = collected.content.as_ref().ok().map(|(draft, _)| draft);
+        // A gateway that acks results names its submissions; any other repeats with new names.
+        let twin = draft
+            .filter(|_| !self.who.results)
+            .map(|draft| prepare::fingerprint(draft, &collected.mail_from, &collected.rcpt_to))
+            .map(|fingerprint| twin_key(&self.who.key, &fingerprint));
+        let names = decide::recipient_names(settings, &recipient);
+        let question = Question { mailbox: self.who.mailbox, key, twin, recipient: names };
+        let facts = match spooler.query(move |spool| question.ask(spool, now)).await {
+            Ok(Ok(Some(facts))) => facts,
+            Ok(Ok(None)) => return Err(LaneLost),
+            Ok(Err(error)) | Err(error) => return self.not_now(name, &AcceptError::Spool(error)),
+        };
+        let verdict = decide::decide(settings, quotas, self.who.mailbox, &collected, &recipient, &facts);
+        let refused = matches!(verdict, Verdict::Refuse { .. });
+        let smtputf8 = recipient.as_ref().is_ok_and(|mailbox| !mailbox.local().is_ascii());
+        let (body, out) = match self.outgoing(&name, collected, verdict, smtputf8, now) {
+            Ok(outgoing) => outgoing,
+            Err(reason) => return Ok(vec![self.later(name, reason.to_owned())]),
+        };
+        let until = now.plus(settings.resubmission_window_ms);
+        let out = Outgoing {
+            mailbox: self.who.mailbox,
+            key,
+            key_until: now.plus(settings.retain_results_ms),
+            twin: twin.filter(|_| settings.resubmission_window_ms > 0).map(|twin| (twin, until)),
+            ..out
+        };
+        let settled = out.settled.as_ref().map(|(to, note)| (*to, Note::from_reason(note)));
+        let size_bytes = body.len();
+        crashpoint::reach("outbound.before_accept");
+        let submitted = match body.submit(out, now).await {
+            Ok(submitted) => submitted,
+            Err(error) => return self.not_now(name, &error),
+        };
+        crashpoint::reach("outbound.after_accept");
+        self.note(&name, submitted, refused, settled, size_bytes);
+        self.answer(name, submitted, now).await
+    }
+
+    /// What goes into the spool; the reason when nothing can.
+    fn outgoing(
+        &self,
+        name: &str,
+        collected: Collected,
+        verdict: Verdict,
+        smtputf8: bool,
+        now: WallMs,
+    ) -> Result<(BodyWriter, Outgoing), &'static str> {
+        let Submissions { settings, spooler, .. } = &*self.shared;
+        let Collected { mail_from, rcpt_to, began_at, identity, content } = collected;
+        let mut meta = OutboundMeta {
+            mail_from: clip(&mail_from),
+            stream: name.to_owned(),
+            session: self.who.session.into_bytes(),
+            results: self.who.results,
+            started_at_ms: began_at.0,
+            smtputf8: smtputf8 || !mail_from.is_ascii(),
+            ..OutboundMeta::default()
+        };
+        if let Ok((draft, _)) = &content {
+            meta.smtputf8 |= draft.needs_utf8();
+            meta.body = if draft.has_eight_bit_body() { BodyType::EightBit } else { BodyType::SevenBit };
+            meta.message_id = draft.message_id().unwrap_or_default();
+            meta.subject = remote_text(draft.value("Subject").unwrap_or_default().as_bytes());
+        }
+        let (destination, here, settled) = match verdict {
+            Verdict::Queue { destination } => (destination, None, None),
+            Verdict::Here { destination, lane } => {
+                (destination, Some(lane), Some((Settlement::Sent, Note::line("delivered to a mailbox here"))))
+            }
+            Verdict::Refuse { destination, note } => (destination, None, Some((Settlement::Failed, note))),
+            Verdict::NotNow(reason) => return Err(reason),
+        };
+        let failed = matches!(settled, Some((Settlement::Failed, _)));
+        let (mut body, head) = match content {
+            Ok((draft, body)) if !failed => {
+                let stamp = Stamp {
+                    hostname: &settings.hostname,
+                    id: body.id(),
+                    at: now,
+                    complete: self.who.results,
+                };
+                if meta.message_id.is_empty() && self.who.results && draft.count("Message-ID") == 0 {
+                    meta.message_id = format!("<{}@{}>", body.id(), settings.hostname);
+                }
+                let head = prepare::head(stamp, &draft);
+                (body, head)
+            }
+            // What does not go out is not kept, but for what tells which mail it was.
+            Ok((draft, _)) => (spooler.body(), kept_header(&draft)),
+            Err(_) => (spooler.body(), Vec::new()),
+        };
+        body.set_fingerprint(identity);
+        let tag = clip(&rcpt_to).into_bytes();
+        let out = Outgoing {
+            head,
+            meta: meta.encode(),
+            items: here.map(|lane| (lane, tag.clone())).into_iter().collect(),
+            mailbox: self.who.mailbox,
+            tag,
+            key: [0; 32],
+            key_until: now,
+            twin: None,
+            destination,
+            due: now,
+            settled: settled.map(|(to, note)| (to, note.to_reason())),
+        };
+        Ok((body, out))
+    }
+
+    /// What the gateway is told of a stream that is in the spool now.
+    async fn answer(&self, stream: String, submitted: Submitted, now: WallMs) -> Words {
+        let (id, twin) = match submitted {
+            Submitted::New(id) | Submitted::Known(id) => (id, false),
+            Submitted::Twin(id) => (id, true),
+            Submitted::Conflict(_) => {
+                return Ok(vec![OutboundWord::Result {
+                    stream,
+                    status: ResultStatus::Failed,
+                    message_id: None,
+                    error: Some(CONFLICT.to_owned()),
+                    result: None,
+                }]);
+            }
+        };
+        let mut words = Vec::new();
+        if !twin {
+            words.push(OutboundWord::Accepted { stream: stream.clone(), submission: id.to_string() });
+        }
+        // By a call: what is told must be stable.
+        let ended = self.shared.spooler.call(move |spool| results::ended(spool, id)).await;
+        match self.or_lost(ended)? {
+            Some(ended) if !self.who.results && ended.status == ResultStatus::Indeterminate => {}
+            Some(ended) if twin => words.push(ended.word(stream, false)),
+            Some(ended) => {
+                let repeated = self.hand(|hand| hand.may_say(id));
+                if repeated {
+                    words.push(ended.word(stream, true));
+                }
+            }
+            None if !self.who.results && !matches!(submitted, Submitted::New(_)) => self.hand(|hand| {
+                if hand.repeats.len() < REPEATS_MAX {
+                    hand.repeats.push(Repeat { first: id, stream, until: now.plus(legacy_wait_ms()) });
+                }
+            }),
+            None => {}
+        }
+        Ok(words)
+    }
+
+    /// Writes down what the gateway has, and looks what there is to tell.
+    async fn results(&self, told: &[String]) -> Words {
+        let told: Vec<ItemId> = told.iter().filter_map(|id| id.parse().ok()).collect();
+        let told: Vec<ItemId> =
+            told.into_iter().filter(|id| self.hand(|hand| hand.said.remove(id))).collect();
+        if !told.is_empty() {
+            let (now, acks) = (clock::wall(), self.who.results);
+            crashpoint::reach("outbound.before_told");
+            let written = self.shared.spooler.call(move |spool| tell(spool, &told, acks, now)).await;
+            self.or_lost(written)?;
+            crashpoint::reach("outbound.after_told");
+        }
+        let mut words = self.repeats().await?;
+        let mut after = None;
+        loop {
+            let skip: Vec<ItemId> = self.hand(|hand| hand.said.iter().copied().collect());
+            let room = RESULTS_IN_FLIGHT_MAX.saturating_sub(skip.len());
+            if room == 0 {
+                return Ok(words);
+            }
+            let mailbox = self.who.mailbox;
+            let page =
+                self.shared.spooler.query(move |spool| results::untold(spool, mailbox, after, &skip)).await;
+            let (page, next) = self.or_lost(page)?;
+            let now = clock::wall();
+            for ended in page.iter().filter(|ended| self.tells(ended, now)).take(room) {
+                if self.hand(|hand| hand.may_say(ended.id())) {
+                    words.push(ended.word(ended.meta.stream.clone(), true));
+                }
+            }
+            match next {
+                Some(next) => after = Some(next),
+                None => return Ok(words),
+            }
+        }
+    }
+
+    /// Whether this session is to tell it.
+    fn tells(&self, ended: &Ended, now: WallMs) -> bool {
+        let meta = &ended.meta;
+        let owner = Uuid::from_bytes(meta.session);
+        let teller = self.shared.desks.teller(self.who.mailbox, owner, meta.results);
+        let hears = meta.results || (ended.status != ResultStatus::Indeterminate && is_awaited(meta, now));
+        teller == Some(self.who.session) && hears
+    }
+
+    /// Repeats whose first has ended, or that nobody waits for any more.
+    async fn repeats(&self) -> Words {
+        let repeats = self.hand(|hand| std::mem::take(&mut hand.repeats));
+        if repeats.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (now, mut words, mut waiting) = (clock::wall(), Vec::new(), Vec::new());
+        for repeat in repeats.into_iter().filter(|repeat| now < repeat.until) {
+            let first = repeat.first;
+            let ended = self.shared.spooler.call(move |spool| results::ended(spool, first)).await;
+            match self.or_lost(ended)? {
+                Some(ended) if ended.status == ResultStatus::Indeterminate => {}
+                Some(ended) => words.push(ended.word(repeat.stream, false)),
+                None => waiting.push(repeat),
+            }
+        }
+        self.hand(|hand| hand.repeats = waiting);
+        Ok(words)
+    }
+
+    /// The spool did not take it.
+    fn not_now(&self, stream: String, error: &AcceptError) -> Words {
+        tracing::warn!(
+            event = "relay.outbound.not_stored", lane = %self.who.key, session.id = %self.who.session, %error,
+            "a submission cannot be stored now"
+        );
+        match error {
+            AcceptError::NoSpace | AcceptError::OverQuota | AcceptError::NoBody => {
+                Ok(vec![self.later(stream, error.to_string())])
+            }
+            AcceptError::UnknownLane | AcceptError::Revoked => {
+                Ok(vec![self.later(stream, error.to_string())])
+            }
+            AcceptError::Spool(_) => Err(LaneLost),
+        }
+    }
+
+    fn later(&self, stream: String, reason: String) -> OutboundWord {
+        self.shared.metrics.submitted(SubmissionOutcome::NotNow);
+        OutboundWord::NotNow { stream, reason }
+    }
+
+    fn or_lost<T, E: Into<Trouble>>(&self, answer: Result<Result<T, E>, SpoolError>) -> Result<T, LaneLost> {
+        let trouble = match answer {
+            Ok(Ok(value)) => return Ok(value),
+            Ok(Err(error)) => error.into(),
+            Err(error) => Trouble(error.to_string()),
+        };
+        tracing::warn!(
+            event = "relay.spool.unavailable", lane = %self.who.key, error = trouble.0,
+            "the spool does not answer for submissions"
+        );
+        Err(LaneLost)
+    }
+
+    fn note(
+        &self,
+        stream: &str,
+        submitted: Submitted,
+        refused: bool,
+        settled: Option<(Settlement, Note)>,
+        size_bytes: u64,
+    ) {
+        let (id, outcome) = match submitted {
+            Submitted::New(id) if refused => (id, SubmissionOutcome::Refused),
+            Submitted::New(id) => (id, SubmissionOutcome::Accepted),
+            Submitted::Known(id) => (id, SubmissionOutcome::Known),
+            Submitted::Twin(id) => (id, SubmissionOutcome::Twin),
+            Submitted::Conflict(id) => (id, SubmissionOutcome::Conflict),
+        };
+        self.shared.metrics.submitted(outcome);
+        let (lane, session) = (&self.who.key, &self.who.session);
+        let what = outcome.word();
+        match submitted {
+            Submitted::New(_) => {
+                tracing::info!(
+                    event = "relay.outbound.accepted", submission.id = %id, %lane, session.id = %session,
+                    session_role = self.who.role.word(), stream_bytes = stream.len(), size_bytes,
+                    outcome = what, "a submission is stable"
+                );
+                if let Some((to, note)) = settled {
+                    let event = match to {
+                        Settlement::Sent => "relay.outbound.sent",
+                        Settlement::Failed => "relay.outbound.failed",
+                        Settlement::Indeterminate => "relay.outbound.indeterminate",
+                    };
+                    tracing::info!(
+                        event, submission.id = %id, %lane, session.id = %session,
+                        enhanced_code = note.enhanced_code, text = note.text, "a submission ended at once"
+                    );
+                }
+            }
+            Submitted::Known(_) | Submitted::Twin(_) | Submitted::Conflict(_) => tracing::info!(
+                event = "relay.outbound.ignored", submission.id = %id, %lane, session.id = %session,
+                reason = what, "a stream repeats a submission"
+            ),
+        }
+    }
+}
+
+impl Hand {
+    /// Whether a result may be told now; it is in flight then.
+    fn may_say(&mut self, id: ItemId) -> bool {
+        if self.said.len() >= RESULTS_IN_FLIGHT_MAX && !self.said.contains(&id) {
+            return false;
+        }
+        self.said.insert(id);
+        true
+    }
+
+    /// An idle session keeps no memory of busy times.
+    fn rest(&mut self) {
+        if self.streams.is_empty() && self.streams.capacity() > 0 {
+            self.streams = HashMap::new();
+        }
+        if self.said.is_empty() && self.said.capacity() > 0 {
+            self.said = HashSet::new();
+        }
+        if self.repeats.is_empty() && self.repeats.capacity() > 0 {
+            self.repeats = Vec::new();
+        }
+    }
+}
+
+/// What the spool said, in words.
+struct Trouble(String);
+
+impl From<SpoolError> for Trouble {
+    fn from(error: SpoolError) -> Self {
+        Self(error.to_string())
+    }
+}
+
+impl From<RequestError> for Trouble {
+    fn from(error: RequestError) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// On the ledger's thread: the gateway has these.
+fn tell(spool: &mut spool::Spool, told: &[ItemId], acks: bool, now: WallMs) -> Result<(), RequestError> {
+    for id in told {
+        // A pong that came too late proves that the word was read, and not that anybody still waited for it.
+        if !acks
+            && let Some(ended) = results::ended(spool, *id)?
+            && ended.status == ResultStatus::Failed
+            && !is_awaited(&ended.meta, now)
+        {
+            continue;
+        }
+        match spool.tell(*id, now) {
+            Ok(_) => {}
+            Err(RequestError::Spool(error)) => return Err(error.into()),
+            Err(
+                RequestError::UnknownItem(_)
+                | RequestError::UnknownMailbox(_)
+                | RequestError::NameTaken(_)
+                | RequestError::WrongState { .. }
+                | RequestError::NoSession,
+            ) => {}
+        }
+    }
+    Ok(())
+}
+
+fn clip(path: &str) -> String {
+    path[..path.floor_char_boundary(PATH_KEPT_BYTES_MAX.min(path.len()))].to_owned()
+}
+
+/// The first fields of a header, whole lines.
+fn kept_header(draft: &Draft) -> Vec<u8> {
+    let header = draft.header();
+    let most = &header[..header.len().min(REFUSED_HEADER_BYTES_MAX)];
+    let end = memchr::memrchr(b'\n', most).map_or(0, |at| at + 1);
+    most[..end].to_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_paths_are_clipped_between_characters() {
+        assert_eq!(clip("a@b"), "a@b");
+        assert_eq!(clip(&"ä".repeat(1000)).len(), PATH_KEPT_BYTES_MAX);
+        assert_eq!(clip(&format!("x{}", "ä".repeat(1000))).len(), PATH_KEPT_BYTES_MAX - 1);
+    }
+}
