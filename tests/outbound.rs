@@ -1,7 +1,13 @@
 //! Scenarios of mail out: the whole relay, scripted mail exchangers, a name server of our own.
 
+mod bad_input;
 mod deliveries;
+mod flush;
 mod means;
 mod outlet;
-#[allow(dead_code, reason = "the world stands before what happens in it")]
+mod queue;
+mod receivers;
+mod results;
+mod storm;
+mod unmodified;
 mod world;

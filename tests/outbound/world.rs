@@ -3,7 +3,7 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -60,7 +60,6 @@ pub(super) struct World {
 pub(super) struct Relay {
     child: Child,
     pub(super) http: SocketAddr,
-    pub(super) smtp: SocketAddr,
 }
 
 impl World {
@@ -111,8 +110,18 @@ impl World {
         self.start_dying_at(None).await.expect("the relay starts")
     }
 
+    /// The same with more environment.
+    pub(super) async fn start_with(&self, env: &[(&str, &Path)]) -> Relay {
+        self.launch(env, false).await.expect("the relay starts")
+    }
+
     /// The same; it dies at a named point (`name:count`). `None` when it died before it was up.
     pub(super) async fn start_dying_at(&self, point: Option<&str>) -> Option<Relay> {
+        let env = point.map(|point| ("WAYSTATION_CRASH_AT", Path::new(point)));
+        self.launch(env.as_slice(), point.is_some()).await
+    }
+
+    async fn launch(&self, env: &[(&str, &Path)], may_die: bool) -> Option<Relay> {
         let log = self.path().join("log");
         let seen = fs::metadata(&log).map_or(0, |of| of.len());
         let to = fs::OpenOptions::new().create(true).append(true).open(&log).expect("log");
@@ -124,9 +133,7 @@ impl World {
             .arg(self.path().join("data"))
             .stdout(Stdio::null())
             .stderr(to);
-        if let Some(point) = point {
-            command.env("WAYSTATION_CRASH_AT", point);
-        }
+        command.envs(env.iter().copied());
         let mut child = command.spawn().expect("the binary starts");
         let until = monotonic() + START_PATIENCE;
         loop {
@@ -136,11 +143,11 @@ impl World {
                     let text = started[name].as_str().expect("an address").trim_matches(['[', ']']);
                     text.parse().expect("an address")
                 };
-                return Some(Relay { child, http: address("http"), smtp: address("smtp") });
+                return Some(Relay { child, http: address("http") });
             }
             if child.try_wait().expect("waited").is_some() {
                 let log = fs::read_to_string(&log).expect("log");
-                assert!(point.is_some(), "the relay ended at its start:\n{log}");
+                assert!(may_die, "the relay ended at its start:\n{log}");
                 return None;
             }
             assert!(monotonic() < until, "the relay never started");
@@ -148,11 +155,7 @@ impl World {
         }
     }
 
-    /// The relay's log so far, one JSON object per line; lines torn by a kill are left out.
-    pub(super) fn events(&self) -> Vec<Value> {
-        self.events_from(0)
-    }
-
+    /// The relay's log from an offset, one JSON object per line; lines torn by a kill are left out.
     fn events_from(&self, offset: u64) -> Vec<Value> {
         let log = fs::read(self.path().join("log")).unwrap_or_default();
         let from = usize::try_from(offset).expect("small").min(log.len());
@@ -162,25 +165,43 @@ impl World {
             .collect()
     }
 
-    /// Runs the CLI on this relay's data, with `--json`; one value per line.
-    pub(super) fn cli(&self, args: &[&str]) -> Vec<Value> {
-        let output = waystation()
-            .args(["--config"])
-            .arg(self.path().join("waystation.toml"))
-            .arg("--data-dir")
-            .arg(self.path().join("data"))
-            .args(args)
-            .arg("--json")
-            .output()
-            .expect("the binary runs");
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(
-            output.status.success(),
-            "{args:?} failed:\n{said}{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        said.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    /// All submissions, as an operator sees them; the relay must have ended, so that the files themselves are read.
+    pub(super) fn submissions(&self) -> Vec<Record> {
+        let listed = self.cli(&["spool", "ls", "--direction", "out", "--limit", "1000000"]);
+        let record = |value: &Value| Record {
+            id: value["id"].as_str().expect("an id").to_owned(),
+            rcpt_to: value["rcpt_to"].as_str().expect("a recipient").to_owned(),
+            result: value["result"].as_str().map(str::to_owned),
+        };
+        listed.iter().map(record).collect()
     }
+
+    /// `spool show ID --json`.
+    pub(super) fn show(&self, id: &str) -> Value {
+        self.cli(&["spool", "show", id]).remove(0)
+    }
+
+    /// Runs the CLI on this relay's data, with `--json`; one value per line.
+    fn cli(&self, args: &[&str]) -> Vec<Value> {
+        let mut command = waystation();
+        command.arg("--config").arg(self.path().join("waystation.toml"));
+        command.arg("--data-dir").arg(self.path().join("data")).args(args).arg("--json");
+        let output = command.output().expect("the binary runs");
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        // 3: nothing matched.
+        let is_done = matches!(output.status.code(), Some(0 | 3));
+        assert!(is_done, "{args:?} failed:\n{said}{}", String::from_utf8_lossy(&output.stderr));
+        said.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+    }
+}
+
+/// A submission as the spool has it.
+#[derive(Clone, Debug)]
+pub(super) struct Record {
+    pub(super) id: String,
+    pub(super) rcpt_to: String,
+    /// `sent`, `failed`, `indeterminate`; `None` while it is open.
+    pub(super) result: Option<String>,
 }
 
 impl Relay {
@@ -195,13 +216,16 @@ impl Relay {
         self.child.wait().expect("waited");
     }
 
+    /// SIGTERM, and waits for an orderly end.
+    pub(super) async fn stop(mut self) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().expect("kill").success());
+        crate::support::until("the relay has ended", || self.has_ended()).await;
+    }
+
     /// Whether it has ended by itself.
     pub(super) fn has_ended(&mut self) -> bool {
         self.child.try_wait().expect("waited").is_some()
-    }
-
-    pub(super) fn pid(&self) -> u32 {
-        self.child.id()
     }
 }
 

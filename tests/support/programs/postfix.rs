@@ -62,12 +62,12 @@ impl Postfix {
                  virtual_mailbox_maps = static:box/\nvirtual_uid_maps = static:65534\n\
                  virtual_gid_maps = static:65534\nsmtpd_relay_restrictions = reject_unauth_destination\n\
                  smtpd_recipient_restrictions = check_recipient_access inline:{{ {{ bad@{DOMAIN} = 550 5.1.1 none here }}, \
-                 {{ later@{DOMAIN} = 450 4.2.0 come later }} }}\nsmtpd_tls_security_level = may\n\
+                 {{ later@{DOMAIN} = 450 4.2.0 come later }} }}\nsmtpd_tls_security_level = may\nsmtpd_tls_loglevel = 1\n\
                  smtpd_tls_chain_files = {root}/config/tls.pem\nsmtpd_peername_lookup = no\n"
             )
         };
-        let this = Self::start(main, &[&smtpd, "virtual unix - n n - - virtual"]).await?;
-        Some(this)
+        Self::start(main, &[&smtpd, "virtual unix - n n - - virtual", "tlsmgr unix - - n 1000? 1 tlsmgr"])
+            .await
     }
 
     /// With these lines of `main.cf` (made when its directory is known) and `master.cf`.
