@@ -335,7 +335,11 @@ fn submission_settings(config: &Config) -> outbound_intake::Settings {
         messages_per_hour: limits.outbound_messages_per_hour_per_mailbox,
         recipients_per_day: limits.outbound_recipients_per_day_per_mailbox,
         resubmission_window_ms: config.delivery.resubmission_window_seconds.saturating_mul(1000),
-        retain_results_ms: config.spool.retain_results_seconds.saturating_mul(1000),
+        remember_ms: config
+            .spool
+            .retain_results_seconds
+            .saturating_add(config.delivery.expire_after_seconds)
+            .saturating_mul(1000),
         ..outbound_intake::Settings::new(&config.hostname, &config.domains)
     }
 }

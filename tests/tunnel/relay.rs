@@ -43,6 +43,12 @@ pub(super) struct Relay {
     engine: Engine,
     disk: SimDisk,
     tasks: TaskTracker,
+    names: intake::Settings,
+}
+
+/// How submissions are taken if a scenario does not say.
+pub(super) fn submissions() -> intake::Settings {
+    intake::Settings::new("relay.example", &["mail.example".to_owned()])
 }
 
 impl Relay {
@@ -51,10 +57,15 @@ impl Relay {
     }
 
     pub(super) async fn with(settings: Settings, admission: Admission) -> Self {
-        Self::on(SimDisk::new(), settings, admission).await
+        Self::on(SimDisk::new(), settings, admission, submissions()).await
     }
 
-    async fn on(disk: SimDisk, settings: Settings, admission: Admission) -> Self {
+    /// Takes submissions as told.
+    pub(super) async fn submitting(names: intake::Settings) -> Self {
+        Self::on(SimDisk::new(), Settings::default(), Admission::Open, names).await
+    }
+
+    async fn on(disk: SimDisk, settings: Settings, admission: Admission, names: intake::Settings) -> Self {
         let options = Options { min_free_bytes: 0, segment_bytes: 1 << 20, ..Options::default() };
         let index = Arc::new(MemoryIndex::new());
         let (spool, _) = Spool::open(Arc::new(disk.clone()), index, options, clock::wall()).unwrap();
@@ -63,26 +74,25 @@ impl Relay {
         let spooler = Spooler::new(engine.handle(), reader, clock::wall);
         let metrics = Arc::new(Metrics::new());
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let names = intake::Settings::new("relay.example", &["mail.example".to_owned()]);
-        let submissions = Submissions::new(names, spooler.clone(), Arc::clone(&metrics));
+        let submissions = Submissions::new(names.clone(), spooler.clone(), Arc::clone(&metrics));
         tokio::spawn(Arc::clone(&submissions).run(stop.clone()));
         let lanes = Lanes::new(spooler.clone(), admission, submissions, Arc::clone(&metrics));
         let tunnel = Tunnel::new(settings, lanes, Arc::clone(&metrics), stop.clone(), tasks.clone());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         tokio::spawn(waystation::http::serve(listener, tunnel.router(), stop.clone(), tasks.clone()));
-        Self { address, tunnel, metrics, stop, spooler, engine, disk, tasks }
+        Self { address, tunnel, metrics, stop, spooler, engine, disk, tasks, names }
     }
 
     /// Stops everything in order and starts again on the same disk.
     pub(super) async fn restart(self) -> Self {
-        let Self { stop, tasks, engine, disk, spooler, tunnel, .. } = self;
+        let Self { stop, tasks, engine, disk, spooler, tunnel, names, .. } = self;
         stop.cancel();
         tasks.close();
         tokio::time::timeout(PATIENCE, tasks.wait()).await.expect("all sessions end");
         drop((spooler, tunnel));
         tokio::task::spawn_blocking(move || engine.stop()).await.unwrap().unwrap();
-        Self::on(disk.kill(), Settings::default(), Admission::Open).await
+        Self::on(disk.kill(), Settings::default(), Admission::Open, names).await
     }
 
     pub(super) async fn register(&self, key: &SecretKey) {

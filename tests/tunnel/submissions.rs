@@ -2,16 +2,19 @@
 
 use std::time::Duration;
 
+use sha2::{Digest as _, Sha256};
 use spool::ids::ItemId;
 use spool::submission::{Settlement, Submission};
 use spool::types::{Filter, MailboxChange, State};
 use waystation::clock;
 use waystation::identity::key::SecretKey;
 use waystation::mail::envelope::OutboundMeta;
+use waystation::mail::outbound::intake;
 use waystation::mail::outbound::values::Note;
+use waystation::tunnel::frame::{Frame, StartBody};
 
 use super::key;
-use super::relay::{Relay, eventually};
+use super::relay::{self, Relay, eventually};
 use crate::support::line::{Line, Log, Manner};
 use crate::support::until;
 
@@ -224,4 +227,159 @@ async fn tunnel_1_hears_nothing_of_what_nobody_knows() {
     assert!(log.results().is_empty());
     assert_eq!(submissions(&relay).await.len(), 1);
     assert!(!told(&relay, id).await, "it comes as mail when nobody waits any more");
+}
+
+/// A relay whose gateways of tunnel 1 wait for a short time only.
+async fn impatient() -> Relay {
+    let legacy_wait = Duration::from_millis(400);
+    Relay::submitting(intake::Settings { legacy_wait, ..relay::submissions() }).await
+}
+
+#[tokio::test]
+async fn a_failure_that_nobody_waits_for_any_more_comes_back_as_mail_once() {
+    let relay = impatient().await;
+    let (key, log) = (key(1), Log::default());
+    let from = own(&key);
+    let first = line(&relay, &key, Manner::One, &log).await;
+    for stream in ["failed", "unknown", "sent"] {
+        first.submit(stream, &from, TO, &message(&from, stream));
+    }
+    eventually("all are stored", async || submissions(&relay).await.len() == 3).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    for one in submissions(&relay).await {
+        let stream = OutboundMeta::decode(&one.info.meta).expect("meta").stream;
+        let (to, text) = match stream.as_str() {
+            "failed" => (Settlement::Failed, "550 5.1.1 no such user"),
+            "unknown" => (Settlement::Indeterminate, "the line broke"),
+            _ => (Settlement::Sent, "250 ok"),
+        };
+        settle(&relay, one.info.id, to, text).await;
+    }
+    until("two reports are there", || log.mails().len() == 2).await;
+    eventually("all are told", async || submissions(&relay).await.iter().all(|one| one.told)).await;
+    assert!(log.results().is_empty(), "no word for what nobody waits for");
+    let text = |mail: &[u8]| String::from_utf8(mail.to_vec()).expect("text");
+    let mails: Vec<String> = log.mails().iter().map(|mail| text(mail)).collect();
+    let failed = mails.iter().find(|mail| mail.contains("Action: failed")).expect("a failure");
+    assert!(failed.contains("Diagnostic-Code: smtp; 550 5.1.1 no such user"), "{failed}"); // N3
+    assert!(
+        failed.contains(&format!("To: <{from}>")) && failed.contains("In-Reply-To: <failed@mail.example>")
+    );
+    assert!(failed.contains("Auto-Submitted: auto-replied") && failed.contains("Subject: s\r\n"), "{failed}");
+    let unknown = mails.iter().find(|mail| mail.contains("Action: delayed")).expect("an unknown outcome");
+    assert!(unknown.contains("It may have arrived or not"), "{unknown}");
+    // Not again: not on the next connection, not after a restart.
+    drop(first);
+    let relay = relay.restart().await;
+    let _second = line(&relay, &key, Manner::One, &log).await;
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    assert_eq!(log.mails().len(), 2);
+}
+
+#[tokio::test]
+async fn a_failure_of_the_time_before_a_restart_comes_back_as_mail() {
+    let relay = impatient().await;
+    let (key, log) = (key(1), Log::default());
+    let from = own(&key);
+    let first = line(&relay, &key, Manner::One, &log).await;
+    first.submit("a", &from, TO, &message(&from, "a"));
+    eventually("it is stored", async || submissions(&relay).await.len() == 1).await;
+    drop(first);
+    let id = submissions(&relay).await[0].info.id;
+    settle(&relay, id, Settlement::Failed, "550 no").await;
+    let relay = relay.restart().await;
+    eventually("it is told", async || told(&relay, id).await).await;
+    let _second = line(&relay, &key, Manner::One, &log).await;
+    until("the report is there", || log.mails().len() == 1).await;
+}
+
+#[tokio::test]
+async fn a_result_of_tunnel_1_goes_to_a_newer_connection_while_the_gateway_waits() {
+    let relay = Relay::start().await;
+    let (key, log) = (key(1), Log::default());
+    let from = own(&key);
+    let first = line(&relay, &key, Manner::One, &log).await;
+    first.submit("a", &from, TO, &message(&from, "a"));
+    eventually("it is stored", async || submissions(&relay).await.len() == 1).await;
+    drop(first);
+    let id = submissions(&relay).await[0].info.id;
+    settle(&relay, id, Settlement::Sent, "250 ok").await;
+    let _second = line(&relay, &key, Manner::One, &log).await;
+    until("it is told there", || log.status("a").as_deref() == Some("sent")).await;
+    eventually("and that is known", async || told(&relay, id).await).await;
+}
+
+#[tokio::test]
+async fn over_the_limit_is_a_failure_with_its_reason_in_either_tunnel() {
+    let names = intake::Settings { messages_per_hour: 3, recipients_per_day: 2, ..relay::submissions() };
+    let relay = Relay::submitting(names).await;
+    for (n, manner) in [(1, Manner::Two), (2, Manner::One)] {
+        let (key, log) = (key(n), Log::default());
+        let from = own(&key);
+        let line = line(&relay, &key, manner, &log).await;
+        for at in 0..5 {
+            line.submit(&format!("{at}"), &from, TO, &message(&from, &format!("m{at}")));
+        }
+        for (stream, words) in [("2", "recipients"), ("3", "messages"), ("4", "messages")] {
+            until(&format!("{stream} has failed"), || log.status(stream).as_deref() == Some("failed")).await;
+            let error = log.error(stream).expect("why");
+            assert!(error.starts_with("4.7.1") && error.contains(words), "{error}");
+        }
+        assert_eq!(log.status("0"), None);
+        // The same again costs nothing and changes nothing.
+        line.submit("0", &from, TO, &message(&from, "m0"));
+        line.submit("3", &from, TO, &message(&from, "m3"));
+        until("the failure is told again", || log.results_of("3").len() >= 2).await;
+        assert_eq!(log.status("0"), None);
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_is_not_what_it_announced_is_for_later() {
+    let relay = Relay::start().await;
+    let (key, log) = (key(1), Log::default());
+    let from = own(&key);
+    let line = line(&relay, &key, Manner::Two, &log).await;
+    let bytes = message(&from, "x");
+    let start = |sha256: &str| StartBody {
+        mail_from: from.clone(),
+        rcpt_to: TO.to_owned(),
+        sha256: Some(sha256.to_owned()),
+        ..StartBody::default()
+    };
+    line.frame(&Frame::Start { stream: "s".into(), start: start(&"0".repeat(64)) });
+    line.chunk("s", &bytes);
+    line.end("s");
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(submissions(&relay).await.is_empty() && log.results().is_empty());
+    let right = data_encoding::HEXUPPER.encode(&Sha256::digest(&bytes));
+    line.frame(&Frame::Start { stream: "s".into(), start: start(&right) });
+    line.chunk("s", b"an earlier try");
+    line.frame(&Frame::Start { stream: "s".into(), start: start(&right) });
+    line.chunk("s", &bytes);
+    line.end("s");
+    until("a new start forgot what came before", || log.accepted("s").len() == 1).await;
+}
+
+#[tokio::test]
+async fn half_a_stream_leaves_nothing_and_frames_out_of_place_are_ignored() {
+    let relay = Relay::start().await;
+    let (key, log) = (key(1), Log::default());
+    let from = own(&key);
+    let bytes = message(&from, "x");
+    let first = line(&relay, &key, Manner::Two, &log).await;
+    first.chunk("early", b"before its start");
+    first.end("early");
+    first.start("half", &from, TO);
+    first.chunk("half", &bytes);
+    first.submit("whole", &from, TO, &bytes);
+    until("the whole one is accepted", || log.accepted("whole").len() == 1).await;
+    first.end("whole");
+    drop(first);
+    let second = line(&relay, &key, Manner::Two, &log).await;
+    second.end("half");
+    second.submit("next", &from, TO, &bytes);
+    until("the line goes on", || log.accepted("next").len() == 1).await;
+    assert_eq!(submissions(&relay).await.len(), 2);
+    assert!(log.results().is_empty());
 }

@@ -68,8 +68,10 @@ pub struct Settings {
     pub recipients_per_day: u32,
     /// Within this time a repeat from a gateway that cannot name its submissions is its twin, milliseconds.
     pub resubmission_window_ms: u64,
-    /// How long stream ids are remembered, milliseconds; as long as results are kept.
-    pub retain_results_ms: u64,
+    /// How long stream ids are remembered, milliseconds: at least as long as a submission and its result can be there.
+    pub remember_ms: u64,
+    /// How long a gateway of tunnel 1 waits; [`LEGACY_WAIT`] but for tests.
+    pub legacy_wait: Duration,
 }
 
 impl Settings {
@@ -85,7 +87,8 @@ impl Settings {
             messages_per_hour: 500,
             recipients_per_day: 2000,
             resubmission_window_ms: 120_000,
-            retain_results_ms: 2_592_000_000,
+            remember_ms: 3_024_000_000,
+            legacy_wait: LEGACY_WAIT,
         }
     }
 }
@@ -128,13 +131,11 @@ impl Submissions {
     }
 }
 
-/// Whether a gateway of tunnel 1 still waits for the result of what it submitted.
-fn is_awaited(meta: &OutboundMeta, now: WallMs) -> bool {
-    now.since(WallMs(meta.started_at_ms)) < legacy_wait_ms()
-}
-
-fn legacy_wait_ms() -> u64 {
-    u64::try_from(LEGACY_WAIT.as_millis()).unwrap_or(u64::MAX)
+impl Settings {
+    /// Until when a gateway of tunnel 1 waits for the result of what it submitted.
+    fn awaited_until(&self, meta: &OutboundMeta) -> WallMs {
+        WallMs(meta.started_at_ms).plus(u64::try_from(self.legacy_wait.as_millis()).unwrap_or(u64::MAX))
+    }
 }
 
 /// The idempotency key: the same stream id of another mailbox is another submission.

@@ -19,8 +19,8 @@ use spool::types::NewMessage;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use super::Submissions;
 use super::results::{self, Ended};
-use super::{Submissions, legacy_wait_ms};
 use crate::clock;
 use crate::mail::envelope::Meta;
 use crate::mail::outbound::prepare::bounce::{self, Outcome, Report};
@@ -37,7 +37,7 @@ const MAILBOXES_PAGE: usize = 256;
 const REST_FACTOR: u32 = 10;
 /// How long a report's key is remembered: far longer than a commit can be torn.
 const REPORT_KEY_MS: u64 = 24 * 3600 * 1000;
-/// Status and word of a report whose note has none.
+/// `with` word of a message that came from nowhere.
 const REPORT_PROTOCOL: &str = "LOCAL";
 
 /// Mailboxes to look at, and when.
@@ -80,10 +80,11 @@ impl Submissions {
     /// Wakes sessions for their results and makes reports, until `stop`.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
         let (desks, late) = (Arc::clone(&self.desks), Arc::clone(&self.late));
+        let wait_ms = u64::try_from(self.settings.legacy_wait.as_millis()).unwrap_or(u64::MAX);
         let bell = Arc::new(move |mailbox: LaneId| {
             desks.ring(mailbox);
-            // Not at once: the session that brought it is to tell it, and may wait for it for a while.
-            late.look_at(mailbox, WallMs(0));
+            // Not at once: a gateway is to hear it first, and many results are worth one look.
+            late.look_at(mailbox, clock::wall().plus(wait_ms));
         });
         if let Err(error) = self.spooler.call(move |spool| spool.set_results_bell(bell)).await {
             tracing::error!(%error, "results are not told: the spool does not answer");
@@ -157,7 +158,7 @@ impl Submissions {
             let page = self.spooler.query(move |spool| results::untold(spool, mailbox, after, &[])).await??;
             let (page, next) = page;
             for ended in page.into_iter().filter(|ended| !ended.meta.results) {
-                let late_at = WallMs(ended.meta.started_at_ms).plus(legacy_wait_ms());
+                let late_at = self.settings.awaited_until(&ended.meta);
                 if clock::wall() < late_at {
                     again = Some(again.map_or(late_at, |at| at.min(late_at)));
                 } else {

@@ -19,6 +19,10 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 /// Automatic mail of one mailbox to another one here, per hour: two programs that answer each other stop at it (L8).
 const AUTOMATIC_PER_HOUR: u32 = 30;
 
+/// Refusals of one mailbox that are kept as submissions, per hour; further ones are answered and forgotten, so that
+/// nobody can fill the disk with them.
+const REFUSALS_PER_HOUR: u32 = 1000;
+
 /// Which limit is used up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Over {
@@ -66,6 +70,7 @@ pub(super) struct Quotas<C: Clock = Monotonic> {
     messages: Keyed<LaneId, C>,
     recipients: Keyed<LaneId, C>,
     automatic: Keyed<(LaneId, LaneId), C>,
+    refusals: Keyed<LaneId, C>,
 }
 
 impl<C: Clock + Clone> Quotas<C> {
@@ -81,6 +86,7 @@ impl<C: Clock + Clone> Quotas<C> {
                 clock.clone(),
             ),
             automatic: RateLimiter::hashmap_with_clock(per_hour(AUTOMATIC_PER_HOUR), clock.clone()),
+            refusals: RateLimiter::hashmap_with_clock(per_hour(REFUSALS_PER_HOUR), clock.clone()),
         }
     }
 
@@ -107,11 +113,17 @@ impl<C: Clock + Clone> Quotas<C> {
         Ok(())
     }
 
+    /// Whether one more refusal of `mailbox` is kept.
+    pub(super) fn may_record(&self, mailbox: LaneId) -> bool {
+        self.refusals.check_key(&mailbox).is_ok()
+    }
+
     /// Forgets who has been quiet. Call it now and then.
     pub(super) fn tidy(&self) {
         self.messages.retain_recent();
         self.recipients.retain_recent();
         self.automatic.retain_recent();
+        self.refusals.retain_recent();
     }
 }
 
@@ -141,6 +153,17 @@ mod tests {
             assert_eq!(quotas.take(one, Way::Outside), Ok(()));
         }
         quotas.tidy();
+    }
+
+    #[test]
+    fn refusals_cannot_fill_the_disk() {
+        let clock = FakeRelativeClock::default();
+        let quotas = Quotas::new(false, 1, 1, &clock);
+        assert!((0..REFUSALS_PER_HOUR).all(|_| quotas.may_record(LaneId(1))));
+        assert!(!quotas.may_record(LaneId(1)));
+        assert!(quotas.may_record(LaneId(2)));
+        clock.advance(Duration::from_secs(60));
+        assert!(quotas.may_record(LaneId(1)));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! Failure policy: a refusal of the content is kept for the end, when it becomes the stream's result; the rest of the
 //! stream is read and dropped. Trouble of the spool is the caller's.
 
+use data_encoding::HEXLOWER;
 use sha2::{Digest as _, Sha256};
 use spool::error::AcceptError;
 use spool::ids::WallMs;
@@ -16,8 +17,7 @@ use crate::tunnel::frame::StartBody;
 /// A stream under way.
 #[derive(Debug)]
 pub(super) struct Stream {
-    mail_from: String,
-    rcpt_to: String,
+    start: StartBody,
     began_at: WallMs,
     octets: Sha256,
     state: State,
@@ -35,6 +35,8 @@ pub(super) struct Collected {
     pub(super) mail_from: String,
     pub(super) rcpt_to: String,
     pub(super) began_at: WallMs,
+    /// Its octets are those whose hash the start announced, if it did.
+    pub(super) is_whole: bool,
     /// Equal for a repeat of the same stream alone.
     pub(super) identity: [u8; 32],
     pub(super) content: Result<(Draft, BodyWriter), Refusal>,
@@ -50,13 +52,7 @@ impl Stream {
         now: WallMs,
     ) -> Self {
         let taking = (Canonical::new(bytes_max, hostname), spooler.body());
-        Self {
-            mail_from: start.mail_from,
-            rcpt_to: start.rcpt_to,
-            began_at: now,
-            octets: Sha256::new(),
-            state: State::Taking(Box::new(taking)),
-        }
+        Self { start, began_at: now, octets: Sha256::new(), state: State::Taking(Box::new(taking)) }
     }
 
     /// The next octets.
@@ -80,6 +76,8 @@ impl Stream {
     /// It is longer than the tunnel carries.
     pub(super) fn refuse(&mut self, refusal: Refusal) {
         self.state = State::Refused(refusal);
+        // Not all of its octets came this far.
+        self.start.sha256 = None;
     }
 
     /// All of it is here.
@@ -87,7 +85,9 @@ impl Stream {
     /// # Errors
     /// [`AcceptError`].
     pub(super) async fn end(self) -> Result<Collected, AcceptError> {
-        let Self { mail_from, rcpt_to, began_at, mut octets, state } = self;
+        let Self { start: StartBody { mail_from, rcpt_to, sha256, .. }, began_at, mut octets, state } = self;
+        let hash = HEXLOWER.encode(&octets.clone().finalize());
+        let is_whole = sha256.is_none_or(|announced| announced.eq_ignore_ascii_case(&hash));
         for path in [&mail_from, &rcpt_to] {
             octets.update((path.len() as u64).to_be_bytes());
             octets.update(path);
@@ -106,6 +106,6 @@ impl Stream {
                 }
             }
         };
-        Ok(Collected { mail_from, rcpt_to, began_at, identity: octets.finalize().into(), content })
+        Ok(Collected { mail_from, rcpt_to, began_at, is_whole, identity: octets.finalize().into(), content })
     }
 }

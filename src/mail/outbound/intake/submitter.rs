@@ -19,7 +19,7 @@ use super::decide::{self, Question, Verdict};
 use super::desks::Place;
 use super::results::{self, Ended};
 use super::stream::{Collected, Stream};
-use super::{RESULTS_IN_FLIGHT_MAX, Submissions, is_awaited, legacy_wait_ms, submission_key, twin_key};
+use super::{RESULTS_IN_FLIGHT_MAX, Settings, Submissions, submission_key, twin_key};
 use crate::clock;
 use crate::crashpoint;
 use crate::identity::key::KeyText;
@@ -140,6 +140,9 @@ impl Submitter {
         }
         let done = tokio::spawn(async move {
             match stream.end().await {
+                Ok(collected) if !collected.is_whole => {
+                    Ok(vec![self.later(name, "the stream is not what its start announced".to_owned())])
+                }
                 Ok(collected) => self.submit(name, collected).await,
                 Err(error) => self.not_now(name, &error),
             }
@@ -167,6 +170,13 @@ impl Submitter {
         };
         let verdict = decide::decide(settings, quotas, self.who.mailbox, &collected, &recipient, &facts);
         let refused = matches!(verdict, Verdict::Refuse { .. });
+        if let Verdict::Refuse { note, .. } = &verdict
+            && !facts.known
+            && !quotas.may_record(self.who.mailbox)
+        {
+            self.shared.metrics.submitted(SubmissionOutcome::Refused);
+            return Ok(vec![failed(name, results::error_text(note))]);
+        }
         let smtputf8 = recipient.as_ref().is_ok_and(|mailbox| !mailbox.local().is_ascii());
         let (body, out) = match self.outgoing(&name, collected, verdict, smtputf8, now) {
             Ok(outgoing) => outgoing,
@@ -176,7 +186,7 @@ impl Submitter {
         let out = Outgoing {
             mailbox: self.who.mailbox,
             key,
-            key_until: now.plus(settings.retain_results_ms),
+            key_until: now.plus(settings.remember_ms),
             twin: twin.filter(|_| settings.resubmission_window_ms > 0).map(|twin| (twin, until)),
             ..out
         };
@@ -188,8 +198,16 @@ impl Submitter {
             Err(error) => return self.not_now(name, &error),
         };
         crashpoint::reach("outbound.after_accept");
+        let open = settled.is_none();
         self.note(&name, submitted, refused, settled, size_bytes);
-        self.answer(name, submitted, now).await
+        match submitted {
+            Submitted::New(id) if open => {
+                Ok(vec![OutboundWord::Accepted { stream: name, submission: id.to_string() }])
+            }
+            Submitted::Conflict(_) => Ok(vec![failed(name, CONFLICT.to_owned())]),
+            Submitted::New(id) | Submitted::Known(id) => self.answer(name, id, false, now).await,
+            Submitted::Twin(id) => self.answer(name, id, true, now).await,
+        }
     }
 
     /// What goes into the spool; the reason when nothing can.
@@ -202,7 +220,7 @@ impl Submitter {
         now: WallMs,
     ) -> Result<(BodyWriter, Outgoing), &'static str> {
         let Submissions { settings, spooler, .. } = &*self.shared;
-        let Collected { mail_from, rcpt_to, began_at, identity, content } = collected;
+        let Collected { mail_from, rcpt_to, began_at, identity, content, .. } = collected;
         let mut meta = OutboundMeta {
             mail_from: clip(&mail_from),
             stream: name.to_owned(),
@@ -263,21 +281,8 @@ impl Submitter {
         Ok((body, out))
     }
 
-    /// What the gateway is told of a stream that is in the spool now.
-    async fn answer(&self, stream: String, submitted: Submitted, now: WallMs) -> Words {
-        let (id, twin) = match submitted {
-            Submitted::New(id) | Submitted::Known(id) => (id, false),
-            Submitted::Twin(id) => (id, true),
-            Submitted::Conflict(_) => {
-                return Ok(vec![OutboundWord::Result {
-                    stream,
-                    status: ResultStatus::Failed,
-                    message_id: None,
-                    error: Some(CONFLICT.to_owned()),
-                    result: None,
-                }]);
-            }
-        };
+    /// What the gateway is told of a stream that is, or was before, a submission that may have ended.
+    async fn answer(&self, stream: String, id: ItemId, twin: bool, now: WallMs) -> Words {
         let mut words = Vec::new();
         if !twin {
             words.push(OutboundWord::Accepted { stream: stream.clone(), submission: id.to_string() });
@@ -293,9 +298,11 @@ impl Submitter {
                     words.push(ended.word(stream, true));
                 }
             }
-            None if !self.who.results && !matches!(submitted, Submitted::New(_)) => self.hand(|hand| {
+            None if twin => self.hand(|hand| {
                 if hand.repeats.len() < REPEATS_MAX {
-                    hand.repeats.push(Repeat { first: id, stream, until: now.plus(legacy_wait_ms()) });
+                    let waits = u64::try_from(self.shared.settings.legacy_wait.as_millis());
+                    let until = now.plus(waits.unwrap_or(u64::MAX));
+                    hand.repeats.push(Repeat { first: id, stream, until });
                 }
             }),
             None => {}
@@ -309,9 +316,11 @@ impl Submitter {
         let told: Vec<ItemId> =
             told.into_iter().filter(|id| self.hand(|hand| hand.said.remove(id))).collect();
         if !told.is_empty() {
-            let (now, acks) = (clock::wall(), self.who.results);
+            let now = clock::wall();
+            let settings = (!self.who.results).then(|| self.shared.settings.clone());
             crashpoint::reach("outbound.before_told");
-            let written = self.shared.spooler.call(move |spool| tell(spool, &told, acks, now)).await;
+            let written =
+                self.shared.spooler.call(move |spool| tell(spool, &told, settings.as_ref(), now)).await;
             self.or_lost(written)?;
             crashpoint::reach("outbound.after_told");
         }
@@ -345,7 +354,8 @@ impl Submitter {
         let meta = &ended.meta;
         let owner = Uuid::from_bytes(meta.session);
         let teller = self.shared.desks.teller(self.who.mailbox, owner, meta.results);
-        let hears = meta.results || (ended.status != ResultStatus::Indeterminate && is_awaited(meta, now));
+        let is_awaited = now < self.shared.settings.awaited_until(meta);
+        let hears = meta.results || (ended.status != ResultStatus::Indeterminate && is_awaited);
         teller == Some(self.who.session) && hears
     }
 
@@ -488,14 +498,24 @@ impl From<RequestError> for Trouble {
     }
 }
 
-/// On the ledger's thread: the gateway has these.
-fn tell(spool: &mut spool::Spool, told: &[ItemId], acks: bool, now: WallMs) -> Result<(), RequestError> {
+fn failed(stream: String, error: String) -> OutboundWord {
+    let status = ResultStatus::Failed;
+    OutboundWord::Result { stream, status, message_id: None, error: Some(error), result: None }
+}
+
+/// On the ledger's thread: the gateway has these. `legacy`: it said so by a pong.
+fn tell(
+    spool: &mut spool::Spool,
+    told: &[ItemId],
+    legacy: Option<&Settings>,
+    now: WallMs,
+) -> Result<(), RequestError> {
     for id in told {
         // A pong that came too late proves that the word was read, and not that anybody still waited for it.
-        if !acks
+        if let Some(settings) = legacy
             && let Some(ended) = results::ended(spool, *id)?
             && ended.status == ResultStatus::Failed
-            && !is_awaited(&ended.meta, now)
+            && now >= settings.awaited_until(&ended.meta)
         {
             continue;
         }
