@@ -18,6 +18,7 @@ use std::time::Duration;
 use spool::error::SpoolError;
 use spool::ids::{ItemId, WallMs};
 use spool::types::ItemInfo;
+use tokio::io::AsyncWriteExt;
 use tokio_util::sync::CancellationToken;
 
 use crate::crashpoint;
@@ -206,7 +207,15 @@ impl Bounces {
 
     async fn write(&self, path: &PathBuf, report: &[u8]) -> io::Result<()> {
         make_dir(&self.dir)?;
-        tokio::fs::write(path, report).await
+        let mut file = tokio::fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(path)
+            .await?;
+        file.write_all(report).await?;
+        file.flush().await
     }
 }
 

@@ -26,7 +26,7 @@ use crate::identity::key::KeyText;
 use crate::mail::envelope::{BodyType, OutboundMeta};
 use crate::mail::outbound::prepare::{self, Draft, Refusal, Stamp};
 use crate::mail::outbound::values::{Note, remote_text};
-use crate::observe::SubmissionOutcome;
+use crate::observe::{DeliveryClass, SubmissionOutcome};
 use crate::spooler::{BodyWriter, Outgoing};
 use crate::tunnel::control::SessionRole;
 use crate::tunnel::session::{OutboundPiece, OutboundWord, ResultStatus};
@@ -440,6 +440,11 @@ impl Submitter {
                     outcome = what, "a submission is stable"
                 );
                 if let Some((to, note)) = settled {
+                    let word = to.state().word();
+                    self.shared.metrics.outbound_settled(word, 0);
+                    if to == Settlement::Sent {
+                        self.shared.metrics.outbound_attempted(word, DeliveryClass::Local);
+                    }
                     let event = match to {
                         Settlement::Sent => "relay.outbound.sent",
                         Settlement::Failed => "relay.outbound.failed",
