@@ -383,3 +383,44 @@ async fn half_a_stream_leaves_nothing_and_frames_out_of_place_are_ignored() {
     assert_eq!(submissions(&relay).await.len(), 2);
     assert!(log.results().is_empty());
 }
+
+/// Protocol vectors, `outbound.recipient_domain` and `delivery_result`. We are stricter in one case: blanks inside an
+/// address are no address.
+#[tokio::test]
+async fn recipients_and_results_read_as_the_reference_has_them() {
+    let vectors: serde_json::Value =
+        serde_json::from_str(include_str!("../vectors/mail-tunnel.json")).expect("JSON");
+    let relay = Relay::start().await;
+    let (key, log) = (key(1), Log::default());
+    let from = own(&key);
+    let line = line(&relay, &key, Manner::One, &log).await;
+    let cases = vectors["outbound"]["recipient_domain"].as_array().expect("cases");
+    for (n, case) in cases.iter().enumerate() {
+        let rcpt = case["rcpt"].as_str().expect("rcpt");
+        let bytes = message(&from, &format!("m{n}"));
+        line.submit(&format!("{n}"), &from, rcpt, &bytes);
+        if case["error"].is_null() && !rcpt.contains(' ') {
+            let domain = case["domain"].as_str().expect("domain");
+            eventually(rcpt, async || {
+                submissions(&relay)
+                    .await
+                    .iter()
+                    .any(|one| one.info.tag == rcpt.as_bytes() && one.destination == domain)
+            })
+            .await;
+        } else {
+            until(rcpt, || log.status(&format!("{n}")).as_deref() == Some("failed")).await;
+        }
+    }
+    let keys = |value: &serde_json::Value| -> Vec<String> {
+        value.as_object().expect("object").keys().cloned().collect()
+    };
+    let failed = &log.results()[0].value;
+    assert_eq!(keys(failed), keys(&vectors["delivery_result"]["failed"]));
+    let id =
+        submissions(&relay).await.iter().find(|one| one.info.state == State::Ready).expect("open").info.id;
+    settle(&relay, id, Settlement::Sent, "250 ok").await;
+    until("one is sent", || log.results().iter().any(|told| told.value["status"] == "sent")).await;
+    let sent = log.results().into_iter().find(|told| told.value["status"] == "sent").expect("told");
+    assert_eq!(keys(&sent.value), keys(&vectors["delivery_result"]["sent"]));
+}

@@ -26,6 +26,9 @@ use crate::mail::envelope::Meta;
 use crate::mail::outbound::prepare::bounce::{self, Outcome, Report};
 use crate::tunnel::session::ResultStatus;
 
+/// A mailbox is looked at this long after it had a result: the gateway is to hear of it first, and many results are
+/// worth one look.
+const LOOK_AFTER: Duration = Duration::from_secs(2);
 /// Pause after trouble with the spool or a full mailbox.
 const AGAIN: Duration = Duration::from_secs(60);
 /// How often the limits forget who has been quiet.
@@ -80,10 +83,10 @@ impl Submissions {
     /// Wakes sessions for their results and makes reports, until `stop`.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
         let (desks, late) = (Arc::clone(&self.desks), Arc::clone(&self.late));
-        let wait_ms = u64::try_from(self.settings.legacy_wait.as_millis()).unwrap_or(u64::MAX);
+        let wait_ms =
+            u64::try_from(self.settings.legacy_wait.min(LOOK_AFTER).as_millis()).unwrap_or(u64::MAX);
         let bell = Arc::new(move |mailbox: LaneId| {
             desks.ring(mailbox);
-            // Not at once: a gateway is to hear it first, and many results are worth one look.
             late.look_at(mailbox, clock::wall().plus(wait_ms));
         });
         if let Err(error) = self.spooler.call(move |spool| spool.set_results_bell(bell)).await {
