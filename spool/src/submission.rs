@@ -9,6 +9,7 @@
 //!
 //! Failure policy: a request that the state does not allow is an error and changes nothing.
 
+mod look;
 mod queue;
 #[cfg(test)]
 mod tests;
@@ -29,6 +30,7 @@ use crate::record::{self, Kind, OutboundRecord, Record, StepRecord};
 use crate::spool::Spool;
 use crate::types::{NewMessage, State, Target, Transition};
 
+pub use look::{DestinationQueue, QUEUE_PAGE, QueueCursor};
 pub(crate) use queue::Queued;
 pub use values::{NewSubmission, Settlement, Submission, Submitted};
 
@@ -372,6 +374,28 @@ impl Spool {
             self.commit(now)?;
         }
         Ok(count)
+    }
+
+    /// Adds words to a submission that has its result; the result, and what its gateway is told, stay as they are.
+    ///
+    /// # Errors
+    /// [`RequestError::WrongState`] when it has none yet.
+    pub fn remark(&mut self, id: ItemId, note: &str, now: WallMs) -> Result<(), RequestError> {
+        let (lane, seq, entry, outbound) = self.find_submission(id)?;
+        if !life::is_result(entry.state) {
+            return Err(RequestError::WrongState { id, state: entry.state.word(), verb: "remark on" });
+        }
+        let step = StepRecord {
+            to: entry::state_code(entry.state),
+            at_ms: now.0,
+            note: clip_note(note),
+            due_ms: 0,
+            attempts: outbound.attempts,
+            told: outbound.told,
+            item: state_ref(lane, seq, &entry),
+        };
+        self.append_upkeep(Kind::Step, &Record::Step(step))?;
+        Ok(())
     }
 
     fn find_submission(&self, id: ItemId) -> Result<(LaneId, Seq, Entry, Outbound), RequestError> {

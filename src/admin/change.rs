@@ -2,13 +2,15 @@
 //!
 //! Used by the daemon's admin socket, and by `--offline` commands that own the directory for a moment.
 
+mod outgoing;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use spool::Spool;
 use spool::error::RequestError;
 use spool::ids::{ItemId, Seq, WallMs};
 use spool::inspect::ReplayFrom;
-use spool::types::{MailboxChange, Verb};
+use spool::types::{MailboxChange, State, Verb};
 
 use super::ask::{self, AskError, Context, Terms};
 use crate::identity::key::KeyText;
@@ -29,6 +31,38 @@ pub struct ReplayAsk {
     pub since_ms: Option<u64>,
     /// Items from this number on.
     pub from_seq: Option<u64>,
+}
+
+/// What an operator may do to an item or a submission.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ItemVerb {
+    /// Stop handing it out, or trying it.
+    Hold,
+    /// Go on; a submission is due at once.
+    Release,
+    /// Remove it; a submission only when its gateway has the result.
+    Purge,
+    /// Submissions: end it as failed, before it is armed.
+    Cancel,
+    /// Submissions: due at once.
+    Retry,
+}
+
+impl ItemVerb {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Hold, Self::Release, Self::Purge, Self::Cancel, Self::Retry];
+
+    /// The word of the command line and of requests.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Hold => "hold",
+            Self::Release => "release",
+            Self::Purge => "purge",
+            Self::Cancel => "cancel",
+            Self::Retry => "retry",
+        }
+    }
 }
 
 /// What an operator wants changed.
@@ -67,12 +101,12 @@ pub enum Change {
         /// Most undelivered bytes.
         bytes: Option<u64>,
     },
-    /// Hold or release an item.
+    /// Do something to an item or a submission.
     Item {
         /// Which.
         id: ItemId,
         /// What.
-        verb: Verb,
+        verb: ItemVerb,
         /// Why.
         reason: String,
     },
@@ -133,19 +167,34 @@ fn stage(spool: &mut Spool, change: Change, domains: &[String], now: WallMs) -> 
         Change::Quota { name, items, bytes } => {
             change_mailbox(spool, &name, MailboxChange::Quota { items, bytes }, &context)?
         }
-        Change::Item { id, verb, reason } => {
-            let reason: String = reason.chars().filter(|c| !c.is_control()).take(REASON_CHARS_MAX).collect();
-            spool.apply_verb(id, verb, &reason, now).map_err(refused)?;
-            let state = match verb {
-                Verb::Hold => "held",
-                Verb::Release | Verb::Replay => "ready",
-                Verb::Purge => "purged",
-            };
-            return Ok(json!({ "id": id.to_string(), "state": state, "reason": reason }));
-        }
+        Change::Item { id, verb, reason } => return item(spool, id, verb, &reason, now),
         Change::Replay(ask) => return replay(spool, &ask, &context),
     };
     ask::mailbox(spool, &name, &context)
+}
+
+fn item(spool: &mut Spool, id: ItemId, verb: ItemVerb, reason: &str, now: WallMs) -> Result<Value, AskError> {
+    let reason: String = reason.chars().filter(|c| !c.is_control()).take(REASON_CHARS_MAX).collect();
+    let before = ask::known(spool, id)?;
+    if let Some(outbound) = &before.outbound {
+        outgoing::allowed(&before, outbound.told, verb)?;
+    }
+    let state = match verb {
+        ItemVerb::Hold => spool.apply_verb(id, Verb::Hold, &reason, now).map(|()| State::Held),
+        ItemVerb::Release => spool.apply_verb(id, Verb::Release, &reason, now).map(|()| State::Ready),
+        ItemVerb::Purge => spool.apply_verb(id, Verb::Purge, &reason, now).map(|()| State::Purged),
+        ItemVerb::Cancel | ItemVerb::Retry if before.outbound.is_none() => {
+            let word = verb.word();
+            return Err(AskError::Bad(format!(
+                "item {id} is on its way to a gateway; `{word}` is for submissions"
+            )));
+        }
+        ItemVerb::Cancel => outgoing::cancel(spool, id, &reason, now).map(|()| State::Failed),
+        ItemVerb::Retry => outgoing::retry(spool, id, &reason, now).map(|()| State::Ready),
+    };
+    let state = state.map_err(refused)?;
+    let direction = if before.outbound.is_some() { "out" } else { "in" };
+    Ok(json!({ "id": id.to_string(), "direction": direction, "state": state.word(), "reason": reason }))
 }
 
 fn change_mailbox(
@@ -227,7 +276,13 @@ fn log(change: &Change, answer: &Value) {
         Change::Quota { .. } => tracing::info!(event = "relay.mailbox.quota_changed", lane, "quota changed"),
         Change::Item { id, .. } => {
             let state = answer["state"].as_str().unwrap_or("");
-            tracing::info!(event = "relay.item.moved", item.id = %id, state, "item is {state} by an operator");
+            if answer["direction"] == "out" {
+                tracing::info!(
+                    event = "relay.outbound.moved", submission.id = %id, state, "submission is {state} by an operator"
+                );
+            } else {
+                tracing::info!(event = "relay.item.moved", item.id = %id, state, "item is {state} by an operator");
+            }
         }
         Change::Replay(_) => {
             let count = answer["replayed"].as_u64().unwrap_or(0);

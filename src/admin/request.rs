@@ -2,10 +2,9 @@
 
 use serde::Deserialize;
 use spool::ids::{ItemId, ItemIdError};
-use spool::types::Verb;
 
 use super::ask::AskError;
-use super::change::{Change, ReplayAsk};
+use super::change::{Change, ItemVerb, ReplayAsk};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -49,10 +48,9 @@ pub fn change(target: &str, body: &[u8]) -> Result<Change, AskError> {
         ["mailboxes", name, verb] => mailbox(unescape(name)?, verb, body),
         ["spool", "replay"] => parse::<ReplayAsk>(body).map(Change::Replay),
         ["spool", "items", id, verb] => {
-            let verb = match *verb {
-                "hold" => Verb::Hold,
-                "release" => Verb::Release,
-                _ => return Err(AskError::NotFound(format!("no verb `{verb}`; verbs are hold, release"))),
+            let Some(verb) = ItemVerb::ALL.into_iter().find(|known| known.word() == *verb) else {
+                let words = ItemVerb::ALL.map(ItemVerb::word).join(", ");
+                return Err(AskError::NotFound(format!("no verb `{verb}`; verbs are {words}")));
             };
             let ReasonBody { reason } = parse(body)?;
             Ok(Change::Item { id: item_id(id)?, verb, reason })

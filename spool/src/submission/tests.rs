@@ -296,3 +296,66 @@ fn submissions_are_counted_by_state_across_restarts() {
         assert_eq!(open().stats().unwrap().submissions, before, "{checkpoint}");
     }
 }
+
+#[test]
+fn queues_are_counted_by_destination_and_agree_with_the_states() {
+    let mut post = Post::new();
+    let ids: Vec<_> =
+        [(1, "a.example"), (2, "b.example"), (3, "b.example"), (4, "c.example"), (5, "c.example")]
+            .map(|(key, destination)| post.submit(key, destination))
+            .to_vec();
+    post.spool.apply_verb(ids[3], Verb::Hold, "", NOW).unwrap();
+    post.spool.defer(ids[2], NOW.plus(9), "later", NOW).unwrap();
+    post.spool.arm(ids[0], "mx", NOW).unwrap();
+    post.spool.settle(ids[0], Settlement::Sent, "250 ok", NOW).unwrap();
+    post.spool.commit(NOW).unwrap();
+    let (queues, next) = post.spool.queues(None).unwrap();
+    let seen: Vec<_> = queues.iter().map(|q| (q.destination.as_str(), q.queued, q.due)).collect();
+    assert_eq!((seen, next), (vec![("b.example", 2, NOW), ("c.example", 1, NOW)], None));
+    let outbox = post.spool.outbox(post.mailbox).unwrap().unwrap();
+    assert_eq!(post.spool.untold_count(outbox, 9), Ok(1));
+    let all = |spool: &Spool| {
+        let (mut problems, mut cursor) = spool.verify_queues(None).unwrap();
+        while let Some(at) = cursor {
+            let (more, next) = spool.verify_queues(Some(at)).unwrap();
+            problems.extend(more);
+            cursor = next;
+        }
+        problems.extend(spool.verify_outbox(outbox, Seq(1)).unwrap().0);
+        problems
+    };
+    assert_eq!(all(&post.spool), Vec::<String>::new());
+
+    // Each kind of disagreement is seen: one missing, one in the wrong queue, one twice.
+    let (lane, seq) = post.spool.tail.place(ids[1]).unwrap().unwrap();
+    let key = |due: WallMs| entry::due_key(b"b.example", due, lane, seq);
+    post.spool.tail.remove(Tree::Due, key(NOW));
+    assert_eq!(all(&post.spool), ["seq 2 is ready and is not in queue due"]);
+    post.spool.tail.put(Tree::Due, key(NOW), ids[1].0.to_vec());
+    post.spool.tail.put(Tree::Due, key(NOW.plus(7)), ids[1].0.to_vec());
+    assert_eq!(all(&post.spool).len(), 1);
+    post.spool.tail.remove(Tree::Due, key(NOW.plus(7)));
+    post.spool.tail.put(Tree::Armed, entry::place_key(lane, seq), ids[1].0.to_vec());
+    assert_eq!(all(&post.spool).len(), 2, "from both sides");
+}
+
+#[test]
+fn a_remark_changes_nothing_but_the_story() {
+    let mut post = Post::new();
+    let id = post.submit(1, "a.example");
+    assert!(post.spool.remark(id, "too early", NOW).is_err());
+    post.spool.settle(id, Settlement::Failed, "550 no", NOW).unwrap();
+    post.spool.commit(NOW).unwrap();
+    post.spool.remark(id, "sent again", NOW.plus(1)).unwrap();
+    post.spool.commit(NOW).unwrap();
+    let check = |post: &Post| {
+        let known = post.spool.submission(id).unwrap().unwrap();
+        assert_eq!((known.info.state, known.told, known.attempts), (State::Failed, false, 0));
+        assert_eq!(post.spool.untold(post.mailbox, None, 9).unwrap(), [id]);
+        let notes: Vec<_> = post.spool.timeline(id).unwrap().into_iter().map(|t| t.reason).collect();
+        assert_eq!(notes, ["accepted", "550 no", "sent again"]);
+    };
+    check(&post);
+    let (post, _) = post.restart();
+    check(&post);
+}

@@ -111,7 +111,7 @@ fn story(submission: &Submission, timeline: &[Transition], o: &Outlook<'_>) -> S
         if before.state == State::Held.word() {
             text.push_str(&format!("It was released at {at}{}. ", because(&note.text)));
         } else if note.attempts.is_empty() && !note.text.is_empty() {
-            text.push_str(&format!("It was put off at {at}, because {}. ", sentence(&note.text)));
+            text.push_str(&format!("Its time was set anew at {at}: {}. ", sentence(&note.text)));
         }
     }
     text

@@ -112,7 +112,7 @@ fn one_that_waits_says_what_happened_when_it_goes_on_and_when_it_ends() {
     assert!(text.contains("far.example does not answer") && text.contains("4 minutes from now"), "{text}");
     let put_off = [accepted(), step(State::Ready, &Note::line("no host answered a short while ago"))];
     let text = explain(&submission(State::Ready, 0), &put_off, &outlook());
-    assert!(text.contains("put off at") && text.contains("because no host answered"), "{text}");
+    assert!(text.contains("set anew at") && text.contains(": no host answered"), "{text}");
     let stopped = explain(&submission(State::Ready, 0), &put_off, &Outlook { running: false, ..outlook() });
     assert!(stopped.contains("No relay runs"), "{stopped}");
 }
