@@ -8,6 +8,7 @@
 mod backend;
 mod bench;
 mod check;
+mod delivery_verbs;
 mod demo;
 mod gateway;
 mod keys;
@@ -152,6 +153,9 @@ enum Command {
     /// Who may connect, and what they may hold
     #[command(subcommand, after_help = mailbox_verbs::EXAMPLES)]
     Mailbox(mailbox_verbs::Verb),
+    /// Pause and resume deliveries, and see what they do
+    #[command(subcommand, after_help = delivery_verbs::EXAMPLES)]
+    Delivery(delivery_verbs::Verb),
     /// Look into the spool, and move what lies in it
     #[command(subcommand, after_help = spool_verbs::EXAMPLES)]
     Spool(spool_verbs::Verb),
@@ -200,6 +204,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Gateway(verb) => gateway::run(global, verb),
         Command::Keys(verb) => keys::run(global, verb),
         Command::Mailbox(verb) => mailbox_verbs::run(global, verb),
+        Command::Delivery(verb) => delivery_verbs::run(global, verb),
         Command::Spool(verb) => spool_verbs::run(global, verb),
         Command::Bench(verb) => bench::run(global, verb),
         Command::Completions(args) => manual::completions(&args),

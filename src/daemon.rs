@@ -177,6 +177,8 @@ pub async fn start(config: &Config, stop: CancellationToken) -> Result<Daemon, S
         handle: ledger.engine.handle(),
         presence: Arc::new(Connected(tunnel)),
         metrics: Arc::clone(&metrics),
+        switch: Arc::clone(&switch),
+        standing: Arc::clone(&standing),
         terms: terms(config),
         verifying: Semaphore::new(1),
     });

@@ -24,6 +24,8 @@ use super::ask::{self, AskError, Terms};
 use super::change::{self, Change};
 use super::list::{self, ItemsAsk};
 use super::{deliveries, request, verify};
+use crate::mail::outbound::delivery::standing::Standing;
+use crate::mail::outbound::delivery::switch::Switch;
 use crate::observe::Metrics;
 use crate::spooler::Spooler;
 
@@ -48,6 +50,10 @@ pub struct Admin {
     pub presence: Arc<dyn Presence>,
     /// The relay's metrics.
     pub metrics: Arc<Metrics>,
+    /// Pauses deliveries.
+    pub switch: Arc<Switch>,
+    /// Tells what deliveries do.
+    pub standing: Arc<Standing>,
     /// What answers need to know of the configuration.
     pub terms: Terms,
     /// One `verify` at a time.
@@ -95,6 +101,8 @@ pub fn router(admin: Arc<Admin>) -> Router {
         .route("/admin/mailboxes", get(mailboxes).post(make))
         .route("/admin/mailboxes/{name}", get(mailbox))
         .route("/admin/mailboxes/{name}/{verb}", post(make))
+        .route("/admin/delivery", get(delivery))
+        .route("/admin/delivery/{verb}", post(throw))
         .route("/admin/spool/items", get(items))
         .route("/admin/spool/items/{id}", get(item))
         .route("/admin/spool/items/{id}/explain", get(explain))
@@ -117,7 +125,7 @@ async fn ask_spool(
     let now = crate::clock::wall();
     let answer = spooler
         .query(move |spool| {
-            let doing = deliveries::Now::default();
+            let doing = deliveries::Now::look(&admin.switch, Some(&admin.standing), now);
             let context = ask::Context { now, terms: &admin.terms, deliveries: Some(&doing) };
             question(spool, &context)
         })
@@ -164,7 +172,26 @@ async fn explain(State(admin): Shared, UrlPath(id): UrlPath<String>) -> Response
     }
 }
 
-/// Every `POST` is a change; path and body say which.
+async fn delivery(State(admin): Shared) -> Response {
+    let now = deliveries::Now::look(&admin.switch, Some(&admin.standing), crate::clock::wall());
+    Json(now.object(true)).into_response()
+}
+
+async fn throw(State(admin): Shared, UrlPath(verb): UrlPath<String>, body: Bytes) -> Response {
+    let ask = match request::switch(&verb, &body) {
+        Ok(ask) => ask,
+        Err(error) => return problem(&error),
+    };
+    let switch = Arc::clone(&admin.switch);
+    let now = crate::clock::wall();
+    let thrown = tokio::task::spawn_blocking(move || deliveries::throw(&switch, &ask, now)).await;
+    match thrown.unwrap_or_else(|_| Err(AskError::Spool(SpoolError::Closed))) {
+        Ok(()) => delivery(State(admin)).await,
+        Err(error) => problem(&error),
+    }
+}
+
+/// Every other `POST` is a change; path and body say which.
 async fn make(State(admin): Shared, uri: Uri, body: Bytes) -> Response {
     let target = uri.path().strip_prefix("/admin").unwrap_or_default();
     let change = match request::change(target, &body) {
@@ -173,7 +200,7 @@ async fn make(State(admin): Shared, uri: Uri, body: Bytes) -> Response {
     };
     let now = crate::clock::wall();
     let revokes = matches!(change, Change::Revoke { .. });
-    let answer = change::apply(&admin.spooler, change, &admin.terms.domains, Some(&admin.metrics), now).await;
+    let answer = change::apply(&admin.spooler, change, &admin.terms, Some(&admin.metrics), now).await;
     if let (true, Some(lane)) = (revokes, answer.as_ref().ok().and_then(|a| a["lane"].as_str())) {
         admin.presence.revoke(lane);
     }

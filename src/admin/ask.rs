@@ -8,16 +8,22 @@ use serde_json::{Value, json};
 use spool::Spool;
 use spool::error::SpoolError;
 use spool::ids::{ItemId, LaneId, Seq, WallMs};
-use spool::submission::Submission;
-use spool::types::{ItemInfo, Mailbox, Transition};
+use spool::submission::{DestinationQueue, Submission};
+use spool::types::{Filter, ItemInfo, LaneStats, Mailbox, Page, Transition};
 
 use super::explain::outgoing::Outlook;
 use super::explain::{self, Circumstances};
 use super::{deliveries, words};
-use crate::mail::envelope::Meta;
+use crate::mail::envelope::Envelope;
 
 /// Most objects in one answer.
 pub const LIMIT_MAX: usize = 1000;
+/// Pages of the queues that one answer counts, so that a question does not hold up the ledger for long.
+const QUEUE_PAGES_MAX: usize = 25;
+/// Most destinations that statistics name.
+const DESTINATIONS_MAX: usize = 50;
+/// Results that were not told are counted so far.
+const UNTOLD_MAX: usize = 10_000;
 
 /// Why a question has no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -135,16 +141,18 @@ fn outgoing(
     connected: Option<bool>,
     context: &Context<'_>,
 ) -> String {
-    let meta = Meta::decode(&submission.info.meta).ok();
+    let envelope = Envelope::decode(&submission.info.meta).ok();
     let (now, doing) = (context.now, context.deliveries);
+    let is_ours = |(name, _): &&(String, WallMs)| *name == submission.destination;
+    let left_alone = doing.and_then(|d| d.left_alone.iter().find(is_ours)).map(|(_, until)| *until);
     let outlook = Outlook {
         now,
-        mail_from: meta.as_ref().map(|m| m.mail_from.as_str()),
+        mail_from: envelope.as_ref().map(Envelope::mail_from),
         running: doing.is_some(),
         connected,
         paused: doing.and_then(|d| d.paused.as_deref()),
         under_way: doing.is_some_and(|d| d.under_way.contains(&submission.info.id)),
-        left_alone_until: doing.and_then(|d| d.left_alone_until(&submission.destination, now)),
+        left_alone_until: left_alone,
         expire_ms: context.terms.outbound_expire_ms,
         retain_ms: context.terms.retain_results_ms,
     };
@@ -185,7 +193,42 @@ pub fn stats(view: &Spool, context: &Context<'_>) -> Result<Value, AskError> {
         lanes.extend(busy.map(|m| words::mailbox(m, context.now)));
     }
     lanes.truncate(LIMIT_MAX);
-    Ok(words::stats(&stats, &lanes, context.now))
+    let mut object = words::stats(&stats, &lanes, context.now);
+    object["outgoing"] = queues(view, context.now)?;
+    Ok(object)
+}
+
+/// What waits for which destination: `{"untold", "destinations": [{"destination", "queued", "due_at",
+/// "due_seconds"}], "destinations_count", "complete"}`, the longest queues first.
+fn queues(view: &Spool, now: WallMs) -> Result<Value, AskError> {
+    let (mut found, mut from, mut complete): (Vec<DestinationQueue>, _, _) = (Vec::new(), None, false);
+    for _ in 0..QUEUE_PAGES_MAX {
+        let (page, next) = view.queues(from)?;
+        for queue in page {
+            match found.last_mut().filter(|last| last.destination == queue.destination) {
+                Some(last) => last.queued += queue.queued,
+                None => found.push(queue),
+            }
+        }
+        from = next;
+        if from.is_none() {
+            complete = true;
+            break;
+        }
+    }
+    let count = found.len();
+    found.sort_by(|a, b| b.queued.cmp(&a.queued).then_with(|| a.destination.cmp(&b.destination)));
+    let top = found.iter().take(DESTINATIONS_MAX).map(|q| {
+        json!({ "destination": q.destination, "queued": q.queued, "due_at": words::rfc3339(q.due),
+                "due_seconds": q.due.since(now) / 1000 })
+    });
+    let untold = view.untold_count(None, UNTOLD_MAX)?;
+    Ok(json!({
+        "untold": untold,
+        "destinations": top.collect::<Vec<_>>(),
+        "destinations_count": count,
+        "complete": complete && untold < UNTOLD_MAX,
+    }))
 }
 
 /// `{"mailboxes": [...], "next": LANE | null}`
@@ -204,5 +247,30 @@ pub fn mailboxes(view: &Spool, after: Option<u32>, context: &Context<'_>) -> Res
 /// # Errors
 /// [`AskError::NotFound`], or when the spool cannot be read.
 pub fn mailbox(view: &Spool, name: &str, context: &Context<'_>) -> Result<Value, AskError> {
-    Ok(words::mailbox(&resolve(view, name, &context.terms.domains)?, context.now))
+    let mailbox = resolve(view, name, &context.terms.domains)?;
+    let mut object = words::mailbox(&mailbox, context.now);
+    if let Some(outbox) = view.outbox(mailbox.lane)?
+        && let Some(lane) = view.mailbox_of_lane(outbox)?
+    {
+        object["outgoing"] = words::outgoing::outbox(&lane.stats);
+        object["outgoing"]["untold"] = view.untold_count(Some(outbox), UNTOLD_MAX)?.into();
+        object["outgoing"]["last_hour"] = last_hour(view, &lane, context.now)?.into();
+    } else {
+        object["outgoing"] = words::outgoing::outbox(&LaneStats::default());
+        object["outgoing"]["untold"] = 0.into();
+        object["outgoing"]["last_hour"] = 0.into();
+    }
+    object["outgoing"]["per_hour_max"] = context.terms.outbound_per_hour.into();
+    object["outgoing"]["recipients_per_day_max"] = context.terms.outbound_recipients_per_day.into();
+    Ok(object)
+}
+
+/// Submissions taken within an hour, counted up to [`LIMIT_MAX`].
+fn last_hour(view: &Spool, outbox: &Mailbox, now: WallMs) -> Result<usize, SpoolError> {
+    const HOUR_MS: u64 = 3_600_000;
+    let first = outbox.stats.next_seq.0.saturating_sub(LIMIT_MAX as u64 + 1);
+    let since = Some(WallMs(now.0.saturating_sub(HOUR_MS)));
+    let filter = Filter { lane: Some(outbox.lane), since, ..Filter::default() };
+    let (page, _) = view.list(&filter, Some(Page { lane: outbox.lane, seq: Seq(first) }), LIMIT_MAX)?;
+    Ok(page.len())
 }

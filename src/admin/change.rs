@@ -121,13 +121,13 @@ pub enum Change {
 pub async fn apply(
     spooler: &Spooler,
     change: Change,
-    domains: &[String],
+    terms: &Terms,
     metrics: Option<&Metrics>,
     now: WallMs,
 ) -> Result<Value, AskError> {
-    let domains = domains.to_vec();
+    let terms = terms.clone();
     let asked = change.clone();
-    let answer = spooler.call(move |spool| stage(spool, change, &domains, now)).await??;
+    let answer = spooler.call(move |spool| stage(spool, change, &terms, now)).await??;
     log(&asked, &answer);
     if let (Change::Replay(_), Some(metrics)) = (&asked, metrics) {
         metrics.replayed(answer["replayed"].as_u64().unwrap_or(0));
@@ -135,9 +135,9 @@ pub async fn apply(
     Ok(answer)
 }
 
-fn stage(spool: &mut Spool, change: Change, domains: &[String], now: WallMs) -> Result<Value, AskError> {
-    let terms = Terms { domains: domains.to_vec(), ..Terms::default() };
-    let context = Context { now, terms: &terms, deliveries: None };
+fn stage(spool: &mut Spool, change: Change, terms: &Terms, now: WallMs) -> Result<Value, AskError> {
+    let context = Context { now, terms, deliveries: None };
+    let domains = &terms.domains;
     let name = match change {
         Change::Add { key } => {
             let key = key_text(&key)?;

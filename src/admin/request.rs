@@ -5,6 +5,7 @@ use spool::ids::{ItemId, ItemIdError};
 
 use super::ask::AskError;
 use super::change::{Change, ItemVerb, ReplayAsk};
+use super::deliveries::SwitchAsk;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -56,6 +57,18 @@ pub fn change(target: &str, body: &[u8]) -> Result<Change, AskError> {
             Ok(Change::Item { id: item_id(id)?, verb, reason })
         }
         _ => Err(AskError::NotFound(format!("no request {target}"))),
+    }
+}
+
+/// What `POST delivery/VERB` asks for.
+///
+/// # Errors
+/// As [`change`].
+pub fn switch(verb: &str, body: &[u8]) -> Result<SwitchAsk, AskError> {
+    match verb {
+        "pause" => parse(body).map(|ReasonBody { reason }| SwitchAsk::Pause { reason }),
+        "resume" => Ok(SwitchAsk::Resume),
+        _ => Err(AskError::NotFound(format!("no verb `{verb}`; verbs are pause, resume"))),
     }
 }
 

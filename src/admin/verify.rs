@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use spool::Spool;
 use spool::engine::Handle;
 use spool::error::SpoolError;
-use spool::ids::LaneId;
+use spool::ids::{LaneId, Seq};
 use spool::inspect::VerifyPlan;
 use spool::reader::JournalReader;
 use spool::types::Filter;
@@ -51,6 +51,7 @@ struct Report {
     segments: u64,
     bodies: u64,
     lanes: u64,
+    outboxes: u64,
 }
 
 impl Report {
@@ -72,6 +73,7 @@ pub fn verify(look: &impl Look, mut progress: impl FnMut(u64, u64)) -> Result<Va
     let (plan, reader) = look.look(|spool| (spool.verify_plan(), spool.reader()))?;
     segments(&plan, &mut report, &mut progress);
     lanes(look, &mut report)?;
+    queues(look, &mut report)?;
     bodies(look, &reader, &mut report)?;
     if report.unlisted > 0 {
         report.problems.push(format!("{} more problems", report.unlisted));
@@ -84,6 +86,7 @@ pub fn verify(look: &impl Look, mut progress: impl FnMut(u64, u64)) -> Result<Va
         "segments": report.segments,
         "bodies": report.bodies,
         "lanes": report.lanes,
+        "outboxes": report.outboxes,
     }))
 }
 
@@ -111,17 +114,54 @@ fn lanes(look: &impl Look, report: &mut Report) -> Result<(), SpoolError> {
     loop {
         let page = look.look(move |spool| -> Result<_, SpoolError> {
             let lanes = spool.mailboxes(after, PAGE)?;
-            Ok(lanes.into_iter().map(|m| (m.lane, m.name, spool.verify_lane(m.lane))).collect::<Vec<_>>())
+            let checked = lanes.into_iter().map(|m| {
+                let outbox = spool.outbox(m.lane)?;
+                let problem = outbox.map_or(Ok(None), |outbox| spool.verify_lane(outbox));
+                Ok((m.lane, m.name, spool.verify_lane(m.lane), outbox, problem))
+            });
+            checked.collect::<Result<Vec<_>, SpoolError>>()
         })??;
         let Some((last, ..)) = page.last() else { return Ok(()) };
         after = Some(*last);
-        for (_, name, outcome) in page {
-            report.lanes += 1;
-            match outcome {
-                Ok(None) => {}
-                Ok(Some(problem)) => report.problem(format!("lane {name}: {problem}")),
-                Err(error) => report.problem(format!("lane {name}: {error}")),
+        for (_, name, outcome, outbox, outgoing) in page {
+            for (what, outcome) in [("lane", outcome), ("outbox", outgoing)] {
+                match outcome {
+                    Ok(None) => {}
+                    Ok(Some(problem)) => report.problem(format!("{what} {name}: {problem}")),
+                    Err(error) => report.problem(format!("{what} {name}: {error}")),
+                }
             }
+            report.lanes += 1;
+            if let Some(outbox) = outbox {
+                report.outboxes += 1;
+                queued(look, outbox, &name, report)?;
+            }
+        }
+    }
+}
+
+/// Every submission is in the queues that its state asks for.
+fn queued(look: &impl Look, outbox: LaneId, name: &str, report: &mut Report) -> Result<(), SpoolError> {
+    let mut from = Seq(1);
+    loop {
+        let (problems, next) = look.look(move |spool| spool.verify_outbox(outbox, from))??;
+        problems.into_iter().for_each(|problem| report.problem(format!("outbox {name}: {problem}")));
+        match next {
+            Some(next) => from = next,
+            None => return Ok(()),
+        }
+    }
+}
+
+/// Every key of the queues leads to a submission that belongs there.
+fn queues(look: &impl Look, report: &mut Report) -> Result<(), SpoolError> {
+    let mut from = None;
+    loop {
+        let (problems, next) = look.look(move |spool| spool.verify_queues(from))??;
+        problems.into_iter().for_each(|problem| report.problem(problem));
+        match next {
+            Some(next) => from = Some(next),
+            None => return Ok(()),
         }
     }
 }

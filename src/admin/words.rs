@@ -8,7 +8,7 @@ use spool::types::{ItemInfo, Mailbox, STATES, SpoolStats, State, Transition};
 use time::OffsetDateTime;
 use time::macros::format_description;
 
-use crate::mail::envelope::{Envelope, Meta};
+use crate::mail::envelope::Envelope;
 
 /// RFC 3339 with milliseconds, UTC: `2026-01-02T03:04:05.678Z`.
 #[must_use]
@@ -80,12 +80,21 @@ pub fn details(object: &mut Value, item: &ItemInfo, timeline: &[Transition]) {
     object["chain"] = hex(&item.chain).into();
     object["trace"] = String::from_utf8_lossy(&item.head).into();
     object["timeline"] = if item.outbound.is_some() { outgoing::timeline(timeline) } else { steps.collect() };
-    if let Ok(meta) = Meta::decode(&item.meta) {
-        object["client_ip"] = meta.client_ip.into();
-        object["helo"] = meta.helo.into();
-        object["protocol"] = meta.protocol.into();
-        object["smtputf8"] = meta.smtputf8.into();
-        object["transaction"] = meta.transaction.into();
+    match Envelope::decode(&item.meta) {
+        Ok(Envelope::Inbound(meta)) => {
+            object["client_ip"] = meta.client_ip.into();
+            object["helo"] = meta.helo.into();
+            object["protocol"] = meta.protocol.into();
+            object["smtputf8"] = meta.smtputf8.into();
+            object["transaction"] = meta.transaction.into();
+        }
+        Ok(Envelope::Outbound(meta)) => {
+            object["stream"] = meta.stream.into();
+            object["message_id"] = meta.message_id.into();
+            object["subject"] = meta.subject.into();
+            object["smtputf8"] = meta.smtputf8.into();
+        }
+        Err(_) => {}
     }
 }
 
@@ -121,6 +130,7 @@ pub fn stats(stats: &SpoolStats, lanes: &[Value], now: WallMs) -> Value {
     json!({
         "items": by_state(&stats.items),
         "bytes": by_state(&stats.bytes),
+        "submissions": by_state(&stats.submissions),
         "leased": stats.leased,
         "oldest_ready_at": stats.oldest_ready.map(rfc3339),
         "oldest_ready_seconds": stats.oldest_ready.map(|t| now.since(t) / 1000),

@@ -13,11 +13,13 @@ use tokio_util::sync::CancellationToken;
 use super::{Exit, Global, Stop, load, screen};
 use crate::admin::ask::{self, AskError, Terms};
 use crate::admin::client::{Client, ClientError, escape, query};
+use crate::admin::deliveries::{self, SwitchAsk};
 use crate::admin::list::{self, ItemsAsk};
 use crate::admin::{change, request, verify};
 use crate::config::Config;
 use crate::daemon;
 use crate::daemon::ledger::{self, Ledger};
+use crate::mail::outbound::delivery::switch::Switch;
 use crate::observe::Metrics;
 
 /// Who answers.
@@ -85,11 +87,10 @@ impl Backend {
         match &self.source {
             Source::Daemon(client) => Ok(self.runtime.block_on(client.post(target, &body)).map_err(stop)?),
             Source::Owned(ledger) => {
-                let domains = &self.config.domains;
                 let change =
                     request::change(target, body.to_string().as_bytes()).map_err(|e| ask_stop(&e))?;
                 let now = crate::clock::wall();
-                let made = change::apply(&ledger.spooler, change, domains, None, now);
+                let made = change::apply(&ledger.spooler, change, &self.terms, None, now);
                 Ok(self.runtime.block_on(made).map_err(|e| ask_stop(&e))?)
             }
             Source::Directory(_) => {
@@ -142,12 +143,19 @@ impl Backend {
     fn answer(
         &self,
         target: &str,
-        directly: impl FnOnce(&Spool, &ask::Context<'_>) -> Result<Value, AskError>,
+        directly: impl FnOnce(&Spool, &ask::Context<'_>) -> Result<Value, AskError> + Send + 'static,
     ) -> anyhow::Result<Value> {
         match &self.source {
             Source::Daemon(client) => Ok(self.runtime.block_on(client.get(target)).map_err(stop)?),
             Source::Directory(spool) => Ok(directly(spool, &self.context()).map_err(|e| ask_stop(&e))?),
-            Source::Owned(_) => Err(Stop::new(Exit::Failed, "this command changes, it does not ask").into()),
+            Source::Owned(ledger) => {
+                let (terms, now) = (self.terms.clone(), crate::clock::wall());
+                let asked = ledger.spooler.query(move |spool| {
+                    directly(spool, &ask::Context { now, terms: &terms, deliveries: None })
+                });
+                let answer = self.runtime.block_on(asked).map_err(AskError::from).and_then(|inner| inner);
+                Ok(answer.map_err(|e| ask_stop(&e))?)
+            }
         }
     }
 
@@ -166,17 +174,50 @@ impl Backend {
             ("after", ask.after.clone()),
             ("limit", ask.limit.map(|n| n.to_string())),
         ]);
-        self.answer(&format!("/spool/items{target}"), |spool, context| list::items(spool, ask, context))
+        let ask = ask.clone();
+        self.answer(&format!("/spool/items{target}"), move |spool, context| list::items(spool, &ask, context))
     }
 
     pub(crate) fn item(&self, id: ItemId) -> anyhow::Result<Value> {
-        self.answer(&format!("/spool/items/{id}"), |spool, context| ask::item(spool, id, context))
+        self.answer(&format!("/spool/items/{id}"), move |spool, context| ask::item(spool, id, context))
     }
 
     pub(crate) fn explain(&self, id: ItemId) -> anyhow::Result<Value> {
-        self.answer(&format!("/spool/items/{id}/explain"), |spool, context| {
+        self.answer(&format!("/spool/items/{id}/explain"), move |spool, context| {
             ask::explanation(spool, id, None, context)
         })
+    }
+
+    /// What deliveries do; only the pause is known when no relay runs.
+    pub(crate) fn delivery(&self) -> anyhow::Result<Value> {
+        match &self.source {
+            Source::Daemon(client) => Ok(self.runtime.block_on(client.get("/delivery")).map_err(stop)?),
+            Source::Directory(_) | Source::Owned(_) => {
+                let switch = Switch::open(&self.config.data_dir);
+                Ok(deliveries::Now::look(&switch, None, crate::clock::wall()).object(false))
+            }
+        }
+    }
+
+    /// Throws the switch of deliveries.
+    pub(crate) fn throw(&self, ask: &SwitchAsk) -> anyhow::Result<Value> {
+        match &self.source {
+            Source::Daemon(client) => {
+                let (target, body) = match ask {
+                    SwitchAsk::Pause { reason } => ("/delivery/pause", json!({ "reason": reason })),
+                    SwitchAsk::Resume => ("/delivery/resume", json!({})),
+                };
+                Ok(self.runtime.block_on(client.post(target, &body)).map_err(stop)?)
+            }
+            Source::Owned(_) => {
+                let switch = Switch::open(&self.config.data_dir);
+                deliveries::throw(&switch, ask, crate::clock::wall()).map_err(|e| ask_stop(&e))?;
+                self.delivery()
+            }
+            Source::Directory(_) => {
+                Err(Stop::new(Exit::Failed, "the directory is open for looking only").into())
+            }
+        }
     }
 
     pub(crate) fn stats(&self) -> anyhow::Result<Value> {
@@ -185,12 +226,15 @@ impl Backend {
 
     pub(crate) fn mailboxes(&self, after: Option<u32>) -> anyhow::Result<Value> {
         let target = query(&[("after", after.map(|n| n.to_string()))]);
-        self.answer(&format!("/mailboxes{target}"), |spool, context| ask::mailboxes(spool, after, context))
+        self.answer(&format!("/mailboxes{target}"), move |spool, context| {
+            ask::mailboxes(spool, after, context)
+        })
     }
 
     pub(crate) fn mailbox(&self, name: &str) -> anyhow::Result<Value> {
-        self.answer(&format!("/mailboxes/{}", escape(name)), |spool, context| {
-            ask::mailbox(spool, name, context)
+        let named = name.to_owned();
+        self.answer(&format!("/mailboxes/{}", escape(name)), move |spool, context| {
+            ask::mailbox(spool, &named, context)
         })
     }
 }

@@ -193,6 +193,20 @@ fn show(global: &Global, mailbox: &Value) -> anyhow::Result<Exit> {
     field("acked", &mailbox["items"]["acked"].to_string());
     field("next number", &mailbox["next_seq"].to_string());
     field("quota", &format!("{} items, {} bytes", limit("quota_items"), limit("quota_bytes")));
+    let out = &mailbox["outgoing"];
+    let waits = ["queued", "held", "armed"].map(|word| format!("{} {word}", out[word])).join(", ");
+    let ended = ["sent", "failed", "indeterminate"].map(|word| format!("{} {word}", out[word])).join(", ");
+    field("outgoing", &format!("{waits}; {ended}; {} results not told", out["untold"]));
+    let most = |key: &str| out[key].as_u64().map_or("no limit".to_owned(), |n| format!("at most {n}"));
+    field(
+        "rate",
+        &format!(
+            "{} in the last hour, {}; {} recipients elsewhere a day",
+            out["last_hour"],
+            most("per_hour_max"),
+            most("recipients_per_day_max")
+        ),
+    );
     screen::print(&page)?;
     Ok(Exit::Done)
 }

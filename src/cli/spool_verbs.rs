@@ -1,6 +1,7 @@
 //! `waystation spool ...`: arguments and how answers are shown.
 
 mod listing;
+mod moves;
 mod page;
 mod stats;
 
@@ -12,7 +13,7 @@ use spool::ids::ItemId;
 use super::backend::Backend;
 use super::screen::{self, Paint};
 use super::{Exit, Global, Stop};
-use crate::admin::change::ReplayAsk;
+use crate::admin::change::{ItemVerb, ReplayAsk};
 
 /// Shown below the help.
 pub(crate) const EXAMPLES: &str = "\
@@ -25,9 +26,6 @@ Examples:
   waystation spool explain 06h4k2v0c8q1r5t7u9v3s6d0ag
   waystation spool replay --lane home@mail.example.org --since 2d --yes
   waystation spool verify";
-
-/// Most messages of one `hold`, `release` without `--lane`.
-const IDS_MAX: usize = 1000;
 
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Verb {
@@ -56,11 +54,24 @@ pub(crate) enum Verb {
     /// Offer delivered items again, within their retention
     #[command(after_help = "Example:\n  waystation spool replay --lane home@mail.example.org --since 2h")]
     Replay(ReplayArgs),
-    /// Stop handing out items
-    #[command(after_help = "Example:\n  waystation spool hold ID --reason 'asked by the owner'")]
-    Hold(MoveArgs),
-    /// Hand out held items again
-    Release(MoveArgs),
+    /// Stop handing out items, and trying submissions
+    #[command(after_help = "Examples:\n  \
+        waystation spool hold ID --reason 'asked by the owner'\n  \
+        waystation spool hold --direction out --to @example.com --yes")]
+    Hold(moves::MoveArgs),
+    /// Hand out held items again; held submissions are due at once
+    Release(moves::MoveArgs),
+    /// Try waiting submissions now
+    Retry(moves::MoveArgs),
+    /// End submissions as failed, as long as nothing was handed over; their gateways are told
+    #[command(after_help = "Examples:\n  \
+        waystation spool cancel ID --reason 'sent by mistake'\n  \
+        waystation spool cancel --to @example.com --state ready,held --yes\n\n\
+        An armed submission cannot be cancelled: its last octets may have left.")]
+    Cancel(moves::MoveArgs),
+    /// Remove items, and submissions whose result was told; a note is left
+    #[command(after_help = "Example:\n  waystation spool purge --state quarantined --yes")]
+    Purge(moves::MoveArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -83,19 +94,6 @@ pub(crate) struct ReplayArgs {
     offline: bool,
 }
 
-#[derive(Debug, clap::Args)]
-pub(crate) struct MoveArgs {
-    /// The items
-    #[arg(value_name = "ID", required = true, num_args = 1..=IDS_MAX)]
-    ids: Vec<ItemId>,
-    /// Why; kept in the timeline
-    #[arg(long, value_name = "TEXT", default_value = "")]
-    reason: String,
-    /// Open the directory for the change when no relay runs
-    #[arg(long)]
-    offline: bool,
-}
-
 pub(crate) fn run(global: &Global, verb: Verb) -> anyhow::Result<Exit> {
     let paint = Paint::new(global.color.on_stdout());
     match verb {
@@ -113,8 +111,11 @@ pub(crate) fn run(global: &Global, verb: Verb) -> anyhow::Result<Exit> {
         Verb::Stats => stats::stats(global, paint),
         Verb::Verify => super::verify::run(global),
         Verb::Replay(args) => replay(global, &args),
-        Verb::Hold(args) => transfer(global, "hold", &args),
-        Verb::Release(args) => transfer(global, "release", &args),
+        Verb::Hold(args) => moves::run(global, ItemVerb::Hold, &args),
+        Verb::Release(args) => moves::run(global, ItemVerb::Release, &args),
+        Verb::Retry(args) => moves::run(global, ItemVerb::Retry, &args),
+        Verb::Cancel(args) => moves::run(global, ItemVerb::Cancel, &args),
+        Verb::Purge(args) => moves::run(global, ItemVerb::Purge, &args),
     }
 }
 
@@ -155,20 +156,6 @@ fn confirm(question: &str) -> anyhow::Result<bool> {
     let mut line = String::new();
     std::io::stdin().lock().read_line(&mut line)?;
     Ok(matches!(line.trim(), "y" | "Y" | "yes"))
-}
-
-fn transfer(global: &Global, verb: &str, args: &MoveArgs) -> anyhow::Result<Exit> {
-    let backend = Backend::open_for_change(global, args.offline)?;
-    for id in &args.ids {
-        let body = serde_json::json!({ "reason": args.reason });
-        let answer = backend.change(&format!("/spool/items/{id}/{verb}"), body)?;
-        if global.json {
-            screen::line(&answer)?;
-        } else {
-            screen::print(&format!("{id} is {}\n", text(&answer["state"])))?;
-        }
-    }
-    Ok(Exit::Done)
 }
 
 fn text(value: &Value) -> &str {

@@ -15,12 +15,13 @@ pub(crate) fn run(global: &Global) -> anyhow::Result<Exit> {
     } else {
         let paint = Paint::new(global.color.on_stdout());
         let read = format!(
-            "{} records in {} segments, {} read, {} bodies, {} lanes",
+            "{} records in {} segments, {} read, {} bodies, {} lanes, {} outboxes",
             answer["records"],
             answer["segments"],
             screen::bytes(answer["bytes"].as_u64().unwrap_or(0)),
             answer["bodies"],
-            answer["lanes"]
+            answer["lanes"],
+            answer["outboxes"]
         );
         let mut page = String::new();
         for problem in problems {

@@ -63,14 +63,14 @@ impl Spool {
         Ok((out, next.map(|(key, _)| QueueCursor::behind(Tree::Due, key))))
     }
 
-    /// Results in an outbox that its gateway has not confirmed, counted up to `limit`.
+    /// Results in an outbox, or in all of them, that no gateway has confirmed, counted up to `limit`.
     ///
     /// # Errors
     /// [`SpoolError::Index`].
-    pub fn untold_count(&self, outbox: LaneId, limit: usize) -> Result<usize, SpoolError> {
-        let (from, to) =
-            (entry::place_key(outbox, Seq(0)), entry::lane_key(LaneId(outbox.0.saturating_add(1))));
-        Ok(self.tail.scan(Tree::Untold, &from, Some(&to), limit)?.len())
+    pub fn untold_count(&self, outbox: Option<LaneId>, limit: usize) -> Result<usize, SpoolError> {
+        let from = outbox.map(|lane| entry::place_key(lane, Seq(0))).unwrap_or_default();
+        let to = outbox.map(|lane| entry::lane_key(LaneId(lane.0.saturating_add(1))));
+        Ok(self.tail.scan(Tree::Untold, &from, to.as_deref(), limit)?.len())
     }
 
     /// Looks at a page of the queues and answers, in words, what leads to no submission or to one of another state;

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use spool::ids::WallMs;
 use spool::life;
 use spool::submission::{Submission, TOLD};
-use spool::types::{State, Transition};
+use spool::types::{LaneStats, STATES, State, Transition};
 
 use super::rfc3339;
 use crate::mail::outbound::values::{Attempt, Note};
@@ -46,6 +46,26 @@ pub fn timeline(steps: &[Transition]) -> Value {
 /// The word of a step: its state, and `told` for the one that says that the gateway has the result.
 fn step_word(step: &Transition) -> &str {
     if step.reason == TOLD { "told" } else { &step.state }
+}
+
+/// The counters of an outbox: `queued`, `held`, `armed`, and results by their words.
+#[must_use]
+pub fn outbox(stats: &LaneStats) -> Value {
+    counters(&stats.items)
+}
+
+/// Counters of submissions by state, under the words of an operator.
+#[must_use]
+pub fn counters(counts: &[u64; STATES]) -> Value {
+    let of = |state: State| State::ALL.iter().zip(counts).find(|(s, _)| **s == state).map_or(0, |(_, n)| *n);
+    json!({
+        "queued": of(State::Ready),
+        "held": of(State::Held),
+        "armed": of(State::Armed),
+        "sent": of(State::Sent),
+        "failed": of(State::Failed),
+        "indeterminate": of(State::Indeterminate),
+    })
 }
 
 fn attempt(attempt: &Attempt) -> Value {

@@ -42,6 +42,12 @@ pub(crate) struct Selection {
 }
 
 impl Selection {
+    /// Whether nothing is narrowed down.
+    pub(super) fn is_empty(&self) -> bool {
+        let words = [&self.lane, &self.direction, &self.state, &self.result, &self.from, &self.to];
+        words.iter().all(|word| word.is_none()) && self.since.is_none() && self.until.is_none()
+    }
+
     pub(super) fn ask(&self) -> ItemsAsk {
         let now = crate::clock::wall();
         let ago = |span: Option<u64>| span.map(|ms| now.0.saturating_sub(ms));

@@ -7,6 +7,22 @@ use super::super::screen::{self, Paint};
 use super::super::{Exit, Global};
 use super::text;
 
+/// States in the order of an operator's interest.
+const STATES: [&str; 10] = [
+    "ready",
+    "held",
+    "armed",
+    "acked",
+    "sent",
+    "failed",
+    "indeterminate",
+    "expired",
+    "quarantined",
+    "purged",
+];
+/// Destinations that one page shows.
+const DESTINATIONS_SHOWN: usize = 10;
+
 pub(super) fn stats(global: &Global, paint: Paint) -> anyhow::Result<Exit> {
     let stats = Backend::open(global)?.stats()?;
     if global.json {
@@ -14,13 +30,16 @@ pub(super) fn stats(global: &Global, paint: Paint) -> anyhow::Result<Exit> {
         return Ok(Exit::Done);
     }
     let size = |value: &Value| screen::bytes(value.as_u64().unwrap_or(0));
-    let rows: Vec<Vec<String>> = ["ready", "held", "acked", "expired", "quarantined", "purged"]
+    let rows: Vec<Vec<String>> = STATES
         .iter()
         .map(|state| {
-            vec![(*state).to_owned(), stats["items"][state].to_string(), size(&stats["bytes"][state])]
+            let of = |what: &str| stats[what][state].as_u64().unwrap_or(0);
+            let (all, out) = (of("items"), of("submissions"));
+            let cells = [all.saturating_sub(out).to_string(), out.to_string(), size(&stats["bytes"][state])];
+            [vec![(*state).to_owned()], cells.to_vec()].concat()
         })
         .collect();
-    let mut page = screen::table(paint, &["STATE", "ITEMS", "BYTES"], &[false, true, true], &rows);
+    let mut page = screen::table(paint, &["STATE", "IN", "OUT", "BYTES"], &[false, true, true, true], &rows);
     let oldest = stats["oldest_ready_seconds"].as_u64().map_or("none waits".to_owned(), screen::age);
     page.push_str(&format!(
         "\nleased now {}, oldest waiting {oldest}, mailboxes {}\njournal {} in {} segments ({} reclaimable), \
@@ -33,6 +52,7 @@ pub(super) fn stats(global: &Global, paint: Paint) -> anyhow::Result<Exit> {
         size(&stats["index_bytes"]),
         size(&stats["free_bytes"]),
     ));
+    page.push_str(&outgoing(paint, &stats["outgoing"]));
     let damaged = stats["quarantined_records"].as_u64().unwrap_or(0);
     if damaged > 0 {
         page.push_str(&paint.bad(&format!("{damaged} damaged stretches; run `waystation spool verify`\n")));
@@ -61,6 +81,38 @@ pub(super) fn stats(global: &Global, paint: Paint) -> anyhow::Result<Exit> {
     ));
     screen::print(&page)?;
     Ok(Exit::Done)
+}
+
+/// Results nobody was told, and what waits for which destination.
+fn outgoing(paint: Paint, outgoing: &Value) -> String {
+    let or_more = if outgoing["complete"] == true { "" } else { " or more" };
+    let mut page = format!(
+        "results not told {}{or_more}, destinations with mail waiting {}{or_more}\n",
+        outgoing["untold"], outgoing["destinations_count"]
+    );
+    let rows: Vec<Vec<String>> = outgoing["destinations"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .take(DESTINATIONS_SHOWN)
+        .map(|queue| {
+            let due = match queue["due_seconds"].as_u64() {
+                Some(0) | None => "now".to_owned(),
+                Some(seconds) => format!("in {}", screen::age(seconds)),
+            };
+            vec![text(&queue["destination"]).to_owned(), queue["queued"].to_string(), due]
+        })
+        .collect();
+    if !rows.is_empty() {
+        page.push('\n');
+        page.push_str(&screen::table(
+            paint,
+            &["DESTINATION", "QUEUED", "NEXT DUE"],
+            &[false, true, true],
+            &rows,
+        ));
+    }
+    page
 }
 
 fn lane_row(lane: &Value) -> Vec<String> {

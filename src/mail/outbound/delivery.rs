@@ -231,6 +231,7 @@ impl Driver {
             match action {
                 Action::Start { destination, id } => {
                     let task = self.attempts.spawn(attempt::run(Arc::clone(&self.shared), id));
+                    self.shared.standing.attempting(id, true);
                     self.places.insert(task.id(), (destination, id));
                 }
                 Action::Fetch { destination, limit } => {
@@ -283,6 +284,7 @@ impl Driver {
             }
         };
         if let Some((destination, id)) = self.places.remove(&task) {
+            self.shared.standing.attempting(id, false);
             let now = now();
             self.schedule.finish(&destination, id, report.health, report.next, now);
             self.note_standing(&destination, report.health, now);

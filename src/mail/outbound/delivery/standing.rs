@@ -1,9 +1,10 @@
-//! What deliveries know of destinations that are left alone, for whoever explains why a submission waits.
+//! What deliveries know of destinations that are left alone, and of what is tried now, for whoever explains why a
+//! submission waits.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 
-use spool::ids::WallMs;
+use spool::ids::{ItemId, WallMs};
 
 /// Most destinations that are told about; those beyond it wait all the same.
 const KEPT_MAX: usize = 10_000;
@@ -12,6 +13,7 @@ const KEPT_MAX: usize = 10_000;
 #[derive(Debug, Default)]
 pub struct Standing {
     alone: Mutex<BTreeMap<String, WallMs>>,
+    under_way: Mutex<BTreeSet<ItemId>>,
 }
 
 impl Standing {
@@ -19,6 +21,31 @@ impl Standing {
     #[must_use]
     pub fn left_alone_until(&self, destination: &str, now: WallMs) -> Option<WallMs> {
         self.lock().get(destination).copied().filter(|until| *until > now)
+    }
+
+    /// Destinations that did not answer and when each is tried again, by name, at most `limit`; and how many there are.
+    #[must_use]
+    pub fn all_left_alone(&self, now: WallMs, limit: usize) -> (Vec<(String, WallMs)>, usize) {
+        let alone = self.lock();
+        let waiting = || alone.iter().filter(|(_, until)| **until > now);
+        let named = waiting().take(limit).map(|(name, until)| (name.clone(), *until));
+        (named.collect(), waiting().count())
+    }
+
+    /// Submissions that are attempted now; no more than deliveries run at a time.
+    #[must_use]
+    pub fn under_way(&self) -> BTreeSet<ItemId> {
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Notes that an attempt begins, or that it is over.
+    pub(super) fn attempting(&self, id: ItemId, begins: bool) {
+        let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
+        if begins {
+            under_way.insert(id);
+        } else {
+            under_way.remove(&id);
+        }
     }
 
     /// Notes until when a destination is left alone, or that it is not.

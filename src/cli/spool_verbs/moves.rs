@@ -1,0 +1,124 @@
+//! `spool hold, release, retry, cancel, purge`: what is done to items and submissions, one by one.
+//!
+//! Ids are taken as they are. A selection is looked up first, so that its size can be told before anything is done;
+//! what changes its state in between is refused by the relay, told, and stepped over.
+
+use serde_json::{Value, json};
+use spool::ids::ItemId;
+
+use super::super::backend::Backend;
+use super::super::screen;
+use super::super::{Exit, Global, Stop};
+use super::listing::{Selection, pages};
+use super::{confirm, text};
+use crate::admin::change::ItemVerb;
+
+/// Most items of one command.
+const ITEMS_MAX: usize = 10_000;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct MoveArgs {
+    /// The items and submissions; or a selection
+    #[arg(value_name = "ID", num_args = 0..=1000)]
+    ids: Vec<ItemId>,
+    #[command(flatten)]
+    selection: Selection,
+    /// Why; kept in the timeline
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    reason: String,
+    /// Do not ask
+    #[arg(long)]
+    yes: bool,
+    /// Open the directory for the change when no relay runs
+    #[arg(long)]
+    offline: bool,
+}
+
+pub(super) fn run(global: &Global, verb: ItemVerb, args: &MoveArgs) -> anyhow::Result<Exit> {
+    let word = verb.word();
+    match (args.ids.is_empty(), args.selection.is_empty()) {
+        (true, true) => {
+            let text = format!(
+                "say which: ids, or a selection like --lane, --state, --to (see `spool {word} --help`)"
+            );
+            return Err(Stop::new(Exit::Usage, text).into());
+        }
+        (false, false) => {
+            return Err(Stop::new(Exit::Usage, "say either ids or a selection, not both").into());
+        }
+        (false, true) | (true, false) => {}
+    }
+    let backend = Backend::open_for_change(global, args.offline)?;
+    let selected = args.ids.is_empty();
+    let ids = if selected {
+        select(&backend, verb, args)?
+    } else {
+        args.ids.iter().map(ItemId::to_string).collect()
+    };
+    if ids.is_empty() {
+        if !global.json {
+            eprintln!("nothing matches");
+        }
+        return Ok(Exit::Nothing);
+    }
+    let asks = selected || verb == ItemVerb::Purge;
+    if asks && !args.yes {
+        let s = if ids.len() == 1 { "" } else { "s" };
+        if !confirm(&format!("Really {word} {} item{s}?", ids.len()))? {
+            return Err(Stop::new(Exit::Failed, "nothing was changed").into());
+        }
+    }
+    let mut refused = 0_usize;
+    for id in &ids {
+        let body = json!({ "reason": args.reason });
+        match backend.change(&format!("/spool/items/{id}/{word}"), body) {
+            Ok(answer) => say(global, &answer)?,
+            // One that moved on meanwhile must not keep the others.
+            Err(error) if ids.len() > 1 => {
+                refused += 1;
+                eprintln!("{id}: {error:#}");
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(if refused == 0 { Exit::Done } else { Exit::Failed })
+}
+
+fn say(global: &Global, answer: &Value) -> std::io::Result<()> {
+    if global.json {
+        return screen::line(answer);
+    }
+    let note = match (text(&answer["direction"]), text(&answer["state"])) {
+        ("out", "ready") => ", due now",
+        ("out", "failed") => "; its gateway is told",
+        _ => "",
+    };
+    screen::print(&format!("{} is {}{note}\n", text(&answer["id"]), text(&answer["state"])))
+}
+
+/// The ids that a selection means, without those that `verb` can do nothing to.
+fn select(backend: &Backend, verb: ItemVerb, args: &MoveArgs) -> anyhow::Result<Vec<String>> {
+    let mut ask = args.selection.ask();
+    if matches!(verb, ItemVerb::Cancel | ItemVerb::Retry) {
+        ask.direction = ask.direction.or_else(|| Some("out".to_owned()));
+    }
+    if ask.state.is_none() {
+        let states = match verb {
+            ItemVerb::Hold | ItemVerb::Retry => Some("ready,leased"),
+            ItemVerb::Release => Some("held"),
+            ItemVerb::Cancel => Some("ready,held"),
+            ItemVerb::Purge => None,
+        };
+        ask.state = states.map(str::to_owned);
+    }
+    let mut ids = Vec::new();
+    let more = pages(backend, ask, ITEMS_MAX, &mut |item| {
+        ids.push(text(&item["id"]).to_owned());
+        Ok(())
+    })?;
+    if more {
+        let message = format!("more than {ITEMS_MAX} items; narrow the selection");
+        return Err(Stop::new(Exit::Usage, message).into());
+    }
+    Ok(ids)
+}
