@@ -46,6 +46,11 @@ fn help_is_useful_on_every_level() {
         &["spool"],
         &["spool", "ls"],
         &["spool", "replay"],
+        &["spool", "hold"],
+        &["spool", "cancel"],
+        &["spool", "purge"],
+        &["delivery"],
+        &["delivery", "pause"],
         &["completions"],
         &["man"],
     ];

@@ -12,7 +12,7 @@ use spool::submission::{NewSubmission, Settlement, Submitted};
 use spool::types::NewMessage;
 use spool::{Options, Spool};
 use waystation::clock;
-use waystation::mail::envelope::Meta;
+use waystation::mail::envelope::OutboundMeta;
 use waystation::mail::outbound::values::{Attempt, Note};
 
 use super::{json_lines, key, on};
@@ -48,7 +48,12 @@ impl Outbox {
         let mut chunk = ChunkBuilder::new(id, self.spool.reader().seed());
         chunk.take(LETTER);
         self.spool.stage_chunk(id, chunk.finish()).expect("staged");
-        let meta = Meta { mail_from: "anna@mail.localhost".into(), ..Meta::default() };
+        let meta = OutboundMeta {
+            mail_from: "anna@mail.localhost".into(),
+            stream: format!("stream-{}", self.count),
+            results: true,
+            ..OutboundMeta::default()
+        };
         let new = NewSubmission {
             message: NewMessage {
                 body: id,
@@ -229,5 +234,82 @@ fn show_tells_every_attempt_and_explain_says_what_happens_next() {
     let (code, raw, _) = run_text(&on(dir.path(), &["spool", "show", &every.failed.to_string(), "--raw"]));
     assert_eq!(code, 0);
     assert!(raw.as_bytes().ends_with(LETTER), "{raw}");
+    assert_eq!(relay.terminate(), 0);
+}
+
+#[test]
+fn an_operator_holds_releases_and_cancels_what_was_not_handed_over() {
+    let dir = tempfile::tempdir().expect("directory");
+    let every = every(dir.path());
+    let ask = |args: &[&str]| run_text(&on(dir.path(), args));
+    let verb = |verb: &str, id: ItemId| ask(&["spool", verb, &id.to_string(), "--offline"]);
+
+    // Without a relay the armed one is still armed on disk; owning the directory is a start, which settles it (R1).
+    assert_eq!(ask(&["spool", "hold", &every.fresh.to_string()]).0, 75, "changes need a relay, or --offline");
+    let (code, out, err) = verb("hold", every.fresh);
+    assert_eq!((code, out.contains("is held")), (0, true), "{err}");
+    assert_eq!(verb("hold", every.fresh).0, 1, "held already");
+    let (code, _, err) = verb("retry", every.fresh);
+    assert!(code == 1 && err.contains("spool release"), "{err}");
+    let (code, out, err) = verb("release", every.fresh);
+    assert!(code == 0 && out.contains("due now"), "{out}{err}");
+    let (code, out, _) =
+        ask(&["spool", "cancel", "--to", "carl@", "--reason", "a mistake", "--yes", "--offline"]);
+    assert!(code == 0 && out.contains("is failed"), "{out}");
+    let (_, out, _) = ask(&["spool", "explain", &every.waits.to_string()]);
+    let text = out.replace('\n', " ");
+    assert!(text.contains("cancelled by the operator: a mistake (5.7.0)"), "{text}");
+    for (id, words) in [(every.waits, "has its one result"), (every.armed, "has its one result")] {
+        let (code, _, err) = verb("cancel", id);
+        assert!(code == 1 && err.contains(words), "{err}");
+    }
+    let purge = |id: ItemId| ask(&["spool", "purge", &id.to_string(), "--yes", "--offline"]);
+    assert_eq!(purge(every.sent).0, 0, "its gateway has the result");
+    let (code, _, err) = purge(every.failed);
+    assert!(code == 1 && err.contains("has not been told yet"), "{err}");
+    assert_eq!(ask(&["spool", "cancel", "--offline"]).0, 2, "neither ids nor a selection");
+    assert_eq!(ask(&["spool", "hold", "--to", "@far.example", "--offline"]).0, 2, "nobody there to ask");
+    assert_eq!(ask(&["spool", "cancel", "--to", "nowhere", "--yes", "--offline"]).0, 3);
+
+    let (code, out, _) = ask(&["spool", "verify"]);
+    assert!(code == 0 && out.contains("1 outboxes"), "{out}");
+    let (_, out, _) = ask(&["spool", "stats", "--json"]);
+    let stats = &json_lines(&out)[0];
+    assert_eq!(stats["submissions"]["ready"], 1);
+    assert_eq!((&stats["submissions"]["failed"], &stats["outgoing"]["untold"]), (&2.into(), &3.into()));
+    assert_eq!(stats["outgoing"]["destinations"][0]["destination"], "far.example");
+    let (_, out, _) = ask(&["mailbox", "show", &key(), "--json"]);
+    let outgoing = &json_lines(&out)[0]["outgoing"];
+    assert_eq!((&outgoing["queued"], &outgoing["last_hour"]), (&1.into(), &5.into()));
+}
+
+#[test]
+fn an_armed_submission_is_left_to_its_verdict() {
+    let dir = tempfile::tempdir().expect("directory");
+    let every = every(dir.path());
+    let (code, out, _) = run_text(&on(dir.path(), &["spool", "ls", "--state", "armed"]));
+    assert!(code == 0 && out.contains(&every.armed.to_string()), "{out}");
+    let (_, out, _) = run_text(&on(dir.path(), &["spool", "show", &every.armed.to_string()]));
+    assert!(out.contains("armed") && out.contains("handed to mx.far.example"), "{out}");
+}
+
+#[test]
+fn a_pause_lasts_over_a_restart_and_is_told_wherever_somebody_asks() {
+    let dir = tempfile::tempdir().expect("directory");
+    let every = every(dir.path());
+    let ask = |args: &[&str]| run_text(&on(dir.path(), args));
+    assert_eq!(ask(&["delivery", "pause"]).0, 75);
+    assert_eq!(ask(&["delivery", "pause", "--reason", "new host", "--offline"]).0, 0);
+    let relay = RelayProcess::start(dir.path());
+    let (code, out, _) = ask(&["delivery", "status"]);
+    assert!(code == 0 && out.contains("paused by an operator: new host"), "{out}");
+    let (_, out, _) = ask(&["spool", "explain", &every.waits.to_string()]);
+    assert!(out.replace('\n', " ").contains("deliveries are paused by an operator: new host"), "{out}");
+    assert_eq!(ask(&["delivery", "resume"]).0, 0);
+    let (code, _, err) = ask(&["delivery", "resume"]);
+    assert!(code == 1 && err.contains("not paused"), "{err}");
+    let (_, out, _) = ask(&["delivery", "status", "--json"]);
+    let status = &json_lines(&out)[0];
+    assert_eq!((&status["paused"], &status["attempts_under_way"]), (&false.into(), &0.into()));
     assert_eq!(relay.terminate(), 0);
 }
