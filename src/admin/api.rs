@@ -185,7 +185,7 @@ async fn throw(State(admin): Shared, UrlPath(verb): UrlPath<String>, body: Bytes
     let switch = Arc::clone(&admin.switch);
     let now = crate::clock::wall();
     let thrown = tokio::task::spawn_blocking(move || deliveries::throw(&switch, &ask, now)).await;
-    match thrown.unwrap_or_else(|_| Err(AskError::Spool(SpoolError::Closed))) {
+    match thrown.unwrap_or(Err(AskError::Spool(SpoolError::Closed))) {
         Ok(()) => delivery(State(admin)).await,
         Err(error) => problem(&error),
     }
@@ -232,6 +232,14 @@ async fn raw(State(admin): Shared, UrlPath(id): UrlPath<String>) -> Response {
         Err(error) => return problem(&error),
     };
     let spooler = admin.spooler.clone();
+    if !spool::life::keeps_body(info.state) {
+        // It may be there still, or partly: a half answer is none.
+        let (reader, whole) = (spooler.reader(), info.clone());
+        let checked = tokio::task::spawn_blocking(move || reader.check_body(&whole)).await;
+        if !matches!(checked, Ok(Ok(()))) {
+            return problem(&ask::gone(&info));
+        }
+    }
     let head = Bytes::from(info.head.clone());
     let pieces = stream::unfold((spooler, info, 0), |(spooler, info, n)| async move {
         let piece = next_piece(&spooler, &info, n).await?;

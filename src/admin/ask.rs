@@ -176,6 +176,17 @@ pub fn known(view: &Spool, id: ItemId) -> Result<ItemInfo, AskError> {
         .ok_or_else(|| AskError::NotFound(format!("no item {id}; it never was, or its retention is over")))
 }
 
+/// The bytes of an item that nobody needs any more are not there.
+#[must_use]
+pub fn gone(info: &ItemInfo) -> AskError {
+    AskError::NotFound(format!(
+        "the bytes of {} are not kept: it is {}, and their place was needed; `waystation spool show {}` has the rest",
+        info.id,
+        info.state.word(),
+        info.id
+    ))
+}
+
 /// The spool in numbers.
 ///
 /// # Errors

@@ -3,6 +3,7 @@
 //! Used by the daemon's admin socket, and by `--offline` commands that own the directory for a moment.
 
 mod outgoing;
+mod resend;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -110,6 +111,15 @@ pub enum Change {
         /// Why.
         reason: String,
     },
+    /// Make a new submission of the message of one that failed, or of which nobody knows.
+    Resend {
+        /// Which.
+        id: ItemId,
+        /// A duplicate does no harm.
+        sure: bool,
+        /// Why.
+        reason: String,
+    },
     /// Offer acked items again.
     Replay(ReplayAsk),
 }
@@ -125,9 +135,13 @@ pub async fn apply(
     metrics: Option<&Metrics>,
     now: WallMs,
 ) -> Result<Value, AskError> {
-    let terms = terms.clone();
     let asked = change.clone();
-    let answer = spooler.call(move |spool| stage(spool, change, &terms, now)).await??;
+    let answer = if let Change::Resend { id, sure, reason } = change {
+        resend::resend(spooler, id, sure, clean(&reason), terms, now).await?
+    } else {
+        let terms = terms.clone();
+        spooler.call(move |spool| stage(spool, change, &terms, now)).await??
+    };
     log(&asked, &answer);
     if let (Change::Replay(_), Some(metrics)) = (&asked, metrics) {
         metrics.replayed(answer["replayed"].as_u64().unwrap_or(0));
@@ -168,13 +182,14 @@ fn stage(spool: &mut Spool, change: Change, terms: &Terms, now: WallMs) -> Resul
             change_mailbox(spool, &name, MailboxChange::Quota { items, bytes }, &context)?
         }
         Change::Item { id, verb, reason } => return item(spool, id, verb, &reason, now),
+        Change::Resend { .. } => return Err(AskError::Bad("it takes more than one step".to_owned())),
         Change::Replay(ask) => return replay(spool, &ask, &context),
     };
     ask::mailbox(spool, &name, &context)
 }
 
 fn item(spool: &mut Spool, id: ItemId, verb: ItemVerb, reason: &str, now: WallMs) -> Result<Value, AskError> {
-    let reason: String = reason.chars().filter(|c| !c.is_control()).take(REASON_CHARS_MAX).collect();
+    let reason = clean(reason);
     let before = ask::known(spool, id)?;
     if let Some(outbound) = &before.outbound {
         outgoing::allowed(&before, outbound.told, verb)?;
@@ -195,6 +210,11 @@ fn item(spool: &mut Spool, id: ItemId, verb: ItemVerb, reason: &str, now: WallMs
     let state = state.map_err(refused)?;
     let direction = if before.outbound.is_some() { "out" } else { "in" };
     Ok(json!({ "id": id.to_string(), "direction": direction, "state": state.word(), "reason": reason }))
+}
+
+/// A reason that fits one line of the timeline.
+fn clean(reason: &str) -> String {
+    reason.chars().filter(|c| !c.is_control()).take(REASON_CHARS_MAX).collect()
 }
 
 fn change_mailbox(
@@ -283,6 +303,13 @@ fn log(change: &Change, answer: &Value) {
             } else {
                 tracing::info!(event = "relay.item.moved", item.id = %id, state, "item is {state} by an operator");
             }
+        }
+        Change::Resend { id, .. } => {
+            let new = answer["id"].as_str().unwrap_or("");
+            tracing::info!(
+                event = "relay.outbound.resent", submission.id = %id, new,
+                "an operator sends submission {id} again as {new}"
+            );
         }
         Change::Replay(_) => {
             let count = answer["replayed"].as_u64().unwrap_or(0);

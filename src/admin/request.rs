@@ -35,6 +35,15 @@ struct ReasonBody {
     reason: String,
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ResendBody {
+    #[serde(default)]
+    reason: String,
+    #[serde(default)]
+    i_know_it_may_duplicate: bool,
+}
+
 /// The change that a request asks for.
 ///
 /// * `target` – the path below `/admin`, its pieces percent-encoded.
@@ -48,6 +57,10 @@ pub fn change(target: &str, body: &[u8]) -> Result<Change, AskError> {
         ["mailboxes"] => parse(body).map(|AddBody { key }| Change::Add { key }),
         ["mailboxes", name, verb] => mailbox(unescape(name)?, verb, body),
         ["spool", "replay"] => parse::<ReplayAsk>(body).map(Change::Replay),
+        ["spool", "items", id, "resend"] => {
+            let ResendBody { reason, i_know_it_may_duplicate } = parse(body)?;
+            Ok(Change::Resend { id: item_id(id)?, sure: i_know_it_may_duplicate, reason })
+        }
         ["spool", "items", id, verb] => {
             let Some(verb) = ItemVerb::ALL.into_iter().find(|known| known.word() == *verb) else {
                 let words = ItemVerb::ALL.map(ItemVerb::word).join(", ");

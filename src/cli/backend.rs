@@ -124,8 +124,11 @@ impl Backend {
             }
             Source::Directory(spool) => {
                 let info = ask::known(spool, id).map_err(|e| ask_stop(&e))?;
-                out.write_all(&info.head)?;
                 let reader = spool.reader();
+                if !spool::life::keeps_body(info.state) && reader.check_body(&info).is_err() {
+                    return Err(ask_stop(&ask::gone(&info)).into());
+                }
+                out.write_all(&info.head)?;
                 for n in 0..info.chunks.len() {
                     out.write_all(&reader.chunk(&info, n)?)?;
                 }

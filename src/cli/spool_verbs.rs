@@ -69,6 +69,11 @@ pub(crate) enum Verb {
         waystation spool cancel --to @example.com --state ready,held --yes\n\n\
         An armed submission cannot be cancelled: its last octets may have left.")]
     Cancel(moves::MoveArgs),
+    /// Send the message of a failed or indeterminate submission again, as a new one
+    #[command(after_help = "Example:\n  \
+        waystation spool resend ID --i-know-it-may-duplicate --reason 'the recipient says it never came'\n\n\
+        The first submission keeps its result. If the new one fails, a report comes into the mailbox.")]
+    Resend(moves::ResendArgs),
     /// Remove items, and submissions whose result was told; a note is left
     #[command(after_help = "Example:\n  waystation spool purge --state quarantined --yes")]
     Purge(moves::MoveArgs),
@@ -115,6 +120,7 @@ pub(crate) fn run(global: &Global, verb: Verb) -> anyhow::Result<Exit> {
         Verb::Release(args) => moves::run(global, ItemVerb::Release, &args),
         Verb::Retry(args) => moves::run(global, ItemVerb::Retry, &args),
         Verb::Cancel(args) => moves::run(global, ItemVerb::Cancel, &args),
+        Verb::Resend(args) => moves::resend(global, &args),
         Verb::Purge(args) => moves::run(global, ItemVerb::Purge, &args),
     }
 }

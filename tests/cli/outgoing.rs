@@ -313,3 +313,39 @@ fn a_pause_lasts_over_a_restart_and_is_told_wherever_somebody_asks() {
     assert_eq!((&status["paused"], &status["attempts_under_way"]), (&false.into(), &0.into()));
     assert_eq!(relay.terminate(), 0);
 }
+
+#[test]
+fn an_indeterminate_one_is_sent_again_only_by_somebody_who_says_that_a_duplicate_is_harmless() {
+    let dir = tempfile::tempdir().expect("directory");
+    let every = every(dir.path());
+    let ask = |args: &[&str]| run_text(&on(dir.path(), args));
+    let resend = |id: ItemId, more: &[&str]| {
+        ask(&[&["spool", "resend", &id.to_string(), "--offline", "--json"], more].concat())
+    };
+    // Q22: never by itself, and never without the explicit word.
+    let (code, out, err) = resend(every.armed, &[]);
+    assert!(code == 2 && out.is_empty() && err.contains("second copy"), "{out}{err}");
+    let sure = "--i-know-it-may-duplicate";
+    for (id, words) in [(every.sent, "was sent"), (every.waits, "has no result yet")] {
+        let (code, _, err) = resend(id, &[sure]);
+        assert!(code == 1 && err.contains(words), "{err}");
+    }
+    let (code, out, err) = resend(every.armed, &[sure, "--reason", "it never came"]);
+    assert_eq!(code, 0, "{err}");
+    let answer = &json_lines(&out)[0];
+    let new = answer["id"].as_str().expect("id").to_owned();
+    assert_eq!(answer["again"], every.armed.to_string());
+    let (code, _, err) = resend(every.armed, &[sure]);
+    assert!(code == 1 && err.contains(&new), "{err}");
+
+    let text = |id: &str| ask(&["spool", "explain", id]).1.replace('\n', " ");
+    let (old_text, new_text) = (text(&every.armed.to_string()), text(&new));
+    assert!(old_text.contains("became indeterminate") && old_text.contains(&new), "{old_text}");
+    assert!(new_text.contains("not tried yet") && new_text.contains(&every.armed.to_string()), "{new_text}");
+    let raw = |id: &str| ask(&["spool", "show", id, "--raw"]).1;
+    assert_eq!(raw(&every.armed.to_string()), raw(&new));
+    let (_, out, _) = ask(&["spool", "ls", "--direction", "out", "--to", "emil@", "--json"]);
+    let wanted = [(every.armed.to_string(), "indeterminate".to_owned()), (new, "ready".to_owned())];
+    assert_eq!(states(&out), wanted);
+    assert!(ask(&["spool", "verify"]).1.starts_with("everything is whole"));
+}

@@ -86,9 +86,11 @@ impl Spool {
         let page = self.tail.scan(tree, &start, None, QUEUE_PAGE)?;
         let mut problems = Vec::new();
         for (key, _) in &page {
-            let (place, queue) = match tree {
-                Tree::Due => (entry::due_of_key(key).map(|(_, _, lane, seq)| (lane, seq)), Some(key)),
-                _ => (entry::block_of_key(key).map(|(lane, seq)| (lane, Seq(seq))), None),
+            let is_due = tree == Tree::Due;
+            let place = if is_due {
+                entry::due_of_key(key).map(|(_, _, lane, seq)| (lane, seq))
+            } else {
+                entry::block_of_key(key).map(|(lane, seq)| (lane, Seq(seq)))
             };
             let Some((lane, seq)) = place else {
                 problems.push(format!("queue {}: a key that is none", tree.name()));
@@ -97,10 +99,7 @@ impl Spool {
             let entry = self.tail.entry(lane, seq)?;
             let fits = entry.as_ref().is_some_and(|entry| belongs(tree, entry));
             // A submission has one time and one destination, so any other key in `due` is a second one.
-            let single = match queue {
-                Some(key) => self.due_key_of(lane, seq)?.as_deref() == Some(&key[..]),
-                None => true,
-            };
+            let single = !is_due || self.due_key_of(lane, seq)?.as_deref() == Some(&key[..]);
             if !fits || !single {
                 let state = entry.map_or("unknown", |entry| entry.state.word());
                 problems.push(format!("queue {}: lane {} seq {seq} is {state}", tree.name(), lane.0));
@@ -135,12 +134,10 @@ impl Spool {
             }
             let place = entry::place_key(outbox, seq);
             for tree in TREES {
-                let there = match tree {
-                    Tree::Due => match self.due_key_of(outbox, seq)? {
-                        Some(key) => self.tail.get(tree, &key)?.is_some(),
-                        None => false,
-                    },
-                    _ => self.tail.get(tree, &place)?.is_some(),
+                let key = if tree == Tree::Due { self.due_key_of(outbox, seq)? } else { Some(place.clone()) };
+                let there = match key {
+                    Some(key) => self.tail.get(tree, &key)?.is_some(),
+                    None => false,
                 };
                 if there != belongs(tree, &entry) {
                     let lacks = if there { "is in" } else { "is not in" };

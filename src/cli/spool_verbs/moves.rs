@@ -34,6 +34,34 @@ pub(crate) struct MoveArgs {
     offline: bool,
 }
 
+#[derive(Debug, clap::Args)]
+pub(crate) struct ResendArgs {
+    /// The submission
+    #[arg(value_name = "ID")]
+    id: ItemId,
+    /// A second copy at the recipient does no harm
+    #[arg(long)]
+    i_know_it_may_duplicate: bool,
+    /// Why; kept in both timelines
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    reason: String,
+    /// Open the directory for the change when no relay runs
+    #[arg(long)]
+    offline: bool,
+}
+
+pub(super) fn resend(global: &Global, args: &ResendArgs) -> anyhow::Result<Exit> {
+    let body = json!({ "reason": args.reason, "i_know_it_may_duplicate": args.i_know_it_may_duplicate });
+    let target = format!("/spool/items/{}/resend", args.id);
+    let answer = Backend::open_for_change(global, args.offline)?.change(&target, body)?;
+    if global.json {
+        screen::line(&answer)?;
+    } else {
+        screen::print(&format!("{} is sent again as {}, due now\n", args.id, text(&answer["id"])))?;
+    }
+    Ok(Exit::Done)
+}
+
 pub(super) fn run(global: &Global, verb: ItemVerb, args: &MoveArgs) -> anyhow::Result<Exit> {
     let word = verb.word();
     match (args.ids.is_empty(), args.selection.is_empty()) {
