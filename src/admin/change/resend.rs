@@ -136,6 +136,10 @@ fn stage(
 fn not_taken(error: AcceptError) -> AskError {
     match error {
         AcceptError::Spool(error) => AskError::Spool(error),
-        other => AskError::Conflict(format!("nothing was sent again: {other}")),
+        AcceptError::UnknownLane
+        | AcceptError::Revoked
+        | AcceptError::OverQuota
+        | AcceptError::NoSpace
+        | AcceptError::NoBody => AskError::Conflict(format!("nothing was sent again: {error}")),
     }
 }
