@@ -95,6 +95,16 @@ impl Relay {
         Self::on(disk.kill(), Settings::default(), Admission::Open, names).await
     }
 
+    /// Damages every record that holds `text`, as decay at rest would.
+    pub(super) fn damage(&self, text: &str) {
+        for file in self.disk.files() {
+            let bytes = self.disk.contents(&file).unwrap();
+            for at in memchr::memmem::find_iter(&bytes, text) {
+                assert!(self.disk.flip(&file, at as u64, 0));
+            }
+        }
+    }
+
     pub(super) async fn register(&self, key: &SecretKey) {
         let name = key.key_text().to_string();
         self.spooler.call(move |spool| spool.register(&name, clock::wall())).await.unwrap().unwrap();

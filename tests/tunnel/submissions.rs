@@ -335,6 +335,55 @@ async fn over_the_limit_is_a_failure_with_its_reason_in_either_tunnel() {
 }
 
 #[tokio::test]
+async fn what_finds_no_room_costs_no_quota() {
+    let names = intake::Settings { messages_per_hour: 2, ..relay::submissions() };
+    let relay = Relay::submitting(names).await;
+    let (key, log) = (key(1), Log::default());
+    let from = own(&key);
+    let line = line(&relay, &key, Manner::Two, &log).await;
+    let send = |stream: &str| line.submit(stream, &from, TO, &message(&from, stream));
+    send("a");
+    until("the first is accepted", || log.accepted("a").len() == 1).await;
+    let room = async |items| {
+        let outbox = format!(">{}", key.key_text());
+        let change = MailboxChange::Quota { items, bytes: None };
+        let changed = relay.spooler.call(move |spool| spool.change_mailbox(&outbox, change)).await;
+        changed.expect("spool").expect("changed");
+    };
+    room(Some(1)).await;
+    (0..4).for_each(|_| send("b"));
+    send("a"); // known, so it is answered behind the others
+    until("the others were seen", || log.accepted("a").len() == 2).await;
+    assert!(log.accepted("b").is_empty() && log.results().is_empty());
+    room(None).await;
+    send("b");
+    until("it is accepted", || log.accepted("b").len() == 1).await;
+    assert!(log.results().is_empty(), "{:?}", log.results());
+}
+
+#[tokio::test]
+async fn a_damaged_record_keeps_neither_the_session_nor_the_other_results_back() {
+    let relay = Relay::start().await;
+    let (key, log) = (key(1), Log::default());
+    let from = own(&key);
+    let first = line(&relay, &key, Manner::TwoWithoutAcks, &log).await;
+    let damaged = "damaged@recipient.example";
+    first.submit("bad", &from, damaged, &message(&from, "bad"));
+    first.submit("good", &from, TO, &message(&from, "good"));
+    until("both are accepted", || log.accepted("good").len() == 1).await;
+    let ids: Vec<ItemId> = submissions(&relay).await.iter().map(|one| one.info.id).collect();
+    drop(first);
+    relay.damage(damaged);
+    for id in ids {
+        settle(&relay, id, Settlement::Sent, "250 ok").await;
+    }
+    let second = line(&relay, &key, Manner::Two, &log).await;
+    until("the other one is told", || log.status("good").as_deref() == Some("sent")).await;
+    second.submit("next", &from, TO, &message(&from, "next"));
+    until("the line goes on", || log.accepted("next").len() == 1).await;
+}
+
+#[tokio::test]
 async fn a_stream_that_is_not_what_it_announced_is_for_later() {
     let relay = Relay::start().await;
     let (key, log) = (key(1), Log::default());

@@ -191,6 +191,19 @@ impl Router {
     /// # Errors
     /// [`RouteError`].
     pub async fn route(&self, domain: &str, now: WallMs) -> Result<Route, RouteError> {
+        match self.find(domain, now).await {
+            // A smarthost with a wrong name or address is a mistake of ours, and no reason to give mail up.
+            Err(RouteError::Permanent { text, .. })
+                if self.settings.smarthost.is_some() && !domain.starts_with('[') =>
+            {
+                let text = format!("delivery.smarthost cannot be used: {text}");
+                Err(RouteError::Temporary { text, enhanced: "4.3.5" })
+            }
+            found => found,
+        }
+    }
+
+    async fn find(&self, domain: &str, now: WallMs) -> Result<Route, RouteError> {
         if domain.starts_with('[') {
             let text = format!("mail is not sent to address literals ({domain})"); // O12
             return Err(RouteError::Permanent { text, enhanced: "5.1.2" });

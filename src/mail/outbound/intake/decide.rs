@@ -1,10 +1,10 @@
 //! What becomes of a whole stream: queued, delivered here, or refused with one reason.
 //!
 //! Promises: a recipient in a domain of ours never goes out by DNS; sender and author belong to the key; a repeat of
-//! what is known already costs no quota. Order of the reasons: content, recipient, sender, mailbox here, limits.
+//! what is known already, or that finds no room, costs no quota. Order of the reasons: content, recipient, sender, mailbox here, limits.
 
 use spool::Spool;
-use spool::error::SpoolError;
+use spool::error::{AcceptError, SpoolError};
 use spool::ids::LaneId;
 
 use super::Settings;
@@ -28,6 +28,8 @@ pub(super) struct Facts {
     pub(super) known: bool,
     /// For a recipient in a domain of ours.
     pub(super) here: Option<Answer>,
+    /// Neither the disk nor the mailbox's outbox has room for another one.
+    pub(super) is_full: bool,
 }
 
 /// What is asked of the spool.
@@ -51,8 +53,13 @@ impl Question {
             known |= spool.submission_by_key(&twin, now)?.is_some();
         }
         let here = self.recipient.map(|names| ledger::look_up(spool, &names)).transpose()?;
+        let room = match spool.outbox(self.mailbox)? {
+            Some(outbox) => spool.room(outbox),
+            None => spool.accepts(),
+        };
+        let is_full = matches!(room, Err(AcceptError::NoSpace | AcceptError::OverQuota));
         let names = std::iter::once(mailbox.name).chain(mailbox.aliases).collect();
-        Ok(Some(Facts { names, known, here }))
+        Ok(Some(Facts { names, known, here, is_full }))
     }
 }
 
@@ -149,6 +156,10 @@ pub(super) fn decide(
             return Verdict::NotNow("the spool does not answer");
         }
     };
+    // Asked again and again while the disk is full, it must not use up what the mailbox may send afterwards.
+    if !facts.known && facts.is_full {
+        return Verdict::NotNow("there is no room for another submission");
+    }
     if !facts.known
         && let Err(over) = quotas.take(mailbox, way)
     {

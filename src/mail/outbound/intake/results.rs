@@ -75,7 +75,12 @@ fn status(state: State) -> Option<ResultStatus> {
 
 /// On the ledger's thread: the submission `id`, if it has ended and can be read.
 pub(super) fn ended(spool: &Spool, id: ItemId) -> Result<Option<Ended>, SpoolError> {
-    let Some(submission) = spool.submission(id)? else { return Ok(None) };
+    let submission = match spool.submission(id) {
+        Ok(Some(submission)) => submission,
+        // One damaged record must not keep the others from being told; `verify` lists it.
+        Ok(None) | Err(SpoolError::Corrupt { .. }) => return Ok(None),
+        Err(error) => return Err(error),
+    };
     let info = submission.info;
     let (Some(status), Ok(meta)) = (status(info.state), OutboundMeta::decode(&info.meta)) else {
         return Ok(None);

@@ -539,8 +539,10 @@ fn tell(
     Ok(())
 }
 
+/// A path as it is kept. One that needs clipping or has controls is refused, but goes into records and a report.
 fn clip(path: &str) -> String {
-    path[..path.floor_char_boundary(PATH_KEPT_BYTES_MAX.min(path.len()))].to_owned()
+    let end = path.floor_char_boundary(PATH_KEPT_BYTES_MAX.min(path.len()));
+    path[..end].chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
 /// The first fields of a header, whole lines.
@@ -558,6 +560,7 @@ mod tests {
     #[test]
     fn long_paths_are_clipped_between_characters() {
         assert_eq!(clip("a@b"), "a@b");
+        assert_eq!(clip("a@b>\r\nBcc: c@d\u{85}"), "a@b>??Bcc: c@d?"); // no line of a report is theirs
         assert_eq!(clip(&"ä".repeat(1000)).len(), PATH_KEPT_BYTES_MAX);
         assert_eq!(clip(&format!("x{}", "ä".repeat(1000))).len(), PATH_KEPT_BYTES_MAX - 1);
     }

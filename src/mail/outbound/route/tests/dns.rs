@@ -145,7 +145,11 @@ async fn a_smarthost_takes_all_mail_without_mx() {
     assert_eq!((route.endpoints.len(), world.asked("d.test", RecordType::MX)), (1, 0));
     let route = with("[::1]:2525", true).route("d.test", NOW).await.unwrap();
     assert_eq!(route.endpoints[0].address, "[::1]:2525".parse().unwrap());
-    assert_eq!(refusal(with("smart.test:587", false).route("d.test", NOW).await), "permanent 5.4.4");
+    // A mistake in the settings must not fail mail for good.
+    for (wrong, private) in [("smart.test:587", false), ("nowhere.test:587", true)] {
+        assert_eq!(refusal(with(wrong, private).route("d.test", NOW).await), "temporary 4.3.5", "{wrong}");
+    }
+    assert_eq!(refusal(with("smart.test:587", true).route("[192.0.2.1]", NOW).await), "permanent 5.1.2");
     for odd in ["smart.test", "smart.test:", "smart.test:0", "smart.test:70000", ":25", "a b:25", "[::1]"] {
         assert_eq!(Smarthost::parse(odd), None, "{odd}");
     }
