@@ -254,6 +254,18 @@ impl Spool {
         self.step(id, Event::Defer, Some((due, 0)), note, now)
     }
 
+    /// It was armed, and the octets that complete it did not leave after all: ready again, nothing was attempted.
+    ///
+    /// # Errors
+    /// As [`Spool::defer`]; also when it is not armed.
+    pub fn disarm(&mut self, id: ItemId, due: WallMs, note: &str, now: WallMs) -> Result<(), RequestError> {
+        let (_, _, entry, _) = self.find_submission(id)?;
+        if entry.state != State::Armed {
+            return Err(RequestError::WrongState { id, state: entry.state.word(), verb: "disarm" });
+        }
+        self.step(id, Event::Defer, Some((due, 0)), note, now)
+    }
+
     /// Gives it its one result.
     ///
     /// # Errors

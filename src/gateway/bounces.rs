@@ -134,7 +134,16 @@ impl Bounces {
         if self.stored.contains(&id.to_string()) {
             return Ok(Told::Yes);
         }
-        let Some((info, story)) = self.outbox.record(id).await? else { return Ok(Told::Yes) };
+        let (info, story) = match self.outbox.record(id).await {
+            Ok(Some(record)) => record,
+            Ok(None) => return Ok(Told::Yes),
+            Err(SpoolError::Corrupt { problem, .. }) => {
+                tracing::error!(event = "gateway.bounce.damaged", submission.id = %id, problem,
+                    "what is kept of {id} is damaged, so there is no report on it");
+                return Ok(Told::Yes);
+            }
+            Err(error) => return Err(error),
+        };
         let outcome = match story.entry.state {
             State::Failed => bounce::Outcome::Failed,
             State::Indeterminate => bounce::Outcome::Indeterminate,

@@ -143,6 +143,20 @@ fn what_was_armed_is_indeterminate_after_a_stop() {
 }
 
 #[test]
+fn what_did_not_leave_after_all_is_ready_and_counts_no_attempt() {
+    let mut post = Post::new();
+    let id = post.submit(1, "d.example");
+    assert!(post.spool.disarm(id, NOW, "", NOW).is_err(), "it is not armed");
+    post.spool.arm(id, "", NOW).unwrap();
+    post.spool.disarm(id, NOW.plus(7), "", NOW).unwrap();
+    post.spool.commit(NOW).unwrap();
+    let (post, recovery) = post.restart();
+    assert_eq!((recovery.interrupted, post.state(id)), (0, State::Ready));
+    assert_eq!(post.spool.submission(id).unwrap().unwrap().attempts, 0);
+    assert_eq!(post.spool.due("d.example", NOW.plus(7), 9).unwrap(), [(id, NOW.plus(7))]);
+}
+
+#[test]
 fn the_same_key_is_the_same_submission_in_the_same_batch_and_after_a_stop() {
     // Q20
     let mut post = Post::new();

@@ -224,7 +224,7 @@ pub(super) fn look(
             look.more = true;
             break;
         }
-        if let Some(submission) = spool.submission(id)? {
+        if let Some(submission) = readable(spool.submission(id))? {
             let info = submission.info;
             look.due.push(Due {
                 id,
@@ -244,6 +244,14 @@ pub(super) fn look(
     Ok(look)
 }
 
+/// A damaged record is as good as none: it must not stop the others. [`expire`] ends it.
+fn readable<T>(found: Result<Option<T>, SpoolError>) -> Result<Option<T>, SpoolError> {
+    match found {
+        Err(SpoolError::Corrupt { .. }) => Ok(None),
+        found => found,
+    }
+}
+
 pub(super) fn seal(
     spool: &mut Spool,
     id: ItemId,
@@ -251,8 +259,16 @@ pub(super) fn seal(
     repeatable: bool,
     now: WallMs,
 ) -> Result<bool, SpoolError> {
+    if handed && !repeatable {
+        // A relay with ids may have it, and this one cannot be asked: better doubt than a second copy.
+        let text = "handed over before, and the relay forgets ids now";
+        end(spool, id, End::Indeterminate, text, now)?;
+        return Ok(false);
+    }
     if repeatable && handed {
-        return Ok(spool.submission(id)?.is_some_and(|submission| submission.info.state == Stored::Ready));
+        return Ok(
+            readable(spool.submission(id))?.is_some_and(|submission| submission.info.state == Stored::Ready)
+        );
     }
     let done = if repeatable {
         let note = Remark::new(State::Queued, "handed over, the relay has not answered").to_note();
@@ -267,11 +283,12 @@ pub(super) fn seal(
 pub(super) fn unseal(spool: &mut Spool, id: ItemId, now: WallMs) -> Result<(), SpoolError> {
     let note =
         Remark::new(State::Queued, "the connection was lost before the message was complete").to_note();
-    spool_only(spool.defer(id, now, &note, now)).map(drop)
+    spool_only(spool.disarm(id, now, &note, now)).map(drop)
 }
 
 pub(super) fn accepted(spool: &mut Spool, id: ItemId, relay_id: &str, now: WallMs) -> Result<(), SpoolError> {
-    let waits_for_result = spool.submission(id)?.is_none_or(|submission| submission.due == ACCEPTED_DUE);
+    let waits_for_result =
+        readable(spool.submission(id))?.is_none_or(|submission| submission.due == ACCEPTED_DUE);
     if waits_for_result {
         return Ok(());
     }
@@ -296,18 +313,24 @@ pub(super) fn end(
     text: &str,
     now: WallMs,
 ) -> Result<Noted, SpoolError> {
-    let Some(submission) = spool.submission(id)? else { return Ok(Noted::Unknown) };
+    let stored = match spool.submission(id) {
+        Ok(Some(submission)) => Some(submission.info.state),
+        Ok(None) => return Ok(Noted::Unknown),
+        // Whatever state it is in, the ledger allows only what is right.
+        Err(SpoolError::Corrupt { .. }) => None,
+        Err(error) => return Err(error),
+    };
     let (settlement, state) = match end {
         End::Sent => (Settlement::Sent, State::Sent),
         End::Failed => (Settlement::Failed, State::Failed),
         End::Indeterminate => (Settlement::Indeterminate, State::Indeterminate),
     };
     let note = Remark::new(state, text).to_note();
-    if submission.info.state == Stored::Held {
+    if stored == Some(Stored::Held) {
         // Kept back here by an operator, too late: the relay has finished with it.
         spool_only(spool.apply_verb(id, Verb::Release, "it has its result", now))?;
     }
-    if end != End::Failed && submission.info.state != Stored::Armed {
+    if end != End::Failed && stored != Some(Stored::Armed) {
         // The ledger knows that a message can have left only of what was armed; the relay's word stands for that.
         spool_only(spool.arm(id, &note, now))?;
     }
@@ -341,7 +364,7 @@ pub(super) fn expire(
                 count += 1;
             }
         } else if age >= patience {
-            let handed = spool.submission(id)?.is_some_and(|submission| submission.attempts > 0);
+            let handed = readable(spool.submission(id))?.is_none_or(|submission| submission.attempts > 0);
             if handed {
                 let text = "handed over, and the relay could not be asked for too long whether it has it";
                 end(spool, id, End::Indeterminate, text, now)?;

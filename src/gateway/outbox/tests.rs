@@ -142,9 +142,13 @@ async fn what_a_relay_with_ids_has_is_repeatable_and_what_another_has_is_not() {
     let again = outbox.look(Vec::new(), 10).await.unwrap().due;
     assert_eq!(
         again.iter().map(|due| (due.id, due.handed)).collect::<Vec<_>>(),
-        [(ids[0], true), (ids[2], true)]
+        [(ids[0], true), (ids[2], false)]
     );
     assert_eq!(outbox.untold(None, 10).await.unwrap(), [ids[1]]);
+    // A relay with ids may have the first one; one without them must not get it.
+    assert!(!outbox.seal(&again[0], false).await.unwrap());
+    assert_eq!(state(&outbox, ids[0]).await, (State::Indeterminate, false));
+    assert!(outbox.seal(&again[1], false).await.unwrap());
     drop(outbox);
     keeper.close().await;
 }
@@ -176,6 +180,39 @@ async fn what_waits_too_long_ends_as_it_stands() {
     assert_eq!(state(&outbox, ids[2]).await, (State::Indeterminate, false));
     assert!(!outbox.seal(&found[0], true).await.unwrap(), "an end cannot be sent any more");
     assert!(!outbox.seal(&Due { handed: true, ..found[1].clone() }, true).await.unwrap());
+    drop(outbox);
+    keeper.close().await;
+}
+
+#[tokio::test]
+async fn a_damaged_record_ends_and_does_not_stop_the_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let (outbox, keeper) = open(settings(dir.path())).unwrap();
+    let ids = queue(&outbox, &["damaged@b.example", "whole@d.example"], b"x").await;
+    let journal = dir.path().join("outbox/journal");
+    for file in std::fs::read_dir(journal).unwrap().map(|file| file.unwrap().path()) {
+        let mut bytes = std::fs::read(&file).unwrap();
+        let found: Vec<usize> = memchr::memmem::find_iter(&bytes, "damaged@b.example").collect();
+        found.iter().for_each(|&at| bytes[at] ^= 1);
+        if !found.is_empty() {
+            // In place: the outbox has the file open.
+            std::os::unix::fs::FileExt::write_all_at(
+                &std::fs::File::options().write(true).open(&file).unwrap(),
+                &bytes,
+                0,
+            )
+            .unwrap();
+        }
+    }
+    assert_eq!(due(&outbox).await, ids[1..]);
+    assert!(outbox.record(ids[0]).await.is_err(), "it is damaged");
+    outbox.accepted(ids[0], String::new()).await.unwrap();
+    let late = clock::wall().plus(1_500_000);
+    let patience = outbox.settings().expire_after;
+    let ended = outbox.spooler().call(move |spool| expire(spool, patience, true, late)).await.unwrap();
+    assert_eq!(ended, Ok(2));
+    assert_eq!(outbox.untold(None, 10).await.unwrap(), ids);
+    assert_eq!(outbox.counts().await.unwrap(), Counts { failed: 1, indeterminate: 1, ..Counts::default() });
     drop(outbox);
     keeper.close().await;
 }
