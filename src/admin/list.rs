@@ -110,7 +110,11 @@ fn add_submission(
         Ok(None) | Err(SpoolError::Corrupt { .. }) => return Ok(()),
         Err(error) => return Err(error.into()),
     }
-    if attempts && let Ok(timeline) = view.timeline(item.id) {
+    // The spool's own count lacks the try of one that failed before it was armed.
+    let uncounted = item.state == State::Failed && item.outbound.is_some_and(|o| o.attempts == 0);
+    if (attempts || uncounted)
+        && let Ok(timeline) = view.timeline(item.id)
+    {
         words::outgoing::attempts(object, &timeline);
     }
     Ok(())

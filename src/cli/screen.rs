@@ -47,7 +47,7 @@ impl Paint {
             "leased" | "armed" => self.wrap("36", word),
             "expired" | "held" | "failed" => self.warn(word),
             "quarantined" | "indeterminate" => self.bad(word),
-            "purged" | "told" => self.dim(word),
+            "purged" | "told" | "noted" => self.dim(word),
             _ => word.to_owned(),
         }
     }

@@ -4,6 +4,7 @@ use spool::ids::WallMs;
 use spool::submission::Submission;
 use spool::types::{State, Transition};
 
+use super::super::words::outgoing::attempts_made;
 use super::super::words::{age, rfc3339, size};
 use crate::mail::outbound::values::{Attempt, Note};
 
@@ -58,9 +59,9 @@ pub fn explain(submission: &Submission, timeline: &[Transition], o: &Outlook<'_>
     let next = match info.state {
         State::Ready => format!("{}{}", story(submission, timeline, o), ready(submission, o)),
         State::Held => format!(
-            "{}It is held since {since}{} and is not tried. `waystation spool release {id}` makes it due at once, \
-             `waystation spool cancel {id}` ends it. It would expire at {}: released after that, it fails without \
-             another attempt.",
+            "{}It is held since {since}{}. It is not tried meanwhile; `waystation spool release {id}` makes it due at \
+             once, `waystation spool cancel {id}` ends it. It would expire at {}: released after that, it fails \
+             without another attempt.",
             story(submission, timeline, o),
             because(&last.text),
             rfc3339(o.expires_at(submission)),
@@ -193,21 +194,21 @@ fn result(submission: &Submission, timeline: &[Transition]) -> String {
     let (at, id) = (rfc3339(at), submission.info.id);
     let code =
         if note.enhanced_code.is_empty() { String::new() } else { format!(" ({})", note.enhanced_code) };
-    let tries = match submission.attempts {
+    let tries = match attempts_made(submission.attempts.into(), timeline) {
         0 => String::new(),
         1 => " after one attempt".to_owned(),
         n => format!(" after {n} attempts"),
     };
     let result = match (state, note.attempts.last()) {
         (State::Sent, Some(last)) => {
-            format!("{} took it at {at}, {}{tries}, and answered: {}.", host(last), tls(last), reply(last))
+            format!("{} took it at {at}{tries}, {}, and answered: {}.", host(last), tls(last), reply(last))
         }
         (State::Sent, None) => format!("It is sent since {at}{}.", because(&note.text)),
         (State::Indeterminate, last) => format!(
             "At {at} it became indeterminate: the octets that complete the message had left{}, and no clear answer \
-             came{}. That server may have taken it or not, and nobody can know, so it is never sent again by \
-             itself: a second copy could arrive. If one does no harm, `waystation spool resend {id} \
-             --i-know-it-may-duplicate` makes a new submission of the same message.",
+             came{}. Nobody can know whether it was taken, so it is never sent again by itself: a second copy could \
+             arrive. If one does no harm, `waystation spool resend {id} --i-know-it-may-duplicate` makes a new \
+             submission of the same message.",
             last.map(|last| format!(" for {}", host(last))).unwrap_or_default(),
             because(&note.text)
         ),

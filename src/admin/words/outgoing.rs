@@ -25,16 +25,27 @@ pub fn submission(object: &mut Value, submission: &Submission, now: WallMs) {
 pub fn attempts(object: &mut Value, timeline: &[Transition]) {
     let notes = timeline.iter().map(|step| Note::from_reason(&step.reason));
     object["attempts"] = notes.flat_map(|note| note.attempts).map(|a| attempt(&a)).collect();
+    object["attempts_made"] = attempts_made(object["attempts_made"].as_u64().unwrap_or(0), timeline).into();
+}
+
+/// How often it was tried: what the spool counted, or what the timeline tells. The spool does not know whether one that
+/// failed without being armed was tried at all.
+#[must_use]
+pub fn attempts_made(counted: u64, timeline: &[Transition]) -> u64 {
+    let tried = timeline.iter().filter(|step| !Note::from_reason(&step.reason).attempts.is_empty());
+    counted.max(tried.count() as u64)
 }
 
 /// The steps of a submission: `at`, `state`, `reason` (one line), `enhanced_code`, `attempts`.
 #[must_use]
 pub fn timeline(steps: &[Transition]) -> Value {
+    let mut ended = false;
     let steps = steps.iter().map(|step| {
+        let word = step_word(step, &mut ended);
         let note = Note::from_reason(&step.reason);
         json!({
             "at": rfc3339(WallMs(step.at_ms)),
-            "state": step_word(step),
+            "state": word,
             "reason": note.text,
             "enhanced_code": note.enhanced_code,
             "attempts": note.attempts.iter().map(attempt).collect::<Value>(),
@@ -43,9 +54,16 @@ pub fn timeline(steps: &[Transition]) -> Value {
     steps.collect()
 }
 
-/// The word of a step: its state, and `told` for the one that says that the gateway has the result.
-fn step_word(step: &Transition) -> &str {
-    if step.reason == TOLD { "told" } else { &step.state }
+/// The word of a step: its state; `told` for the one that says that the gateway has the result, `noted` for what was
+/// added to the result later.
+fn step_word<'a>(step: &'a Transition, ended: &mut bool) -> &'a str {
+    let is_result = State::from_word(&step.state).is_some_and(life::is_result);
+    let had_one = std::mem::replace(ended, *ended || is_result);
+    match (step.reason == TOLD, is_result && had_one) {
+        (true, _) => "told",
+        (false, true) => "noted",
+        (false, false) => &step.state,
+    }
 }
 
 /// The counters of an outbox: `queued`, `held`, `armed`, and results by their words.
@@ -101,8 +119,12 @@ mod tests {
         };
         let note = Note { attempts: vec![tried], ..Note::line("mx.far.example answered 450 later") };
         let step = |state: &str, reason: String| Transition { state: state.into(), at_ms: 0, reason };
-        let steps =
-            [step("ready", "accepted".into()), step("ready", note.to_reason()), step("sent", TOLD.into())];
+        let steps = [
+            step("ready", "accepted".into()),
+            step("failed", note.to_reason()),
+            step("failed", TOLD.into()),
+            step("failed", "sent again".into()),
+        ];
         let mut object = json!({});
         attempts(&mut object, &steps);
         assert_eq!(object["attempts"].as_array().map(Vec::len), Some(1));
@@ -114,6 +136,8 @@ mod tests {
         }
         let steps = timeline(&steps);
         assert_eq!(steps[1]["reason"], "mx.far.example answered 450 later");
-        assert_eq!((&steps[0]["state"], &steps[2]["state"]), (&json!("ready"), &json!("told")));
+        let words: Vec<_> = (0..4).map(|n| steps[n]["state"].as_str().unwrap_or("")).collect();
+        assert_eq!(words, ["ready", "failed", "told", "noted"]);
+        assert_eq!(object["attempts_made"], 1, "it failed before it was armed");
     }
 }

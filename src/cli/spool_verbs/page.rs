@@ -89,6 +89,11 @@ fn submission(paint: Paint, item: &Value, field: &mut impl FnMut(&str, &str)) {
     };
     field("submission", &format!("{}{told}", paint.state(state)));
     field("mailbox", &format!("{}, number {}", text(&item["lane"]), item["seq"]));
+    for (name, key) in [("subject", "subject"), ("message-id", "message_id"), ("stream", "stream")] {
+        if !text(&item[key]).is_empty() {
+            field(name, text(&item[key]));
+        }
+    }
     field("destination", text(&item["destination"]));
     field("attempts", &item["attempts_made"].to_string());
     if let Some(seconds) = item["due_seconds"].as_u64() {
