@@ -24,7 +24,7 @@ pub struct Now {
     pub paused_since: Option<WallMs>,
     /// Submissions that are attempted now.
     pub under_way: BTreeSet<ItemId>,
-    /// Destinations that did not answer, and when each is tried again; at most [`ALONE_MAX`] of them.
+    /// Destinations that did not answer, and when each is tried again; a bounded number of them.
     pub left_alone: Vec<(String, WallMs)>,
     /// How many there are.
     pub left_alone_count: usize,
