@@ -42,6 +42,9 @@ pub mod mta_sts;
 pub mod mx;
 pub mod policies;
 
+/// Hosts of one domain that are looked up at once, two questions each.
+const HOSTS_AT_ONCE: usize = 2;
+
 /// How much protection mail needs (setting `delivery.tls_policy`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum TlsPolicy {
@@ -292,15 +295,19 @@ impl Router {
     }
 
     async fn look_up(&self, eyes: Eyes, candidates: &Candidates) -> Vec<Looked> {
-        let hosts = candidates.hosts.iter().map(|candidate| async move {
-            let Candidate { preference, host } = candidate.clone();
-            if let Ok(address) = host.parse::<IpAddr>() {
-                return literal(host, preference, address);
-            }
-            let (v4, v6) = join(self.dns.v4(eyes, &host), self.dns.v6(eyes, &host)).await;
-            Looked { host, preference, v4, v6 }
-        });
-        join_all(hosts).await
+        let mut looked = Vec::with_capacity(candidates.hosts.len());
+        for hosts in candidates.hosts.chunks(HOSTS_AT_ONCE) {
+            let hosts = hosts.iter().map(|candidate| async move {
+                let Candidate { preference, host } = candidate.clone();
+                if let Ok(address) = host.parse::<IpAddr>() {
+                    return literal(host, preference, address);
+                }
+                let (v4, v6) = join(self.dns.v4(eyes, &host), self.dns.v6(eyes, &host)).await;
+                Looked { host, preference, v4, v6 }
+            });
+            looked.extend(join_all(hosts).await);
+        }
+        looked
     }
 
     /// What the TLSA records of a host with secure addresses say.

@@ -40,8 +40,9 @@ const POSITIVE_SECONDS_MAX: u64 = 3600;
 const NEGATIVE_SECONDS_MAX: u64 = 300;
 /// Most records taken from one answer.
 const RECORDS_MAX: usize = 100;
-/// Most questions at once; the others wait their turn.
-const QUESTIONS_MAX: usize = 128;
+/// Most questions at once; the others wait their turn. More than the usual number of deliveries at a time needs, so
+/// that domains whose name servers are silent do not hold up the others.
+const QUESTIONS_MAX: usize = 1024;
 /// Asked where nothing else is configured.
 const LOCAL_SERVER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 53);
 
@@ -106,8 +107,7 @@ impl Dns {
             if system { system_configuration() } else { configured(&settings.servers) };
         options.timeout = settings.timeout;
         options.attempts = 2;
-        // A question may need many more for its proof; the gate above bounds what is under way.
-        options.max_active_requests = 8 * QUESTIONS_MAX;
+        options.max_active_requests = 2 * QUESTIONS_MAX;
         options.use_hosts_file = ResolveHosts::Never;
         options.positive_max_ttl = Some(Duration::from_secs(POSITIVE_SECONDS_MAX));
         options.negative_max_ttl = Some(Duration::from_secs(NEGATIVE_SECONDS_MAX));
@@ -220,8 +220,9 @@ impl Dns {
         kind: RecordType,
         read: impl Fn(&RData) -> Option<T>,
     ) -> Answer<T> {
+        // Outside of the limit: those who are before us have limits too, and their silence is not this name's.
+        let _turn = self.gate.acquire().await;
         let asking = async {
-            let _turn = self.gate.acquire().await;
             match eyes {
                 Eyes::Plain => self.plain.lookup(name.clone(), kind).await,
                 Eyes::Validating => {

@@ -175,6 +175,31 @@ async fn one_broken_domain_does_not_touch_its_neighbours() {
 }
 
 #[tokio::test]
+async fn domains_with_many_dead_name_servers_do_not_hold_up_the_others() {
+    let (world, dir) = world().await;
+    for domain in 0..60 {
+        for host in 0..10 {
+            let name = format!("h{host}.d{domain}.test");
+            world.mx(&format!("d{domain}.test"), host, &name);
+            world.fail(&name, RecordType::A, Fault::Silent).fail(&name, RecordType::AAAA, Fault::Silent);
+        }
+    }
+    world.mx("good.test", 10, "mx.good.test").host("mx.good.test", "127.0.0.2");
+    let router = Router::new(settings(&world, &dir)).unwrap();
+    let slow: Vec<_> = (0..60)
+        .map(|domain| {
+            let router = router.clone();
+            tokio::spawn(async move { router.route(&format!("d{domain}.test"), NOW).await })
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_millis(150)).await;
+    let begun = clock::monotonic();
+    assert!(router.route("good.test", NOW).await.is_ok()); // O15
+    assert!(begun.elapsed() < Duration::from_millis(400), "{:?}", begun.elapsed());
+    slow.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+#[tokio::test]
 async fn a_name_server_without_signatures_keeps_dane_off() {
     let (world, dir) = world().await;
     world.mx("d.test", 10, "a.test").host("a.test", "127.0.0.2");
