@@ -8,6 +8,7 @@
 //! * item record: needed while an entry points at it; its chunks go with it, wherever they lie;
 //! * state or step record: needed while it is the newest of its entry; and, as a tombstone, after its entry was retired,
 //!   as long as a segment survives that may hold a copy of the item, which would otherwise rise again;
+//! * older step record of a submission: goes into the history of its item, which is written again for that;
 //! * mailbox record: needed while it is the newest of its lane, or the lane's position rests on this segment;
 //! * twin: needed until it ends.
 //!
@@ -368,6 +369,10 @@ impl Spool {
                 let item =
                     StateRef { previous_lsn: record.item.previous_lsn, ..state_ref(lane, seq, &entry) };
                 self.append_upkeep(Kind::Step, &Record::Step(StepRecord { item, ..record }))
+            }
+            // An older step is part of the story, which the item takes along when it is written again.
+            Some(entry) if entry.outbound.is_some() && entry.item_lsn < lsn => {
+                self.move_message(segment, entry.item_lsn, None)
             }
             Some(_) => Ok(()),
             None => self.keep_tombstones(segment, vec![record.item], record.at_ms),

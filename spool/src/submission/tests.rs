@@ -374,3 +374,52 @@ fn a_remark_changes_nothing_but_the_story() {
     let (post, _) = post.restart();
     check(&post);
 }
+
+#[test]
+fn the_story_of_a_submission_outlives_the_segments_it_was_written_in() {
+    let mut post = Post::new();
+    let id = post.submit(1, "dest.example");
+    // It lies among what lives on, and each of its steps in a segment that is otherwise garbage soon.
+    for neighbour in 0..3 {
+        let new = post.new_submission(200 + neighbour, "far.example", &[1; 20_500]);
+        post.spool.submit(new, NOW).unwrap();
+        post.spool.commit(NOW).unwrap();
+    }
+    for n in 0..4_u8 {
+        let note = format!("attempt {n}");
+        post.spool.defer(id, NOW, &note, NOW).unwrap();
+        post.spool.commit(NOW).unwrap();
+        for filler in 0..6 {
+            let new = post.new_submission(10 + n * 6 + filler, "other.example", &[n; 20_000]);
+            let Submitted::New(other) = post.spool.submit(new, NOW).unwrap() else { panic!("not new") };
+            post.spool.commit(NOW).unwrap();
+            post.spool.arm(other, "mx", NOW).unwrap();
+            post.spool.settle(other, Settlement::Sent, "yes", NOW).unwrap();
+            post.spool.commit(NOW).unwrap();
+        }
+    }
+    post.spool.arm(id, "mx", NOW).unwrap();
+    post.spool.settle(id, Settlement::Sent, "250 ok", NOW).unwrap();
+    post.spool.tell(id, NOW).unwrap();
+    post.spool.commit(NOW).unwrap();
+    let reasons = |post: &Post| -> Vec<String> {
+        post.spool.timeline(id).unwrap().into_iter().map(|step| step.reason).collect()
+    };
+    let whole = reasons(&post);
+    assert_eq!(whole.len(), 8, "{whole:?}");
+    let segments = post.spool.segment_numbers().len();
+    for _ in 0..20 {
+        while post.spool.compact_step(1 << 20, crate::Effort::AtRest, NOW).unwrap() {
+            post.spool.commit(NOW).unwrap();
+        }
+        post.spool.commit(NOW).unwrap();
+        if let Some(job) = post.spool.begin_checkpoint(NOW).unwrap() {
+            let result = job.run();
+            post.spool.end_checkpoint(&job, result).unwrap();
+        }
+    }
+    assert!(post.spool.segment_numbers().len() < segments, "nothing was given back");
+    assert_eq!(reasons(&post), whole);
+    let (post, _) = post.restart();
+    assert_eq!(reasons(&post), whole);
+}
