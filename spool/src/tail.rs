@@ -16,6 +16,9 @@ use crate::index::{Change, Index, Tree};
 use crate::life;
 use crate::types::{STATES, State};
 
+/// Least pairs that one page of a scan asks of the index.
+const SCAN_PAGE: usize = 64;
+
 type Layer = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 
 /// State of a lane, as kept in the lane tree.
@@ -197,8 +200,10 @@ impl Tail {
         let mut from = from.to_vec();
         let mut out = Vec::new();
         loop {
-            let page = self.index.scan(tree, &from, to, limit)?;
-            let last = if page.len() < limit { None } else { page.last().map(|(key, _)| key.clone()) };
+            // A page of the index may hold nothing but what is removed since the last checkpoint.
+            let wanted = limit.max(SCAN_PAGE);
+            let page = self.index.scan(tree, &from, to, wanted)?;
+            let last = if page.len() < wanted { None } else { page.last().map(|(key, _)| key.clone()) };
             let inside =
                 |key: &[u8]| to.is_none_or(|to| key < to) && last.as_deref().is_none_or(|last| key <= last);
             // Newest first: the same key in an older layer says what was.
