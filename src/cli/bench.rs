@@ -128,10 +128,10 @@ fn delivery(global: &Global, args: &DeliveryArgs) -> anyhow::Result<Exit> {
                 continue;
             }
             let dir = Scratch::make(&root)?;
-            let sink = sink::Sink::start(load.concurrency)?;
+            let mut sink = sink::Sink::start(load.concurrency)?;
             match side {
-                Side::Relay => taken.push((side, relay::measure(&dir.0, &sink, load)?)),
-                Side::Postfix => match postfix::measure(&dir.0, &sink, load)? {
+                Side::Relay => taken.push((side, relay::measure(&dir.0, &mut sink, load)?)),
+                Side::Postfix => match postfix::measure(&dir.0, &mut sink, load)? {
                     Ok(measured) => taken.push((side, measured)),
                     Err(why) => eprintln!("postfix is left out: {why}"),
                 },
@@ -206,9 +206,11 @@ fn mean(taken: &[(Side, Taken)], side: Side, load: Load) -> Option<(f64, f64)> {
 /// Looks until `is_empty`; how long that took since `released`.
 fn wait_until_empty(
     released: std::time::Instant,
+    sink: &mut sink::Sink,
     mut is_empty: impl FnMut() -> anyhow::Result<bool>,
 ) -> anyhow::Result<Duration> {
     loop {
+        sink.check()?;
         if is_empty()? {
             return Ok(clock::monotonic().duration_since(released));
         }

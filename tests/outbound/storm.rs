@@ -33,6 +33,8 @@ const CALM_PATIENCE: Duration = Duration::from_secs(120);
 const CALM_STEP: Duration = Duration::from_secs(10);
 /// Of so many submissions the whole life is looked at.
 const SHOWN: usize = 20;
+/// The results there are.
+const WORDS: [&str; 3] = ["sent", "failed", "indeterminate"];
 /// Recipient domains; the last has a first exchanger that refuses connections.
 const DOMAINS: [&str; 4] = ["d0.test", "d1.test", "d2.test", "d3.test"];
 /// Points in the relay, in the order a submission passes them.
@@ -282,6 +284,11 @@ async fn storm_of_mail_out_leaves_one_story_for_each_submission() {
     for record in records.iter().step_by(1 + records.len() / SHOWN) {
         let shown = storm.world.show(&record.id);
         assert_eq!(shown["result"].as_str(), record.result.as_deref(), "{shown}");
+        // The result stands in the story once, and every attempt before it.
+        let steps = shown["timeline"].as_array().expect("a timeline").iter();
+        let results: Vec<&str> =
+            steps.filter_map(|step| step["state"].as_str()).filter(|word| WORDS.contains(word)).collect();
+        assert_eq!(results, [record.result.as_deref().expect("settled")], "{shown}");
     }
     let again: usize = storm.gateways.iter().map(|gateway| gateway.log.results().len()).sum();
     println!(

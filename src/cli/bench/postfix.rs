@@ -71,7 +71,7 @@ impl Drop for Postfix {
 }
 
 /// Measures; the inner error says why it cannot be done here.
-pub(super) fn measure(root: &Path, sink: &Sink, load: Load) -> anyhow::Result<Result<Taken, String>> {
+pub(super) fn measure(root: &Path, sink: &mut Sink, load: Load) -> anyhow::Result<Result<Taken, String>> {
     let (Some(postfix), Some(filler)) = (program("postfix"), program("smtp-source")) else {
         return Ok(Err("it is not installed".to_owned()));
     };
@@ -124,7 +124,7 @@ pub(super) fn measure(root: &Path, sink: &Sink, load: Load) -> anyhow::Result<Re
     let before = cpu::of_tree(master);
     let released = clock::monotonic();
     this.control("reload")?;
-    let wall = wait_until_empty(released, || Ok(this.is_empty()))?;
+    let wall = wait_until_empty(released, sink, || Ok(this.is_empty()))?;
     let cpu = cpu::of_tree(master).saturating_sub(before);
     let log = fs::read_to_string(root.join("log")).unwrap_or_default();
     let sent = log.matches("status=sent").count();

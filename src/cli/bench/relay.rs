@@ -43,7 +43,7 @@ impl Drop for Serve {
     }
 }
 
-pub(super) fn measure(root: &Path, sink: &Sink, load: Load) -> anyhow::Result<Taken> {
+pub(super) fn measure(root: &Path, sink: &mut Sink, load: Load) -> anyhow::Result<Taken> {
     let file = root.join("waystation.toml");
     let text = format!(
         "data_dir = \"{}\"\nhostname = \"relay.bench.test\"\n[http]\nlisten = \"127.0.0.1:0\"\n[smtp]\n\
@@ -67,7 +67,7 @@ pub(super) fn measure(root: &Path, sink: &Sink, load: Load) -> anyhow::Result<Ta
     anyhow::ensure!(wait > 0, "the relay took too long to start");
     std::thread::sleep(Duration::from_millis(wait));
     let released = clock::monotonic();
-    let wall = wait_until_empty(released, || Ok(settled(http)? >= load.messages))?;
+    let wall = wait_until_empty(released, sink, || Ok(settled(http)? >= load.messages))?;
     let cpu = cpu::of_process(serve.0.id()).saturating_sub(before);
     let sent = results(http, "sent")?;
     anyhow::ensure!(sent == load.messages, "the relay sent {sent} of {} messages", load.messages);

@@ -49,6 +49,17 @@ impl Sink {
     }
 }
 
+impl Sink {
+    /// # Errors
+    /// It has ended: what waits for it would wait for ever.
+    pub(super) fn check(&mut self) -> anyhow::Result<()> {
+        match self.child.try_wait()? {
+            Some(status) => anyhow::bail!("smtp-sink ended in the middle: {status}"),
+            None => Ok(()),
+        }
+    }
+}
+
 impl Drop for Sink {
     fn drop(&mut self) {
         let _ = self.child.kill();
