@@ -1,9 +1,11 @@
 //! `demo`: the whole promise in one process, on loopback, in under a minute.
 //!
 //! Plays three parts with the real code of each: a relay with its spool in a temporary directory, a gateway that
-//! delivers into a Maildir there, and a stranger's mail server. Everything a user of the relay depends on is
-//! broken on purpose, and afterwards every message is looked for: once, in order, byte for byte.
+//! delivers into a Maildir there, and the mail servers of strangers. Everything a user of the relay depends on is
+//! broken on purpose, and afterwards every message is looked for: once, in order, byte for byte. Then mail goes out, to
+//! servers that take it, refuse it, or never say; each ends in one result, and no second copy leaves.
 
+mod exchanger;
 mod home;
 mod stranger;
 
@@ -18,6 +20,8 @@ use super::{Exit, Global, screen};
 use crate::clock;
 use crate::config::{Config, Sources};
 use crate::daemon::{self, Daemon};
+use crate::gateway::outbox::State;
+use exchanger::{Exchanger, FRIEND, NOBODY, SILENT};
 use home::{Arrived, Home};
 use screen::Paint;
 use stranger::{Letter, Stranger};
@@ -71,13 +75,15 @@ impl Show {
 async fn play(show: &Show, dir: &Path) -> anyhow::Result<Exit> {
     let relay_dir = dir.join("relay");
     show.say(&format!(
-        "{}\nA relay, a home gateway and a stranger's mail server, all in this process on loopback.\n\
-         Things will be unplugged. Every message that got a 250 must arrive: once, in order, byte for byte.",
+        "{}\nA relay, a home gateway and the mail servers of strangers, all in this process on loopback.\n\
+         Things will be unplugged. Every message that got a 250 must arrive: once, in order, byte for byte.\n\
+         Every message that goes out must end in one result that says what happened.",
         show.paint.strong("Waystation demo")
     ))?;
 
     show.scene("1. A gateway makes its key and connects for the first time")?;
-    let mut relay = Relay::start(&relay_dir, None).await?;
+    let far = Exchanger::start().await?;
+    let mut relay = Relay::start(&relay_dir, &far, None).await?;
     let mut home = Home::bootstrap(&dir.join("home"), &format!("ws://{}/ws", relay.daemon.http))?;
     show.done(&format!("relay listens: smtp {}, tunnel ws://{}/ws", relay.smtp(), relay.daemon.http))?;
     home.plug_in()?;
@@ -100,7 +106,7 @@ async fn play(show: &Show, dir: &Path) -> anyhow::Result<Exit> {
     let (http, smtp) = (relay.daemon.http, relay.smtp());
     relay.stop().await?;
     show.done("relay stopped: every listener closed, spool closed")?;
-    relay = Relay::start(&relay_dir, Some((http, smtp))).await?;
+    relay = Relay::start(&relay_dir, &far, Some((http, smtp))).await?;
     let waiting = relay.waiting().await?;
     show.done(&format!(
         "relay started: spool reopened in {} ms, {waiting} messages wait",
@@ -132,9 +138,52 @@ async fn play(show: &Show, dir: &Path) -> anyhow::Result<Exit> {
     show.done("nothing waits any more")?;
 
     let arrived = home.arrived()?;
+
+    show.scene(
+        "6. The home writes back; one far server takes it, one refuses it, one hangs up after the final dot",
+    )?;
+    let mut answers = Vec::new();
+    for rcpt_to in [FRIEND, NOBODY, SILENT] {
+        answers.push(home.send(rcpt_to).await?);
+    }
+    for (rcpt_to, id) in [FRIEND, NOBODY, SILENT].into_iter().zip(&answers) {
+        wait("a result", async || Ok(home.result(id).await?.is_some())).await?;
+        let (state, why) = home.result(id).await?.unwrap_or_default();
+        show.done(&format!("{rcpt_to}: {} ({why})", show.paint.strong(state.word())))?;
+    }
+    let (http, smtp) = (relay.daemon.http, relay.smtp());
+    relay.stop().await?;
+    relay = Relay::start(&relay_dir, &far, Some((http, smtp))).await?;
+    wait("the gateway to connect", async || Ok(home.is_connected().await)).await?;
+    show.done("relay stopped and started: what is indeterminate is not sent again")?;
+    let mut results = Vec::new();
+    for (rcpt_to, id) in [FRIEND, NOBODY, SILENT].into_iter().zip(&answers) {
+        let (state, _) = home.result(id).await?.unwrap_or_default();
+        results.push(Outcome { id: id.clone(), rcpt_to, state, copies: far.copies(rcpt_to) });
+    }
     home.unplug().await;
     relay.stop().await?;
-    verdict(show, &sent, &arrived)
+    verdict(show, &sent, &arrived, &results)
+}
+
+/// What became of one message that went out.
+struct Outcome {
+    id: String,
+    rcpt_to: &'static str,
+    state: State,
+    copies: usize,
+}
+
+impl Outcome {
+    /// The result says what the far server saw.
+    fn is_true(&self) -> bool {
+        let expected = match self.rcpt_to {
+            FRIEND => (State::Sent, 1),
+            NOBODY => (State::Failed, 0),
+            _ => (State::Indeterminate, 1),
+        };
+        (self.state, self.copies) == expected
+    }
 }
 
 /// Sends one message and says what the stranger was told.
@@ -157,7 +206,7 @@ async fn arrive(home: &Home, count: usize) -> anyhow::Result<()> {
 }
 
 /// Compares what was sent with what arrived, and shows what happened to each message.
-fn verdict(show: &Show, sent: &[Letter], arrived: &[Arrived]) -> anyhow::Result<Exit> {
+fn verdict(show: &Show, sent: &[Letter], arrived: &[Arrived], results: &[Outcome]) -> anyhow::Result<Exit> {
     show.scene("What happened to each message")?;
     let mut rows = Vec::new();
     let mut faults = 0;
@@ -187,9 +236,33 @@ fn verdict(show: &Show, sent: &[Letter], arrived: &[Arrived]) -> anyhow::Result<
         let table = screen::table(show.paint, &["ID", "SUBJECT", "ARRIVED"], &[false; 3], &rows);
         show.say(table.trim_end())?;
     }
+    let mut rows = Vec::new();
+    for outcome in results {
+        faults += usize::from(!outcome.is_true());
+        let (state, copies) = (outcome.state.word(), outcome.copies);
+        if show.json {
+            let (id, rcpt_to) = (&outcome.id, outcome.rcpt_to);
+            screen::line(
+                &serde_json::json!({ "id": id, "rcpt_to": rcpt_to, "result": state, "copies": copies }),
+            )?;
+        } else {
+            let to = outcome.rcpt_to.to_owned();
+            rows.push(vec![outcome.id.clone(), to, state.to_owned(), copies.to_string()]);
+        }
+    }
+    if !show.json {
+        let heads = ["ID", "TO", "RESULT", "COPIES THERE"];
+        let table = screen::table(show.paint, &heads, &[false, false, false, true], &rows);
+        show.say(&format!("\n{}", table.trim_end()))?;
+    }
     let seconds = clock::monotonic().duration_since(show.started).as_secs_f64();
     if faults == 0 && strangers == 0 {
-        let line = format!("{} accepted, {} arrived, in {seconds:.1} s.", sent.len(), arrived.len());
+        let line = format!(
+            "{} accepted, {} arrived; {} went out, each with one result; in {seconds:.1} s.",
+            sent.len(),
+            arrived.len(),
+            results.len()
+        );
         show.say(&format!("\n{} {line}\n", show.paint.good("The promise held:")))?;
         show.say("Next: `waystation serve` prints how to connect a gateway of your own.")?;
         return Ok(Exit::Done);
@@ -208,6 +281,7 @@ impl Relay {
     /// Starts on free ports, or on the ones it had before.
     async fn start(
         dir: &Path,
+        far: &Exchanger,
         ports: Option<(std::net::SocketAddr, std::net::SocketAddr)>,
     ) -> anyhow::Result<Self> {
         let any = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
@@ -220,6 +294,9 @@ impl Relay {
             // A demo sends faster than one stranger may, and runs on small disks.
             ("limits.enabled", "false".to_owned()),
             ("spool.min_free_bytes", "0".to_owned()),
+            // The whole Internet is one server on loopback.
+            ("delivery.smarthost", far.address.to_string()),
+            ("delivery.allow_private_targets", "true".to_owned()),
         ];
         let config = Config::load(&Sources { flags: &flags, ..Sources::default() })?;
         let stop = CancellationToken::new();

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::DOMAIN;
 use crate::gateway::bootstrap;
 use crate::gateway::config::Config;
+use crate::gateway::outbox::State;
 use crate::gateway::run::{self, RunError};
 use crate::gateway::socket;
 
@@ -57,12 +58,24 @@ impl Home {
     }
 
     pub(super) async fn is_connected(&self) -> bool {
-        let socket = if self.config.status_socket.as_os_str().is_empty() {
-            self.config.data_dir.join("gateway.sock")
-        } else {
-            self.config.status_socket.clone()
-        };
-        socket::ask(&socket).await.is_ok_and(|report| report.status.connected_since_ms.is_some())
+        let report = socket::ask(&self.config.status_socket).await;
+        report.is_ok_and(|report| report.status.connected_since_ms.is_some())
+    }
+
+    /// Hands one message to the gateway, as `gateway send` does; answers the submission's id.
+    pub(super) async fn send(&self, rcpt_to: &str) -> anyhow::Result<String> {
+        let from = &self.address;
+        let text = format!("From: {from}\r\nTo: {rcpt_to}\r\nSubject: Hello back\r\n\r\nWe are at home.\r\n");
+        let to = [rcpt_to.to_owned()];
+        let taken = socket::submit(&self.config.status_socket, from, &to, text.as_bytes()).await?;
+        taken.ids.into_iter().next().with_context(|| format!("the gateway did not take it: {}", taken.error))
+    }
+
+    /// How a submission ended, and what was said last; `None` while it is open.
+    pub(super) async fn result(&self, id: &str) -> anyhow::Result<Option<(State, String)>> {
+        let story = socket::ask_about(&self.config.status_socket, id).await?.context("unknown submission")?;
+        let over = matches!(story.entry.state, State::Sent | State::Failed | State::Indeterminate);
+        Ok((over && !story.entry.pending).then_some((story.entry.state, story.entry.text)))
     }
 
     /// Messages in the Maildir.
