@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use spool::types::{State, Verb};
+use spool::types::{MailboxChange, State, Verb};
 use waystation::clock;
 
-use super::outlet::{HEAD, Outlet};
+use super::outlet::{HEAD, MAILBOX, Outlet};
 use crate::support::dns::Trouble;
 use crate::support::sink::{Act, BlackHole, Script, Step};
 
@@ -33,6 +33,32 @@ async fn a_submission_is_delivered_once_and_its_attempt_is_told() {
     assert_eq!(outlet.submission(id).await.attempts, 1);
     let text = outlet.metrics.text();
     assert!(text.contains("waystation_outbound_results_total{result=\"sent\"} 1"), "{text}");
+}
+
+/// U5: what a stolen key has queued does not go out once it is revoked, and goes on when it is allowed again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_mailbox_sends_nothing_more() {
+    let mut outlet = Outlet::start().await;
+    outlet.dns.mail_domain("d.test", "127.0.0.2");
+    outlet.switch.pause("", clock::wall()).expect("paused");
+    let id = outlet.submit("one@d.test").await;
+    let change = async |outlet: &Outlet, change| {
+        let changed = outlet.spooler.call(|spool| spool.change_mailbox(MAILBOX, change)).await;
+        changed.expect("spool").expect("changed");
+    };
+    change(&outlet, MailboxChange::Revoke).await;
+    outlet.switch.resume().expect("resumed");
+    let waits = async || outlet.story(id).await.last().is_some_and(|(_, note)| note.text.contains("revoked"));
+    let until = clock::monotonic() + Duration::from_secs(10);
+    while !waits().await {
+        assert!(clock::monotonic() < until, "{:?}", outlet.story(id).await);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!((outlet.submission(id).await.info.state, outlet.sink.received().len()), (State::Ready, 0));
+    change(&outlet, MailboxChange::Allow).await;
+    let due = outlet.spooler.call(move |spool| spool.postpone(id, clock::wall(), "", clock::wall())).await;
+    due.expect("spool").expect("due");
+    assert_eq!(outlet.result(id).await.0, State::Sent);
 }
 
 /// Q1, O1: a host that refuses connections costs nothing but the look at the next one.

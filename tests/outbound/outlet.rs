@@ -35,7 +35,7 @@ use crate::support::sink::Sink;
 /// Longest wait for anything to happen.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Whose submissions they are.
-const MAILBOX: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+pub(super) const MAILBOX: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 /// What stands before each message.
 pub(super) const HEAD: &str = "Received: by relay.test with TUNNEL\r\n";
 

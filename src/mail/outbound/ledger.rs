@@ -4,7 +4,7 @@
 //! caller's end of work ([`SpoolError`]); a record that somebody else changed meanwhile is an answer
 //! ([`Written::Withdrawn`]), not an error.
 
-use spool::error::{RequestError, SpoolError};
+use spool::error::{AcceptError, RequestError, SpoolError};
 use spool::ids::{ItemId, WallMs};
 use spool::submission::{Settlement, Submission};
 
@@ -73,12 +73,19 @@ impl Ledger {
         self.spooler.query(move |spool| spool.due(&destination, ever, limit)).await?
     }
 
-    /// One submission; `None` when it is gone.
+    /// One submission, and whether its mailbox is revoked; `None` when it is gone.
     ///
     /// # Errors
     /// [`SpoolError`].
-    pub async fn submission(&self, id: ItemId) -> Result<Option<Submission>, SpoolError> {
-        self.spooler.query(move |spool| spool.submission(id)).await?
+    pub async fn submission(&self, id: ItemId) -> Result<Option<(Submission, bool)>, SpoolError> {
+        let look = move |spool: &spool::Spool| {
+            let found = spool.submission(id)?;
+            Ok(found.map(|found| {
+                let is_revoked = matches!(spool.room(found.mailbox), Err(AcceptError::Revoked));
+                (found, is_revoked)
+            }))
+        };
+        self.spooler.query(look).await?
     }
 
     /// The text of the last note of a submission; empty when no step says anything.

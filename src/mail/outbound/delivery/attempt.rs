@@ -26,6 +26,9 @@ use crate::{clock, crashpoint};
 
 /// A submission whose record cannot be read is looked at again after this.
 const UNREADABLE_WAIT_MS: u64 = 300_000;
+/// What a revoked mailbox submitted before is looked at again after this: whoever stole its key is stopped, and nothing
+/// is lost when it is allowed again (U5).
+const REVOKED_WAIT_MS: u64 = 600_000;
 /// Longest time one attempt goes from host to host; the hosts left are for the next one (P17).
 const ATTEMPT_MAX: Duration = Duration::from_secs(3600);
 
@@ -42,9 +45,17 @@ const NOTHING: Report = Report { health: Health::Unknown, next: None };
 /// Attempts `id` once.
 pub(super) async fn run(shared: Arc<Shared>, id: ItemId) -> Report {
     match shared.ledger.submission(id).await {
-        Ok(Some(stored)) if stored.info.state == State::Ready => {
-            if stored.due > clock::wall() {
+        Ok(Some((stored, is_revoked))) if stored.info.state == State::Ready => {
+            let now = clock::wall();
+            if stored.due > now {
                 return Report { next: Some(stored.due), ..NOTHING };
+            }
+            let expires_at = stored.info.accepted_at.plus(shared.settings.expire_ms);
+            if is_revoked && now < expires_at {
+                let due = now.plus(REVOKED_WAIT_MS).min(expires_at);
+                let note = Note::line("its mailbox is revoked; it waits until that is allowed again");
+                let _ = shared.ledger.postpone(id, due, &note, now).await;
+                return Report { next: Some(due), ..NOTHING };
             }
             let attempt = match Attempting::new(&shared, id, &stored).await {
                 Ok(attempt) => attempt,
