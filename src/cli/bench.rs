@@ -185,7 +185,7 @@ fn table(paint: Paint, taken: &[(Side, Taken)], load: Load) -> String {
     if let (Some(ours), Some(theirs)) = (mean(taken, Side::Relay, load), mean(taken, Side::Postfix, load)) {
         let (rate, cpu) = (ours.0 / theirs.0, theirs.1 / ours.1);
         text.push_str(&format!(
-            "\n{rate:.1} times Postfix's rate, at one {cpu:.1}th of its CPU time per message\n"
+            "\n{rate:.1} times the rate of Postfix, which needs {cpu:.1} times the CPU time per message\n"
         ));
     }
     if cfg!(debug_assertions) {
