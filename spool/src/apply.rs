@@ -284,12 +284,7 @@ impl Spool {
     pub(crate) fn read_change(&self, lsn: Lsn) -> Result<StateRecord, SpoolError> {
         match self.read_state(lsn) {
             Ok(state) => Ok(state),
-            Err(SpoolError::Corrupt { .. }) => self.read_step(lsn).map(|step| StateRecord {
-                to: step.to,
-                at_ms: step.at_ms,
-                reason: step.note,
-                items: vec![step.item],
-            }),
+            Err(SpoolError::Corrupt { .. }) => self.read_step(lsn).map(StateRecord::from),
             Err(error) => Err(error),
         }
     }

@@ -330,6 +330,12 @@ pub struct StepRecord {
     pub item: StateRef,
 }
 
+impl From<StepRecord> for StateRecord {
+    fn from(step: StepRecord) -> Self {
+        Self { to: step.to, at_ms: step.at_ms, reason: step.note, items: vec![step.item] }
+    }
+}
+
 /// Payload of [`Kind::Mailbox`]: the whole lane, not a difference.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct MailboxRecord {

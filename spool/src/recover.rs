@@ -125,6 +125,7 @@ pub(crate) fn open_as(
         nacks: Default::default(),
         rings: Default::default(),
         bells: Default::default(),
+        restaged: Default::default(),
         sweep: Default::default(),
         oldest_ready: None,
         compaction: None,

@@ -20,6 +20,7 @@ use crate::journal::{Journal, JournalCounters};
 use crate::lease::LaneSession;
 use crate::life;
 use crate::reader::JournalReader;
+use crate::record::StepRecord;
 use crate::recover;
 use crate::spare::SpareJob;
 use crate::submission::Bells;
@@ -134,6 +135,8 @@ pub struct Spool {
     pub(crate) nacks: HashMap<ItemId, u8>,
     pub(crate) rings: BTreeSet<LaneId>,
     pub(crate) bells: Bells,
+    /// Steps that compaction wrote again and that cannot be read back before the commit.
+    pub(crate) restaged: HashMap<Lsn, StepRecord>,
     pub(crate) sweep: Sweep,
     pub(crate) oldest_ready: Option<WallMs>,
     pub(crate) compaction: Option<Compaction>,
@@ -188,6 +191,7 @@ impl Spool {
     pub fn commit(&mut self, now: WallMs) -> Result<(), SpoolError> {
         self.journal.set_now(now);
         self.journal.flush()?;
+        self.restaged.clear();
         for lane in std::mem::take(&mut self.rings) {
             if let Some(session) = self.session_of.get(&lane).and_then(|id| self.sessions.get(id)) {
                 (session.bell)();

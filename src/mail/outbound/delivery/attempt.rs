@@ -17,7 +17,7 @@ use super::super::connection::{Connection, Failure, FailureKind, Outcome, Stage}
 use super::super::ledger::Written;
 use super::super::route::{Learned, RouteError};
 use super::super::schedule::Health;
-use super::super::submission::{Ending, Event, Step, Submission, Terms};
+use super::super::submission::{Ending, Event, Step, Submission, Terms, Verdict};
 use super::super::values::{Attempt, Endpoint, Note, TlsLevel};
 use super::Shared;
 use super::handover::Handover;
@@ -66,9 +66,14 @@ pub(super) async fn run(shared: Arc<Shared>, id: ItemId) -> Report {
         Ok(_) => NOTHING,
         Err(error) => {
             let note = Note::line(format!("the record cannot be read: {error}"));
-            let due = clock::wall().plus(UNREADABLE_WAIT_MS);
+            let (now, due) = (clock::wall(), clock::wall().plus(UNREADABLE_WAIT_MS));
             tracing::error!(event = "relay.outbound.unreadable", submission.id = %id, %error, "{}", note.text);
-            let _ = shared.ledger.postpone(id, due, &note, clock::wall()).await;
+            // The id tells when it was submitted; the record that would know better is the damaged one.
+            if now >= id.time().plus(shared.settings.expire_ms) {
+                let _ = shared.ledger.settle(id, Verdict::Failed, &note, now).await;
+                return NOTHING;
+            }
+            let _ = shared.ledger.postpone(id, due, &note, now).await;
             Report { next: Some(due), ..NOTHING }
         }
     }

@@ -1,8 +1,8 @@
 //! Fetches the policy file of a domain over HTTPS (RFC 8461 section 3.3).
 //!
 //! Promises: the certificate must be valid for `mta-sts.` and the domain's name; redirects are not followed; the body is
-//! plain text of at most 64 KB; all of it ends within [`FetchSettings::timeout`]; no more than [`FETCHES_MAX`] run at
-//! once; an address inside this machine or its private networks is not asked unless the operator allowed it.
+//! plain text of at most 64 KB; all of it ends within [`FetchSettings::timeout`] once it has begun; no more than
+//! [`FETCHES_MAX`] run at once; an address inside this machine or its private networks is not asked unless the operator allowed it.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -26,7 +26,9 @@ use super::dns::{Dns, Eyes};
 use super::mta_sts::{self, POLICY_BYTES_MAX, Policy, PolicyError};
 
 /// Most fetches at once.
-pub const FETCHES_MAX: usize = 8;
+pub const FETCHES_MAX: usize = 64;
+/// How long a fetch waits for its turn, so that slow policy hosts cannot talk others out of their policies.
+const TURN_PATIENCE: Duration = Duration::from_secs(120);
 /// How long one address has to take a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -129,8 +131,9 @@ impl Fetcher {
     /// [`FetchError`].
     pub async fn fetch(&self, dns: &Dns, domain: &str) -> Result<Policy, FetchError> {
         let host = format!("mta-sts.{domain}");
+        let turn = tokio::time::timeout(TURN_PATIENCE, self.gate.acquire()).await;
+        let _turn = turn.map_err(|_| FetchError::Timeout)?;
         let work = async {
-            let _turn = self.gate.acquire().await;
             let body = self.get(&host, self.connect(dns, &host).await?).await?;
             Ok(mta_sts::parse(&body)?)
         };
