@@ -368,13 +368,7 @@ impl Spool {
             Some(entry) if entry.state_lsn == lsn => {
                 let item =
                     StateRef { previous_lsn: record.item.previous_lsn, ..state_ref(lane, seq, &entry) };
-                let record = StepRecord { item, ..record };
-                self.append_upkeep(Kind::Step, &Record::Step(record.clone()))?;
-                // The item may be written again in this very step, and takes its story along.
-                if let Some(entry) = self.tail.entry(lane, seq)? {
-                    self.restaged.insert(entry.state_lsn, record);
-                }
-                Ok(())
+                self.stage_step(lane, seq, StepRecord { item, ..record })
             }
             // An older step is part of the story, which the item takes along when it is written again.
             Some(entry) if entry.outbound.is_some() && entry.item_lsn < lsn => {
@@ -414,7 +408,7 @@ impl Spool {
         let mut newest_first = Vec::new();
         let mut at = entry.state_lsn;
         while at != entry.item_lsn && at > entry.item_lsn && newest_first.len() < history_max(entry) {
-            let state = match self.restaged.get(&at) {
+            let state = match self.staged_steps.get(&at) {
                 Some(step) => step.clone().into(),
                 None if at >= self.journal.durable() => break,
                 None => match self.read_change(at) {

@@ -125,7 +125,7 @@ pub(crate) fn open_as(
         nacks: Default::default(),
         rings: Default::default(),
         bells: Default::default(),
-        restaged: Default::default(),
+        staged_steps: Default::default(),
         sweep: Default::default(),
         oldest_ready: None,
         compaction: None,

@@ -135,8 +135,9 @@ pub struct Spool {
     pub(crate) nacks: HashMap<ItemId, u8>,
     pub(crate) rings: BTreeSet<LaneId>,
     pub(crate) bells: Bells,
-    /// Steps that compaction wrote again and that cannot be read back before the commit.
-    pub(crate) restaged: HashMap<Lsn, StepRecord>,
+    /// Steps of this batch, which cannot be read back before the commit: the story must have them, because the
+    /// item may be written again, and its result asked for, in the same batch.
+    pub(crate) staged_steps: HashMap<Lsn, StepRecord>,
     pub(crate) sweep: Sweep,
     pub(crate) oldest_ready: Option<WallMs>,
     pub(crate) compaction: Option<Compaction>,
@@ -191,7 +192,7 @@ impl Spool {
     pub fn commit(&mut self, now: WallMs) -> Result<(), SpoolError> {
         self.journal.set_now(now);
         self.journal.flush()?;
-        self.restaged.clear();
+        self.staged_steps.clear();
         for lane in std::mem::take(&mut self.rings) {
             if let Some(session) = self.session_of.get(&lane).and_then(|id| self.sessions.get(id)) {
                 (session.bell)();

@@ -325,8 +325,15 @@ impl Spool {
         };
         let (note, item) = (clip_note(note), state_ref(lane, seq, entry));
         let (to, at_ms, due_ms) = (entry::state_code(to), now.0, due.0);
-        let step = StepRecord { to, at_ms, note, due_ms, attempts, told, item };
-        self.append_upkeep(Kind::Step, &Record::Step(step))
+        self.stage_step(lane, seq, StepRecord { to, at_ms, note, due_ms, attempts, told, item })
+    }
+
+    pub(crate) fn stage_step(&mut self, lane: LaneId, seq: Seq, step: StepRecord) -> Result<(), SpoolError> {
+        self.append_upkeep(Kind::Step, &Record::Step(step.clone()))?;
+        if let Some(entry) = self.tail.entry(lane, seq)? {
+            self.staged_steps.insert(entry.state_lsn, step);
+        }
+        Ok(())
     }
 
     fn ring_results(&mut self, outbox: LaneId) -> Result<(), SpoolError> {

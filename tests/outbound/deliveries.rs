@@ -8,6 +8,7 @@ use waystation::clock;
 use super::outlet::{HEAD, MAILBOX, Outlet};
 use crate::support::dns::Trouble;
 use crate::support::sink::{Act, BlackHole, Script, Step};
+use crate::support::until;
 
 /// Q8: taken once, octet for octet what was stored, with its story.
 #[tokio::test(flavor = "multi_thread")]
@@ -31,8 +32,8 @@ async fn a_submission_is_delivered_once_and_its_attempt_is_told() {
     let states: Vec<_> = outlet.story(id).await.into_iter().map(|(state, _)| state).collect();
     assert_eq!(states, ["ready", "armed", "sent"]);
     assert_eq!(outlet.submission(id).await.attempts, 1);
-    let text = outlet.metrics.text();
-    assert!(text.contains("waystation_outbound_results_total{result=\"sent\"} 1"), "{text}");
+    let counted = || outlet.metrics.text().contains("waystation_outbound_results_total{result=\"sent\"} 1");
+    until("the result is counted", counted).await;
 }
 
 /// U5: what a stolen key has queued does not go out once it is revoked, and goes on when it is allowed again.

@@ -205,7 +205,8 @@ impl Outlet {
     }
 
     pub(super) async fn submission(&self, id: ItemId) -> Submission {
-        let found = self.spooler.query(move |spool| spool.submission(id)).await;
+        // After the commit: what it says is stable, and its story can be read.
+        let found = self.spooler.call(move |spool| spool.submission(id)).await;
         found.expect("spool").expect("readable").expect("known")
     }
 

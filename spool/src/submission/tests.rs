@@ -126,6 +126,19 @@ fn a_submission_waits_under_its_destination_and_ends_once() {
 }
 
 #[test]
+fn the_story_has_the_steps_of_the_batch_under_way() {
+    // Q21: a result that is asked for in the batch that makes it has the same words as ever after.
+    let mut post = Post::new();
+    let id = post.submit(1, "d.example");
+    post.spool.arm(id, "mx", NOW).unwrap();
+    post.spool.settle(id, Settlement::Indeterminate, "no answer", NOW).unwrap();
+    let staged = post.spool.timeline(id).unwrap();
+    assert_eq!(staged.last().map(|step| &*step.reason), Some("no answer"));
+    post.spool.commit(NOW).unwrap();
+    assert_eq!(post.spool.timeline(id).unwrap(), staged);
+}
+
+#[test]
 fn what_was_armed_is_indeterminate_after_a_stop() {
     // Q0, Q13
     let mut post = Post::new();
