@@ -11,6 +11,7 @@ mod keys;
 mod load;
 mod outbound;
 mod seed;
+mod trust;
 
 use core::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -106,8 +107,76 @@ pub enum LogShape {
 pub struct Http {
     /// Where to listen.
     pub listen: SocketAddr,
-    /// Whose `X-Forwarded-For` is believed.
+    /// Where to listen for HTTPS; needs a [`Tls`].
+    pub tls_listen: Option<SocketAddr>,
+    /// Whose `X-Forwarded-For` and PROXY headers are believed.
     pub trusted_proxies: Vec<IpNet>,
+    /// Connections of those begin with a PROXY header.
+    pub proxy_protocol: bool,
+}
+
+/// How names are proved to an ACME server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AcmeChallenge {
+    /// A file over plain HTTP (RFC 8555 §8.3).
+    Http01,
+    /// A certificate over TLS (RFC 8737).
+    TlsAlpn01,
+}
+
+/// `[tls.acme]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Acme {
+    /// URL of the server's directory.
+    pub directory_url: String,
+    /// Mail address for its notices.
+    pub contact: Option<String>,
+    /// Names in the certificate, lower-case A-labels, not empty.
+    pub names: Vec<String>,
+    /// How they are proved.
+    pub challenge: AcmeChallenge,
+    /// Certificates to trust for the server itself; `None`: the public ones.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// `[tls]`: where the certificate comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Tls {
+    /// Two files, read again when they change.
+    Files {
+        /// Chain, PEM.
+        cert: PathBuf,
+        /// Private key, PEM.
+        key: PathBuf,
+    },
+    /// An ACME server.
+    Acme(Acme),
+}
+
+/// `[verify]`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verify {
+    /// Check senders at all.
+    pub enabled: bool,
+    /// Milliseconds one message may wait for DNS.
+    pub timeout_ms: u64,
+    /// Refuse what DMARC says to reject.
+    pub refuse_dmarc_reject: bool,
+    /// Refuse senders whose domain has a null MX.
+    pub refuse_null_mx_senders: bool,
+}
+
+/// `[attestation]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attestation {
+    /// Sign at all.
+    pub enabled: bool,
+    /// Name of the key.
+    pub key_id: String,
+    /// The key; `None`: in the data directory, made when missing.
+    pub key_file: Option<PathBuf>,
+    /// Seconds that a new key is announced before it signs.
+    pub overlap_seconds: u64,
 }
 
 /// `[smtp]`
@@ -125,6 +194,14 @@ pub struct Smtp {
     pub max_connections: usize,
     /// Seconds a silent client is kept.
     pub command_timeout_seconds: u64,
+    /// Mail inside TLS only.
+    pub require_tls: bool,
+    /// Connections begin with a PROXY header.
+    pub proxy_protocol: bool,
+    /// Milliseconds before the greeting.
+    pub greet_delay_ms: u64,
+    /// Block lists.
+    pub dnsbl_zones: Vec<String>,
     /// Networks whose stray line ends are repaired instead of refused; empty when nobody's are.
     pub normalize_networks: Vec<IpNet>,
 }
@@ -231,12 +308,16 @@ pub struct Limits {
     pub enabled: bool,
     /// SMTP connections per minute and address.
     pub smtp_connections_per_minute_per_ip: u32,
+    /// SMTP connections of one address at a time.
+    pub smtp_connections_max_per_ip: u32,
     /// Messages per minute and address.
     pub smtp_messages_per_minute_per_ip: u32,
     /// Tunnel logins per minute and address.
     pub ws_auth_attempts_per_minute_per_ip: u32,
     /// Seconds an address over its limit is refused.
     pub deny_window_seconds: u64,
+    /// Milliseconds by which answers to unknown recipients get later.
+    pub unknown_recipient_delay_ms: u64,
     /// Submissions per hour and mailbox.
     pub outbound_messages_per_hour_per_mailbox: u32,
     /// Recipients outside this relay per day and mailbox.
@@ -278,10 +359,16 @@ pub struct Config {
     pub postmaster: Option<String>,
     /// `[http]`
     pub http: Http,
+    /// `[tls]`; `None`: no TLS is served.
+    pub tls: Option<Tls>,
     /// `[smtp]`
     pub smtp: Smtp,
     /// `[tunnel]`
     pub tunnel: Tunnel,
+    /// `[verify]`
+    pub verify: Verify,
+    /// `[attestation]`
+    pub attestation: Attestation,
     /// `[admission]`
     pub admission: Admission,
     /// `[delivery]`
@@ -294,6 +381,8 @@ pub struct Config {
     pub spool: SpoolKeys,
     /// Path of the admin socket.
     pub admin_socket: PathBuf,
+    /// File with the token for the admin API over HTTP; `None`: not served there.
+    pub admin_http_token_file: Option<PathBuf>,
     /// `[log]`
     pub log: Log,
     /// Serve `/metrics`.

@@ -1,6 +1,6 @@
 //! Mail, the first service: SMTP in front, the spool behind.
 //!
-//! * [`address`], [`envelope`], [`trace`]: pure values and their text forms.
+//! * [`address`], [`envelope`], [`trace`], [`verdict`]: pure values and their text forms.
 //! * [`smtp`]: codecs and the session machine of our SMTP server, without sockets or clock.
 //! * [`limits`]: what one corner of the network may ask.
 //! * [`intake`]: the driver: sockets on one side, the spool on the other.
@@ -18,3 +18,4 @@ pub mod limits;
 pub mod outbound;
 pub mod smtp;
 pub mod trace;
+pub mod verdict;

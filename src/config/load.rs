@@ -200,6 +200,11 @@ impl Loader {
         if let Some(Value::Text(text)) = self.value(path) { text } else { String::new() }
     }
 
+    /// A file; `None` when the text is empty.
+    pub(super) fn path(&self, path: &str) -> Option<PathBuf> {
+        Some(self.text(path)).filter(|text| !text.is_empty()).map(PathBuf::from)
+    }
+
     pub(super) fn list(&self, path: &str) -> Vec<String> {
         if let Some(Value::List(list)) = self.value(path) { list } else { Vec::new() }
     }
@@ -211,7 +216,7 @@ impl Loader {
         }
     }
 
-    fn address(&mut self, path: &str, text: &str) -> Option<SocketAddr> {
+    pub(super) fn address(&mut self, path: &str, text: &str) -> Option<SocketAddr> {
         let parsed = text.parse().ok();
         if parsed.is_none() {
             let problem = format!("`{text}` is not an address and a port");
@@ -278,6 +283,10 @@ impl Loader {
         }
         let socket = self.text("admin.socket");
         let delivery = self.delivery();
+        let tls_listen = self.tls_listen();
+        let tls = self.tls(&hostname, tls_listen.is_some());
+        let dnsbl_zones = self.list("smtp.dnsbl_zones");
+        let dnsbl_zones = dnsbl_zones.iter().map(|zone| self.host("smtp.dnsbl_zones", zone)).collect();
         let dkim = self.dkim(domains.first().map_or("", String::as_str));
         Config {
             admin_socket: if socket.is_empty() { data_dir.join("admin.sock") } else { socket.into() },
@@ -285,7 +294,14 @@ impl Loader {
             hostname,
             domains,
             postmaster: Some(self.text("postmaster")).filter(|t| !t.is_empty()),
-            http: Http { listen: http_listen, trusted_proxies },
+            admin_http_token_file: self.path("admin.http_token_file"),
+            http: Http {
+                listen: http_listen,
+                tls_listen,
+                trusted_proxies,
+                proxy_protocol: self.bool("http.proxy_protocol"),
+            },
+            tls,
             smtp: Smtp {
                 enabled: smtp_enabled,
                 listen: smtp_listen,
@@ -293,6 +309,10 @@ impl Loader {
                 max_recipients: self.size("smtp.max_recipients"),
                 max_connections: self.size("smtp.max_connections"),
                 command_timeout_seconds: self.whole("smtp.command_timeout_seconds"),
+                require_tls: self.bool("smtp.require_tls"),
+                proxy_protocol: self.bool("smtp.proxy_protocol"),
+                greet_delay_ms: self.whole("smtp.greet_delay_ms"),
+                dnsbl_zones,
                 normalize_networks: if repairs { normalize } else { Vec::new() },
             },
             tunnel: Tunnel {
@@ -303,6 +323,8 @@ impl Loader {
                 unacked_bytes_max: self.whole("tunnel.unacked_bytes_max"),
                 legacy_unacked_items_max: self.whole32("tunnel.legacy_unacked_items_max"),
             },
+            verify: self.verify(),
+            attestation: self.attestation(),
             admission: Admission {
                 mode: match self.text("admission.mode").as_str() {
                     "allowlist" => AdmissionMode::Allowlist,
@@ -316,9 +338,11 @@ impl Loader {
             limits: Limits {
                 enabled: self.bool("limits.enabled"),
                 smtp_connections_per_minute_per_ip: self.whole32("limits.smtp_connections_per_minute_per_ip"),
+                smtp_connections_max_per_ip: self.whole32("limits.smtp_connections_max_per_ip"),
                 smtp_messages_per_minute_per_ip: self.whole32("limits.smtp_messages_per_minute_per_ip"),
                 ws_auth_attempts_per_minute_per_ip: self.whole32("limits.ws_auth_attempts_per_minute_per_ip"),
                 deny_window_seconds: self.whole("limits.deny_window_seconds"),
+                unknown_recipient_delay_ms: self.whole("limits.unknown_recipient_delay_ms"),
                 outbound_messages_per_hour_per_mailbox: self
                     .whole32("limits.outbound_messages_per_hour_per_mailbox"),
                 outbound_recipients_per_day_per_mailbox: self

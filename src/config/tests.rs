@@ -44,7 +44,7 @@ fn unknown_keys_are_refused_with_the_nearest_known_one() {
     let e = first("[smtp]\nmax_recipient = 3\n");
     assert_eq!((e.key.as_str(), e.problem.as_str()), ("smtp.max_recipient", "unknown key"));
     assert_eq!(e.advice, "did you mean `smtp.max_recipients`?");
-    assert_eq!(first("[tls]\ncert_file = \"x\"\n").problem, "unknown key");
+    assert_eq!(first("[tls]\ncert_files = \"x\"\n").problem, "unknown key");
     assert!(first("smtp = 3\n").problem.contains("table"));
 }
 

@@ -5,8 +5,12 @@
 //! the legacy layout. A version is never changed, only followed by the next one; readers of old spools keep the old
 //! arms.
 
+use super::verdict::Verdicts;
+
 /// Version of [`Meta`] written today.
-const META_VERSION: u8 = 1;
+const META_VERSION: u8 = 3;
+/// Version of [`Meta`] without TLS and verdicts.
+const META_V1: u8 = 1;
 /// Version of [`OutboundMeta`] written today.
 const OUTBOUND_VERSION: u8 = 2;
 /// Longest encoding that is read back, bytes; a damaged length may not make us allocate.
@@ -41,6 +45,43 @@ pub struct Meta {
     pub received_at_ms: u64,
     /// Name of the transaction: the id in our `Received` field and in the `250`.
     pub transaction: String,
+    /// Version and cipher suite of the session's TLS, `TLSv1.3 TLS_AES_256_GCM_SHA384`; empty without.
+    pub tls: String,
+    /// What was found out about the sender.
+    pub verdicts: Verdicts,
+}
+
+/// What version 1 of [`Meta`] has.
+#[derive(bincode::Encode, bincode::Decode)]
+struct MetaV1 {
+    mail_from: String,
+    client_ip: String,
+    helo: String,
+    protocol: String,
+    smtputf8: bool,
+    body: BodyType,
+    received_at_ms: u64,
+    transaction: String,
+}
+
+impl From<MetaV1> for Meta {
+    fn from(old: MetaV1) -> Self {
+        let MetaV1 { mail_from, client_ip, helo, protocol, smtputf8, body, received_at_ms, transaction } =
+            old;
+        let (tls, verdicts) = (String::new(), Verdicts::default());
+        Self {
+            mail_from,
+            client_ip,
+            helo,
+            protocol,
+            smtputf8,
+            body,
+            received_at_ms,
+            transaction,
+            tls,
+            verdicts,
+        }
+    }
 }
 
 /// What is remembered of a submission beside its forward-path, which is its tag.
@@ -120,7 +161,10 @@ impl Meta {
     /// # Errors
     /// [`MetaError`] for another version, damage, or trailing bytes.
     pub fn decode(bytes: &[u8]) -> Result<Self, MetaError> {
-        decode(META_VERSION, bytes)
+        match bytes.first() {
+            Some(&META_V1) => decode::<MetaV1>(META_V1, bytes).map(Self::from),
+            Some(_) | None => decode(META_VERSION, bytes),
+        }
     }
 }
 
@@ -162,6 +206,7 @@ fn decode<T: bincode::Decode<()>>(version: u8, bytes: &[u8]) -> Result<T, MetaEr
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mail::verdict::{Dkim, Spf, Word};
 
     fn sample() -> Meta {
         Meta {
@@ -173,7 +218,24 @@ mod tests {
             body: BodyType::EightBit,
             received_at_ms: 1,
             transaction: "t".into(),
+            tls: "TLSv1.3 X".into(),
+            verdicts: Verdicts {
+                spf: Spf { word: Word::SoftFail, domain: "b.example".into(), ..Spf::default() },
+                dkim: vec![Dkim { word: Word::Pass, domain: "b.example".into(), ..Dkim::default() }],
+                ..Verdicts::default()
+            },
         }
+    }
+
+    /// What version 1 wrote for the same message.
+    fn sample_v1() -> (Vec<u8>, Meta) {
+        let Meta {
+            mail_from, client_ip, helo, protocol, smtputf8, body, received_at_ms, transaction, ..
+        } = sample();
+        let old =
+            MetaV1 { mail_from, client_ip, helo, protocol, smtputf8, body, received_at_ms, transaction };
+        let bytes = encode(META_V1, &old);
+        (bytes, Meta { tls: String::new(), verdicts: Verdicts::default(), ..sample() })
     }
 
     #[test]
@@ -182,14 +244,31 @@ mod tests {
     }
 
     #[test]
-    fn meta_v1_bytes_are_unchanged() {
-        let hex = data_encoding::HEXLOWER.encode(&sample().encode());
+    fn meta_v1_is_still_read() {
+        let (bytes, meta) = sample_v1();
         let text = |s: &str| {
             let bytes = data_encoding::HEXLOWER.encode(s.as_bytes());
             format!("{:02x}00000000000000{bytes}", s.len())
         };
         let strings = ["a@b.example", "192.0.2.1", "mx", "ESMTP"].map(text).concat();
-        assert_eq!(hex, format!("01{strings}00010000000100000000000000{}", text("t")));
+        let hex = format!("01{strings}00010000000100000000000000{}", text("t"));
+        assert_eq!(data_encoding::HEXLOWER.encode(&bytes), hex);
+        assert_eq!(Meta::decode(&bytes), Ok(meta));
+    }
+
+    #[test]
+    fn meta_v3_bytes_are_unchanged() {
+        let text = |s: &str| {
+            let bytes = data_encoding::HEXLOWER.encode(s.as_bytes());
+            format!("{:02x}00000000000000{bytes}", s.len())
+        };
+        let strings = ["a@b.example", "192.0.2.1", "mx", "ESMTP"].map(text).concat();
+        let spf = format!("03000000{}00{}", text("b.example"), text(""));
+        let dkim = "0100000000000000".to_owned() + "01000000" + &text("b.example") + &text("").repeat(3);
+        let dmarc = "00000000".to_owned() + &text("").repeat(3);
+        let rest = format!("{}{}{spf}{dkim}{dmarc}00000000", text("t"), text("TLSv1.3 X"));
+        let hex = format!("03{strings}00010000000100000000000000{rest}");
+        assert_eq!(data_encoding::HEXLOWER.encode(&sample().encode()), hex);
     }
 
     #[test]

@@ -165,6 +165,7 @@ pub(super) async fn store(
         body: acceptance.body,
         received_at_ms: now.0,
         transaction: id.to_string(),
+        ..Meta::default()
     };
     let targets =
         acceptance.recipients.iter().map(|r| (r.lane, r.path.verbatim().as_bytes().to_vec())).collect();
