@@ -2,6 +2,7 @@
 //!
 //! * [`frame`], [`control`]: what is said, as values; both ends use them.
 //! * [`handshake`]: from the first message to a proof; [`rates`]: how often a stranger may try.
+//! * [`signed`]: attestations, receipts and the relay's keys on the wire.
 //! * [`session`]: the relay's machine behind the login: window, acks, heartbeat, drain.
 //! * [`ws`]: the driver on `/ws`; `service`: the traits behind which a service stands.
 //!
@@ -16,6 +17,7 @@ mod pump;
 pub mod rates;
 mod service;
 pub mod session;
+pub mod signed;
 mod upgrade;
 mod wake;
 mod wire;

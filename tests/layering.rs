@@ -118,6 +118,7 @@ const PURE: &[&str] = &[
     "src/tunnel/service.rs",
     "src/tunnel/session",
     "src/tunnel/session.rs",
+    "src/tunnel/signed.rs",
     "spool/src/entry.rs",
     "spool/src/ids.rs",
     "spool/src/life.rs",

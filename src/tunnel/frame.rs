@@ -18,6 +18,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::Dialect;
+use super::signed::Signed;
 
 /// The only version byte there is.
 pub const VERSION: u8 = 1;
@@ -54,16 +55,7 @@ impl Tag {
 }
 
 /// The relay's signed statement about a mail's sender (mail-tunnel protocol, section 10); opaque here.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct AuthAttestation {
-    /// Which of the relay's keys signed.
-    pub key_id: String,
-    /// The signed bytes, standard base64.
-    pub payload_base64: String,
-    /// Ed25519 signature over them, standard base64.
-    pub signature_base64: String,
-}
+pub type AuthAttestation = Signed;
 
 /// What begins a stream. Serialised in this order, absent fields left out.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -94,6 +86,9 @@ pub struct StartBody {
     /// Tunnel 2: SHA-256 of the stream after `trace_bytes`, hex.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
+    /// Tunnel 2, relay to gateway only: the relay's receipt for the item.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub receipt: Option<Signed>,
 }
 
 impl StartBody {
@@ -104,7 +99,7 @@ impl StartBody {
         let mut start = Self {
             mail_from: take_text(&mut fields, "mailFrom").ok_or(FrameError::StartField("mailFrom"))?,
             rcpt_to: take_text(&mut fields, "rcptTo").ok_or(FrameError::StartField("rcptTo"))?,
-            auth_attestation: read_attestation(&mut fields),
+            auth_attestation: read_signed(&mut fields, "authAttestation"),
             ..Self::default()
         };
         if dialect == Dialect::Two {
@@ -114,6 +109,7 @@ impl StartBody {
             start.size = fields.get("size").and_then(Value::as_u64);
             start.trace_bytes = fields.get("traceBytes").and_then(Value::as_u64);
             start.sha256 = take_text(&mut fields, "sha256");
+            start.receipt = read_signed(&mut fields, "receipt");
         }
         Ok(start)
     }
@@ -129,10 +125,10 @@ fn take_text(fields: &mut Map<String, Value>, name: &str) -> Option<String> {
 }
 
 /// All three texts non-blank, or nothing at all.
-fn read_attestation(fields: &mut Map<String, Value>) -> Option<AuthAttestation> {
-    let Some(Value::Object(mut inner)) = fields.remove("authAttestation") else { return None };
+fn read_signed(fields: &mut Map<String, Value>, name: &str) -> Option<Signed> {
+    let Some(Value::Object(mut inner)) = fields.remove(name) else { return None };
     let mut part = |name| take_text(&mut inner, name).filter(|text| !text.trim().is_empty());
-    Some(AuthAttestation {
+    Some(Signed {
         key_id: part("keyId")?,
         payload_base64: part("payloadBase64")?,
         signature_base64: part("signatureBase64")?,
@@ -324,6 +320,7 @@ mod tests {
                     size: Some(1234),
                     trace_bytes: Some(200),
                     sha256: Some("ff00".into()),
+                    receipt: None,
                 },
             },
             Frame::Chunk { stream: stream(), bytes: Bytes::from_static(b"Subject: hi\r\n\r\nbody\r\n") },
@@ -390,6 +387,22 @@ mod tests {
                 assert_eq!((start.item_id, start.seq, start.sha256), (None, None, None))
             }
             other @ (Frame::Chunk { .. } | Frame::End { .. } | Frame::Abort { .. }) => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_receipt_is_read_in_tunnel_2_only() {
+        let signed =
+            Signed { key_id: "r".into(), payload_base64: "e30=".into(), signature_base64: "AA==".into() };
+        let start = StartBody { receipt: Some(signed.clone()), ..StartBody::default() };
+        let wire = Frame::Start { stream: "s".into(), start }.encode().unwrap();
+        for (dialect, receipt) in [(Dialect::One, None), (Dialect::Two, Some(signed))] {
+            match Frame::decode(&wire, dialect).unwrap() {
+                Frame::Start { start, .. } => assert_eq!(start.receipt, receipt),
+                other @ (Frame::Chunk { .. } | Frame::End { .. } | Frame::Abort { .. }) => {
+                    panic!("{other:?}")
+                }
+            }
         }
     }
 

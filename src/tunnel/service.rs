@@ -19,6 +19,7 @@ use uuid::Uuid;
 use super::Dialect;
 use super::control::SessionRole;
 use super::session::{Batch, OutboundPiece, OutboundWord, PieceError, Settled};
+use super::signed::RelayKey;
 use crate::identity::challenge::AuthCode;
 use crate::identity::key::KeyText;
 
@@ -72,6 +73,11 @@ impl fmt::Debug for Opening {
 pub trait Service: Send + Sync + 'static {
     /// Registers `key`, or refuses it. Called after the proof.
     fn admit(&self, key: KeyText) -> BoxFuture<'_, Result<(), ServiceError>>;
+
+    /// Keys with which the service signs what it hands out, as a gateway of tunnel 2 is told at its login.
+    fn relay_keys(&self) -> Vec<RelayKey> {
+        Vec::new()
+    }
 
     /// Opens the lane of an admitted key for one session, if that is still there; an older session of it is void
     /// from then on.

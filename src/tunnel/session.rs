@@ -33,7 +33,6 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use spool::ids::{ItemId, WallMs};
-use uuid::Uuid;
 
 use super::Dialect;
 use super::control::{
@@ -47,7 +46,7 @@ use super::outflow::{Next, Outflow};
 use crate::identity::challenge::AuthCode;
 pub use values::{
     ACK_PATIENCE, Batch, Change, Eviction, Input, Note, OutboundPiece, OutboundWord, Outgoing, Output,
-    PieceError, ResultStatus, Settings, Settled,
+    PieceError, ResultStatus, Settings, Settled, Welcome,
 };
 
 /// Features of tunnel 2 that this relay has.
@@ -109,9 +108,9 @@ enum Phase {
 }
 
 impl Session {
-    /// A session for `proof`; `replaced` is the session it pushed out. `auth_ok` is its first output.
+    /// A session for `proof`. `auth_ok`, with `welcome` in it, is its first output.
     #[must_use]
-    pub fn new(proof: &Proof, replaced: Option<Uuid>, settings: Settings, now: Instant) -> Self {
+    pub fn new(proof: &Proof, welcome: Welcome, settings: Settings, now: Instant) -> Self {
         let offered = proof.features.and(Features::of(&SUPPORTED));
         let (dialect, features) =
             if offered.has(Feature::Ack) { (Dialect::Two, offered) } else { (Dialect::One, Features::NONE) };
@@ -151,13 +150,14 @@ impl Session {
             public_key_base32: proof.key.to_string(),
             email_local_part: proof.key.to_string(),
             session_role: proof.role,
-            replaced_socket_id: replaced.map(|id| id.to_string()),
+            replaced_socket_id: welcome.replaced.map(|id| id.to_string()),
             features,
             credit: (dialect == Dialect::Two).then_some(Credit {
                 items: window.items,
                 bytes: window.bytes,
                 item_bytes_max,
             }),
+            relay_keys: if dialect == Dialect::Two { welcome.relay_keys } else { Vec::new() },
         }));
         session.inflow.look();
         session.ask();

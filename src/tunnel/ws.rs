@@ -211,8 +211,10 @@ impl Tunnel {
                 return farewell(&mut wire).await;
             }
         };
+        let relay_keys = if proof.features.is_empty() { Vec::new() } else { self.service.relay_keys() };
+        let welcome = session::Welcome { replaced, relay_keys };
         let now = clock::monotonic();
-        let session = Box::new(Session::new(&proof, replaced, self.settings.session, now));
+        let session = Box::new(Session::new(&proof, welcome, self.settings.session, now));
         let lane = match self.service.open(opening(&proof, id, &session, &seat.wake)).await {
             Ok(lane) => lane,
             Err(_) if seat.wake.is_evicted() => {

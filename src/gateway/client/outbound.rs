@@ -192,7 +192,7 @@ impl ClientSession {
     }
 
     pub(super) fn outbound_accepted(&mut self, accepted: OutboundAccepted) {
-        let OutboundAccepted { stream_id: stream, submission_id } = accepted;
+        let OutboundAccepted { stream_id: stream, submission_id, .. } = accepted;
         if !self.outbound.results {
             return self.notice(Notice::Garbage("outbound_accepted without the feature".to_owned()));
         }

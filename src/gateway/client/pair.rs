@@ -250,7 +250,7 @@ impl Pair {
     }
 
     fn open(&self, proof: &Proof) -> relay::Session {
-        relay::Session::new(proof, None, relay::Settings::default(), self.now)
+        relay::Session::new(proof, relay::Welcome::default(), relay::Settings::default(), self.now)
     }
 
     fn relay_speaks(&mut self, lane: &mut Lane) -> bool {

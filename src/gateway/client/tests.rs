@@ -85,6 +85,7 @@ impl Home {
             replaced_socket_id: None,
             features: Features::of(features),
             credit: None,
+            ..AuthOk::default()
         }));
     }
 
@@ -174,6 +175,7 @@ impl Item {
             size: Some(self.bytes().len() as u64),
             trace_bytes: Some(self.head.len() as u64),
             sha256: Some(HEXLOWER.encode(&Sha256::digest(self.body))),
+            receipt: None,
         }
     }
 

@@ -10,6 +10,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use super::SessionRole;
+use crate::tunnel::signed::{RELAY_KEYS_MAX, RelayKey};
 
 /// A text that is no control message.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -52,6 +53,12 @@ pub(super) fn lenient<'de, T: DeserializeOwned, D: Deserializer<'de>>(
 
 pub(super) fn lenient_role<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SessionRole, D::Error> {
     Ok(lenient(deserializer)?.unwrap_or_default())
+}
+
+/// Keys of a list; what is none, or has a status of a later protocol, is left out.
+pub(super) fn lenient_keys<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<RelayKey>, D::Error> {
+    let Value::Array(keys) = Value::deserialize(deserializer)? else { return Ok(Vec::new()) };
+    Ok(keys.into_iter().take(RELAY_KEYS_MAX).filter_map(|key| serde_json::from_value(key).ok()).collect())
 }
 
 pub(super) fn lenient_count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {

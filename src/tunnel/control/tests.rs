@@ -1,6 +1,11 @@
 //! The words of the protocol, and text that is none of them.
 
 use super::*;
+use crate::tunnel::signed::{RelayKey, RelayKeyStatus, Signed};
+
+fn signed() -> Signed {
+    Signed { key_id: "r".into(), payload_base64: "e30=".into(), signature_base64: "AA==".into() }
+}
 
 fn to_relay(text: &str) -> Result<ToRelay, ControlError> {
     ToRelay::parse(text, CONTROL_BYTES_MAX)
@@ -25,6 +30,7 @@ fn said_by_relay() -> Vec<(ToGateway, &'static str)> {
                 replaced_socket_id: None,
                 features: Features::NONE,
                 credit: None,
+                relay_keys: Vec::new(),
             }),
             r#"{"type":"auth_ok","publicKeyBase32":"k","emailLocalPart":"k","sessionRole":"inbound","replacedSocketId":null}"#,
         ),
@@ -36,8 +42,15 @@ fn said_by_relay() -> Vec<(ToGateway, &'static str)> {
                 replaced_socket_id: Some("s".into()),
                 features: Features::of(&[Feature::Ack, Feature::Replay]),
                 credit: Some(Credit { items: 4, bytes: 5, item_bytes_max: None }),
+                relay_keys: vec![RelayKey {
+                    key_id: "r2".into(),
+                    public_key: "p".into(),
+                    status: RelayKeyStatus::Next,
+                    endorsed_by: Some("r".into()),
+                    endorsement: Some(signed()),
+                }],
             }),
-            r#"{"type":"auth_ok","publicKeyBase32":"k","emailLocalPart":"k","sessionRole":"outbound","replacedSocketId":"s","features":["ack","replay"],"credit":{"items":4,"bytes":5}}"#,
+            r#"{"type":"auth_ok","publicKeyBase32":"k","emailLocalPart":"k","sessionRole":"outbound","replacedSocketId":"s","features":["ack","replay"],"credit":{"items":4,"bytes":5},"relayKeys":[{"keyId":"r2","publicKey":"p","status":"next","endorsedBy":"r","endorsement":{"keyId":"r","payloadBase64":"e30=","signatureBase64":"AA=="}}]}"#,
         ),
         (
             ToGateway::AuthError(AuthError { code: "invalid_signature".into() }),
@@ -57,8 +70,17 @@ fn said_by_relay() -> Vec<(ToGateway, &'static str)> {
             ToGateway::OutboundAccepted(OutboundAccepted {
                 stream_id: "s".into(),
                 submission_id: "i".into(),
+                receipt: None,
             }),
             r#"{"type":"outbound_accepted","streamId":"s","submissionId":"i"}"#,
+        ),
+        (
+            ToGateway::OutboundAccepted(OutboundAccepted {
+                stream_id: "s".into(),
+                submission_id: "i".into(),
+                receipt: Some(signed()),
+            }),
+            r#"{"type":"outbound_accepted","streamId":"s","submissionId":"i","receipt":{"keyId":"r","payloadBase64":"e30=","signatureBase64":"AA=="}}"#,
         ),
         (ToGateway::ReplayAccepted(ReplayAccepted { items: 3 }), r#"{"type":"replay_accepted","items":3}"#),
         (ToGateway::Drain(Drain { reconnect_after_ms: 7 }), r#"{"type":"drain","reconnectAfterMs":7}"#),

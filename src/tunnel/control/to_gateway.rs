@@ -6,8 +6,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::json::{self, ControlError, lenient, lenient_count, lenient_role};
+use super::json::{self, ControlError, lenient, lenient_count, lenient_keys, lenient_role};
 use super::{Credit, Features, SessionRole};
+use crate::tunnel::signed::{RelayKey, Signed};
 
 /// A relay's challenge.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,7 +25,7 @@ pub struct AuthChallenge {
 }
 
 /// The gateway is who it says.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct AuthOk {
     /// Canonical key text.
@@ -43,6 +44,9 @@ pub struct AuthOk {
     /// Tunnel 2: the window in effect, the smaller of both sides' limits.
     #[serde(default, deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
     pub credit: Option<Credit>,
+    /// Tunnel 2: the keys with which the relay signs attestations and receipts; empty when it signs nothing.
+    #[serde(default, deserialize_with = "lenient_keys", skip_serializing_if = "Vec::is_empty")]
+    pub relay_keys: Vec<RelayKey>,
 }
 
 /// The relay closes after this.
@@ -72,13 +76,16 @@ pub struct RelayDeliveryResult {
 }
 
 /// A submission is on the relay's stable storage (tunnel 2).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct OutboundAccepted {
     /// The outbound stream.
     pub stream_id: String,
     /// Its name at the relay.
     pub submission_id: String,
+    /// The relay's receipt for it; the same one each time it is told.
+    #[serde(default, deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
+    pub receipt: Option<Signed>,
 }
 
 /// A replay request was carried out (tunnel 2).

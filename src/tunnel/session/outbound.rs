@@ -36,10 +36,13 @@ impl Session {
         self.inflow.done();
         for word in words {
             match word {
-                OutboundWord::Accepted { stream, submission } if self.features.has(Feature::Results) => {
+                OutboundWord::Accepted { stream, submission, receipt }
+                    if self.features.has(Feature::Results) =>
+                {
                     self.say(&ToGateway::OutboundAccepted(OutboundAccepted {
                         stream_id: stream,
                         submission_id: submission,
+                        receipt,
                     }));
                 }
                 OutboundWord::Accepted { .. } => {}

@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use spool::ids::{ItemId, WallMs};
+use uuid::Uuid;
 
 use crate::tunnel::control::ReplayRequest;
 use crate::tunnel::frame::{FrameError, StartBody};
 use crate::tunnel::outflow::{Flight, Offer, Window};
+use crate::tunnel::signed::{RelayKey, Signed};
 
 /// How long a gateway of tunnel 2 may leave an item without an answer.
 pub const ACK_PATIENCE: Duration = Duration::from_secs(600);
@@ -37,6 +39,15 @@ impl Default for Settings {
             legacy_items_max: 4,
         }
     }
+}
+
+/// What `auth_ok` says beside what was agreed on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Welcome {
+    /// The session that was pushed out.
+    pub replaced: Option<Uuid>,
+    /// Keys with which the relay signs; said in tunnel 2 only.
+    pub relay_keys: Vec<RelayKey>,
 }
 
 /// A message for the socket.
@@ -173,6 +184,8 @@ pub enum OutboundWord {
         stream: String,
         /// Ours.
         submission: String,
+        /// Our receipt for it.
+        receipt: Option<Signed>,
     },
     /// It ended.
     Result {

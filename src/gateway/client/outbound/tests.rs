@@ -46,6 +46,7 @@ fn open(features: &[Feature], now: Instant) -> ClientSession {
         replaced_socket_id: None,
         features: Features::of(features),
         credit: None,
+        ..AuthOk::default()
     });
     session.handle_text(&challenge.to_text(), now);
     session.handle_text(&ok.to_text(), now);
@@ -106,6 +107,7 @@ fn accepted(stream: &str) -> ToGateway {
     ToGateway::OutboundAccepted(OutboundAccepted {
         stream_id: stream.to_owned(),
         submission_id: "at-relay".to_owned(),
+        receipt: None,
     })
 }
 

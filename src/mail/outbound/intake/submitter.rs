@@ -202,7 +202,7 @@ impl Submitter {
         self.note(&name, submitted, refused, settled, size_bytes);
         match submitted {
             Submitted::New(id) if open => {
-                Ok(vec![OutboundWord::Accepted { stream: name, submission: id.to_string() }])
+                Ok(vec![OutboundWord::Accepted { stream: name, submission: id.to_string(), receipt: None }])
             }
             Submitted::Conflict(_) => Ok(vec![failed(name, CONFLICT.to_owned())]),
             Submitted::New(id) | Submitted::Known(id) => self.answer(name, id, false, now).await,
@@ -285,7 +285,11 @@ impl Submitter {
     async fn answer(&self, stream: String, id: ItemId, twin: bool, now: WallMs) -> Words {
         let mut words = Vec::new();
         if !twin {
-            words.push(OutboundWord::Accepted { stream: stream.clone(), submission: id.to_string() });
+            words.push(OutboundWord::Accepted {
+                stream: stream.clone(),
+                submission: id.to_string(),
+                receipt: None,
+            });
         }
         // By a call: what is told must be stable.
         let ended = self.shared.spooler.call(move |spool| results::ended(spool, id)).await;

@@ -22,7 +22,7 @@ fn result(stream: &str, status: ResultStatus, result: Option<&str>) -> OutboundW
 }
 
 fn accepted() -> OutboundWord {
-    OutboundWord::Accepted { stream: "s".into(), submission: "01ID".into() }
+    OutboundWord::Accepted { stream: "s".into(), submission: "01ID".into(), receipt: None }
 }
 
 /// Sends one whole stream; the lane answers its end with `words`.

@@ -173,7 +173,7 @@ pub(super) const TWO: [Feature; 4] = [Feature::Ack, Feature::Results, Feature::C
 impl World {
     pub(super) fn new(proof: &Proof, lane: Lane, habit: Habit) -> Self {
         let now = crate::clock::monotonic();
-        let session = Session::new(proof, None, Settings::default(), now);
+        let session = Session::new(proof, Welcome::default(), Settings::default(), now);
         let mut world = Self {
             session,
             lane,
