@@ -6,6 +6,7 @@
 //! Failure policy: whatever is missing at the start is a typed error before anything was accepted. A spool that
 //! is poisoned ends the daemon with an error; recovery is the next start.
 
+mod edge;
 pub mod ledger;
 mod outbound;
 mod vitals;
@@ -158,14 +159,16 @@ pub async fn start(config: &Config, stop: CancellationToken) -> Result<Daemon, S
 
     let shown = config.metrics_enabled.then(|| Arc::clone(&metrics));
     let router = http::router(pulse, shown, tunnel.router());
-    tasks.spawn(http::serve(http_listener, router, stop.clone(), tasks.clone()));
+    let door = http::Door { gate: edge::http_gate(config, &metrics) };
+    tasks.spawn(http::serve(http_listener, door, router, stop.clone(), tasks.clone()));
 
     let deps = intake::Deps {
         spooler: ledger.spooler.clone(),
         metrics: Arc::clone(&metrics),
         limits: Arc::new(Limits::new(limit_settings(config))),
     };
-    tasks.spawn(intake::run(smtp_listeners, intake_settings(config), deps, stop.clone()));
+    let intake = intake::Settings { gate: edge::smtp_gate(config, &metrics), ..intake_settings(config) };
+    tasks.spawn(intake::run(smtp_listeners, intake, deps, stop.clone()));
 
     let switch = Arc::new(Switch::open(&config.data_dir));
     let standing = Arc::new(Standing::default());

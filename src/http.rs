@@ -17,7 +17,7 @@ use axum::response::{IntoResponse as _, Response};
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
 
-pub use serve::{CONNECTIONS_MAX, ConnectionPlace, serve};
+pub use serve::{CONNECTIONS_MAX, ConnectionPlace, Door, serve};
 
 use crate::observe::Metrics;
 

@@ -10,5 +10,7 @@ pub mod http;
 pub mod identity;
 pub mod mail;
 pub mod observe;
+pub mod proxy;
+pub mod secrets;
 pub mod spooler;
 pub mod tunnel;

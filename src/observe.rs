@@ -5,6 +5,7 @@
 //! Failure policy: a filter that does not parse is a typed error for the operator; a log line that cannot
 //! be written is lost, never a reason to stop mail.
 
+mod edge;
 mod json;
 mod metrics;
 mod submitted;
@@ -14,6 +15,7 @@ use std::io::IsTerminal as _;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::time::SystemTime;
 
+pub use edge::{AdminHttp, EdgeFamilies, ProxyRefusal};
 pub use json::json_from_text;
 pub use metrics::{
     AuthOutcome, DeliveryClass, Histogrammed, LaneGauges, Metrics, OutboundFamilies, RefusalStage,

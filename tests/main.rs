@@ -3,6 +3,7 @@
 mod cli;
 mod crash;
 mod dialogs;
+mod edge;
 mod gateway;
 mod intake_process;
 mod layering;

@@ -61,7 +61,7 @@ impl Relay {
             Tunnel::new(Settings::default(), lanes, Arc::clone(&metrics), stop.clone(), tasks.clone());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        tokio::spawn(waystation::http::serve(listener, tunnel.router(), stop, tasks));
+        tokio::spawn(waystation::http::serve(listener, Default::default(), tunnel.router(), stop, tasks));
         Self { address, spooler, tunnel, metrics, _engine: engine, _directory: directory }
     }
 }

@@ -17,6 +17,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
+use crate::proxy::{Arrival, Gate};
+
 /// Most connections at a time; tunnels count for as long as they live.
 pub const CONNECTIONS_MAX: usize = 200_000;
 /// How long a client may take for its request head.
@@ -26,10 +28,23 @@ const HEAD_BYTES_MAX: usize = 16 * 1024;
 /// Pause after a failed accept (out of file descriptors), so that the loop does not burn the processor.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// What a connection passes before HTTP is spoken on it.
+#[derive(Clone, Debug, Default)]
+pub struct Door {
+    /// Connections from trusted proxies begin with a PROXY header; `None`: none does.
+    pub gate: Option<Arc<Gate>>,
+}
+
 /// Serves `router` on `listener` until `stop`; open requests may finish, tunnels end by their own rules.
 ///
 /// Connections run on `tasks`, which the caller waits for.
-pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToken, tasks: TaskTracker) {
+pub async fn serve(
+    listener: TcpListener,
+    door: Door,
+    router: Router,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let place = tokio::select! {
@@ -42,12 +57,21 @@ pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToke
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((socket, peer)) => {
+            Ok((mut socket, mut peer)) => {
                 // Frames of the tunnel are small; waiting for more of them only adds delay.
                 let _ = socket.set_nodelay(true);
                 let router = router.clone();
-                let stop = stop.clone();
+                let (gate, stop) = (door.gate.clone(), stop.clone());
                 tasks.spawn(async move {
+                    if let Some(gate) = gate {
+                        peer = tokio::select! {
+                            () = stop.cancelled() => return,
+                            passed = gate.pass(&mut socket, peer) => match passed {
+                                Ok(Arrival::Client(address) | Arrival::Check(address)) => address,
+                                Err(_) => return, // counted and logged
+                            },
+                        };
+                    }
                     connection(TokioIo::new(socket), peer, router, stop, place).await;
                 });
             }

@@ -31,6 +31,7 @@ use crate::mail::limits::{Limits, Refused};
 use crate::mail::smtp::receiver;
 use crate::mail::smtp::reply::Reply;
 use crate::observe::{Metrics, RefusalStage};
+use crate::proxy::{Arrival, Gate};
 use crate::spooler::Spooler;
 
 /// Lane of postmaster mail that nobody else gets.
@@ -61,6 +62,8 @@ pub struct Settings {
     pub commit_timeout: Duration,
     /// How long messages under way may take to finish after `stop`.
     pub drain_timeout: Duration,
+    /// Every connection comes through a proxy, and begins with a PROXY header.
+    pub gate: Option<Arc<Gate>>,
 }
 
 impl Settings {
@@ -74,6 +77,7 @@ impl Settings {
             suppress_twins: true,
             commit_timeout: Duration::from_secs(30),
             drain_timeout: Duration::from_secs(30),
+            gate: None,
         }
     }
 }
@@ -166,26 +170,50 @@ async fn accept_loop(listener: TcpListener, shared: Arc<Shared>, tracker: TaskTr
     }
 }
 
-/// Gives a new connection a task, or sends it away.
-fn admit(stream: TcpStream, peer: SocketAddr, shared: &Arc<Shared>, tracker: &TaskTracker) {
-    let client = peer.ip().to_canonical();
-    let metrics = &shared.deps.metrics;
-    metrics.smtp_connections.inc();
+/// Gives a new connection a task.
+fn admit(mut stream: TcpStream, peer: SocketAddr, shared: &Arc<Shared>, tracker: &TaskTracker) {
+    shared.deps.metrics.smtp_connections.inc();
+    let Some(gate) = shared.settings.gate.clone() else {
+        return welcome(stream, peer.ip().to_canonical(), shared, tracker);
+    };
+    let (shared, tasks) = (shared.clone(), tracker.clone());
+    tracker.spawn(async move {
+        let passed = tokio::select! {
+            () = shared.stop.cancelled() => return,
+            passed = gate.pass(&mut stream, peer) => passed,
+        };
+        match passed {
+            Ok(Arrival::Client(client)) => welcome(stream, client.ip(), &shared, &tasks),
+            Ok(Arrival::Check(proxy)) => {
+                // A proxy that looks every second is no flood, and losing it is losing all clients.
+                let Ok(permit) = gate.checks.clone().try_acquire_owned() else { return };
+                converse(stream, proxy.ip(), Place::of_check(&shared), &shared).await;
+                drop(permit);
+            }
+            Err(_) => {} // counted and logged
+        }
+    });
+}
+
+/// Lets a client in, or sends it away.
+fn welcome(stream: TcpStream, client: IpAddr, shared: &Arc<Shared>, tracker: &TaskTracker) {
     match shared.deps.limits.enter(client, clock::monotonic()) {
         Ok(()) => {
             let place = Place::taken(client, shared.clone());
-            let number = shared.sessions.fetch_add(1, Ordering::Relaxed);
             let shared = shared.clone();
-            tracker.spawn(async move {
-                session::serve(stream, client, number, &shared).await;
-                drop(place);
-            });
+            tracker.spawn(async move { converse(stream, client, place, &shared).await });
         }
         Err(refused) => {
-            metrics.refused(421, RefusalStage::Connect);
+            shared.deps.metrics.refused(421, RefusalStage::Connect);
             turn_away(stream, client, refused, shared, tracker);
         }
     }
+}
+
+async fn converse(stream: TcpStream, client: IpAddr, place: Place, shared: &Shared) {
+    let number = shared.sessions.fetch_add(1, Ordering::Relaxed);
+    session::serve(stream, client, number, shared).await;
+    drop(place);
 }
 
 /// 421 in place of the greeting, while there are hands for it.
@@ -213,7 +241,8 @@ fn turn_away(
 /// A connection's place in the limits and gauges, given back when dropped, panics included.
 #[derive(Debug)]
 struct Place {
-    client: IpAddr,
+    /// `None`: a health check, which the limits do not know.
+    client: Option<IpAddr>,
     shared: Arc<Shared>,
 }
 
@@ -221,13 +250,20 @@ impl Place {
     fn taken(client: IpAddr, shared: Arc<Shared>) -> Self {
         shared.deps.metrics.smtp_connections_open.inc();
         shared.tell_load();
-        Self { client, shared }
+        Self { client: Some(client), shared }
+    }
+
+    fn of_check(shared: &Arc<Shared>) -> Self {
+        shared.deps.metrics.smtp_connections_open.inc();
+        Self { client: None, shared: shared.clone() }
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.shared.deps.limits.leave(self.client);
+        if let Some(client) = self.client {
+            self.shared.deps.limits.leave(client);
+        }
         self.shared.deps.metrics.smtp_connections_open.dec();
         self.shared.tell_load();
     }

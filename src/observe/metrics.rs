@@ -15,6 +15,7 @@ use prometheus_client::registry::{Registry, Unit};
 use spool::types::{SpoolStats, State};
 
 use super::SubmissionOutcome;
+use super::edge::EdgeFamilies;
 use super::json::json_from_text;
 
 /// Upper bounds of the latency histograms, seconds.
@@ -223,6 +224,8 @@ pub struct Metrics {
     pub histograms: Histogrammed,
     outbound: OutboundFamilies,
     spool: LaneGauges,
+    /// Proxies, admin API over HTTP, ACME.
+    pub edge: EdgeFamilies,
     recovery: FloatGauge,
     ready: Gauge,
 }
@@ -267,6 +270,7 @@ impl Metrics {
             histograms,
             outbound: OutboundFamilies::default(),
             spool: LaneGauges::default(),
+            edge: EdgeFamilies::default(),
             recovery: FloatGauge::default(),
             ready: Gauge::default(),
         };
@@ -274,6 +278,7 @@ impl Metrics {
         metrics.register_tunnel();
         metrics.register_outbound();
         metrics.register_spool();
+        metrics.edge.register(&mut metrics.registry);
         metrics
     }
 

@@ -8,16 +8,12 @@
 //!
 //! Failure policy: when too many addresses are known, unknown ones share one bucket.
 
-use core::net::{IpAddr, Ipv6Addr, SocketAddr}; // addresses only, no sockets
+use core::net::{IpAddr, Ipv6Addr}; // addresses only, no sockets
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use ipnet::IpNet;
-
 /// Most addresses remembered.
 pub const ADDRESSES_MAX: usize = 50_000;
-/// Most entries of `X-Forwarded-For` looked at, from the nearest one outwards.
-const FORWARDED_MAX: usize = 16;
 /// Cost of one attempt; an address earns `per_minute` of these units per millisecond.
 const ATTEMPT: u64 = 60_000;
 /// Not more often than this all buckets are looked through.
@@ -112,37 +108,6 @@ fn prefix(client: IpAddr) -> IpAddr {
     }
 }
 
-/// The address of the real client.
-///
-/// `forwarded` holds the values of all `X-Forwarded-For` fields in order. Each trusted hop vouches for the
-/// entry on its left and for nothing further: the first address from the right that is not trusted is the
-/// client, whatever it wrote before itself.
-#[must_use]
-pub fn client_address<'a>(
-    peer: IpAddr,
-    forwarded: impl DoubleEndedIterator<Item = &'a str>,
-    trusted: &[IpNet],
-) -> IpAddr {
-    let mut nearest = peer.to_canonical();
-    let entries = forwarded.rev().flat_map(|value| value.rsplit(','));
-    for entry in entries.take(FORWARDED_MAX) {
-        if !trusted.iter().any(|net| net.contains(&nearest)) {
-            break;
-        }
-        let Some(address) = read_address(entry.trim()) else { break };
-        nearest = address;
-    }
-    nearest
-}
-
-/// An address, with or without a port, IPv6 with or without brackets.
-fn read_address(entry: &str) -> Option<IpAddr> {
-    let bare =
-        entry.strip_prefix('[').and_then(|rest| rest.split_once(']')).map_or(entry, |(inner, _)| inner);
-    let address = bare.parse().ok().or_else(|| entry.parse::<SocketAddr>().ok().map(|a| a.ip()));
-    address.map(|a: IpAddr| a.to_canonical())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -196,21 +161,5 @@ mod tests {
         let later = now + Duration::from_secs(120);
         assert!(rates.take(stranger(3), later).is_ok());
         assert_eq!(rates.buckets.len(), 1, "full buckets are forgotten");
-    }
-
-    #[test]
-    fn only_trusted_hops_are_believed() {
-        let trusted: Vec<IpNet> = vec!["127.0.0.1/32".parse().unwrap(), "10.0.0.0/8".parse().unwrap()];
-        let client = |peer: &str, forwarded: &[&str]| {
-            client_address(peer.parse().unwrap(), forwarded.iter().copied(), &trusted).to_string()
-        };
-        assert_eq!(client("192.0.2.9", &["203.0.113.1"]), "192.0.2.9");
-        assert_eq!(client("127.0.0.1", &["203.0.113.1"]), "203.0.113.1");
-        assert_eq!(client("::ffff:127.0.0.1", &["203.0.113.1"]), "203.0.113.1");
-        assert_eq!(client("127.0.0.1", &["198.51.100.7, 203.0.113.1, 10.1.1.1"]), "203.0.113.1");
-        assert_eq!(client("127.0.0.1", &["198.51.100.7", "203.0.113.1:4711"]), "203.0.113.1");
-        assert_eq!(client("127.0.0.1", &["[2001:db8::1]:443"]), "2001:db8::1");
-        assert_eq!(client("127.0.0.1", &["unknown"]), "127.0.0.1");
-        assert_eq!(client("127.0.0.1", &[]), "127.0.0.1");
     }
 }

@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::{ConnectInfo, Request, State};
+use axum::http::HeaderValue;
 use axum::response::Response;
 use axum::routing::any;
 use bytes::Bytes;
@@ -33,7 +34,7 @@ use super::Dialect;
 use super::control::{AuthError, SessionRole, ToGateway};
 use super::handshake::{Door, Handshake, Proof, Step};
 use super::pump::Pump;
-use super::rates::{Rates, client_address};
+use super::rates::Rates;
 pub use super::service::{Bell, Lane, LaneLost, Opening, Service, ServiceError, StillHere};
 use super::session::{self, Eviction, Outgoing, Session};
 use super::upgrade;
@@ -44,6 +45,7 @@ use crate::identity::challenge::{AuthCode, Fresh};
 use crate::identity::key::KeyText;
 use crate::identity::registry::{Entry, Registry};
 use crate::observe::{AuthOutcome, Metrics};
+use crate::proxy::client_address;
 
 /// Time for a closing handshake, and for what is still to be written before it.
 pub(super) const CLOSE_TIME_MAX: Duration = Duration::from_secs(2);
@@ -185,13 +187,8 @@ impl Tunnel {
             .extensions()
             .get::<ConnectInfo<SocketAddr>>()
             .map_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), |peer| peer.0.ip());
-        let forwarded: Vec<&str> = request
-            .headers()
-            .get_all("x-forwarded-for")
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .collect();
-        client_address(peer, forwarded.into_iter(), &self.settings.trusted_proxies)
+        let forwarded = request.headers().get_all("x-forwarded-for").iter().map(HeaderValue::as_bytes);
+        client_address(peer, forwarded, &self.settings.trusted_proxies)
     }
 
     async fn connection(self: Arc<Self>, mut wire: Wire, client: IpAddr, stranger: Stranger) {

@@ -80,7 +80,13 @@ impl Relay {
         let tunnel = Tunnel::new(settings, lanes, Arc::clone(&metrics), stop.clone(), tasks.clone());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        tokio::spawn(waystation::http::serve(listener, tunnel.router(), stop.clone(), tasks.clone()));
+        tokio::spawn(waystation::http::serve(
+            listener,
+            Default::default(),
+            tunnel.router(),
+            stop.clone(),
+            tasks.clone(),
+        ));
         Self { address, tunnel, metrics, stop, spooler, engine, disk, tasks, names }
     }
 

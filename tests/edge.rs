@@ -1,0 +1,3 @@
+//! What stands in front of the relay: proxies, the admin API over HTTP, secret files, ACME.
+
+mod proxy;
