@@ -14,6 +14,7 @@ mod model;
 mod negative_control;
 mod replay_from_cursor;
 mod same_seed_same_trace;
+mod signed_statements;
 mod smtp_lines;
 mod smtp_sender;
 mod smtp_split;

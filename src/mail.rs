@@ -1,6 +1,7 @@
 //! Mail, the first service: SMTP in front, the spool behind.
 //!
 //! * [`address`], [`envelope`], [`trace`], [`verdict`]: pure values and their text forms.
+//! * [`signed`], [`attestation`], [`custody`], [`relay_keys`]: what a relay signs, and who believes it.
 //! * [`smtp`]: codecs and the session machine of our SMTP server, without sockets or clock.
 //! * [`limits`]: what one corner of the network may ask.
 //! * [`intake`]: the driver: sockets on one side, the spool on the other.
@@ -11,11 +12,15 @@
 //! any lane. Whatever strangers send is bounded in memory and answered with a complete reply.
 
 pub mod address;
+pub mod attestation;
+pub mod custody;
 pub mod envelope;
 pub mod intake;
 pub mod lane;
 pub mod limits;
 pub mod outbound;
+pub mod relay_keys;
+pub mod signed;
 pub mod smtp;
 pub mod trace;
 pub mod verdict;
