@@ -13,4 +13,5 @@ pub mod observe;
 pub mod proxy;
 pub mod secrets;
 pub mod spooler;
+pub mod tls;
 pub mod tunnel;

@@ -9,6 +9,7 @@ mod edge;
 mod json;
 mod metrics;
 mod submitted;
+mod tls;
 
 use std::io::IsTerminal as _;
 
@@ -21,6 +22,7 @@ pub use metrics::{
     AuthOutcome, DeliveryClass, Histogrammed, LaneGauges, Metrics, OutboundFamilies, RefusalStage,
 };
 pub use submitted::SubmissionOutcome;
+pub use tls::{TlsFamilies, TlsListener, TlsVersion};
 
 /// Shape of a log line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]

@@ -117,6 +117,7 @@ const PURE: &[&str] = &[
     "src/observe/json.rs",
     "src/proxy/forwarded.rs",
     "src/proxy/header.rs",
+    "src/tls/certificate.rs",
     "src/tunnel/control",
     "src/tunnel/control.rs",
     "src/tunnel/frame.rs",

@@ -17,6 +17,7 @@ use spool::types::{SpoolStats, State};
 use super::SubmissionOutcome;
 use super::edge::EdgeFamilies;
 use super::json::json_from_text;
+use super::tls::TlsFamilies;
 
 /// Upper bounds of the latency histograms, seconds.
 const LATENCY_BUCKETS: [f64; 14] =
@@ -220,6 +221,8 @@ pub struct Metrics {
     /// Items offered again by those replays.
     pub items_replayed: Counter,
     submitted: Family<OutcomeLabel, Counter>,
+    /// TLS of our listeners.
+    pub tls: TlsFamilies,
     /// Histograms.
     pub histograms: Histogrammed,
     outbound: OutboundFamilies,
@@ -267,6 +270,7 @@ impl Metrics {
             replays: Counter::default(),
             items_replayed: Counter::default(),
             submitted: Family::default(),
+            tls: TlsFamilies::default(),
             histograms,
             outbound: OutboundFamilies::default(),
             spool: LaneGauges::default(),
@@ -279,6 +283,7 @@ impl Metrics {
         metrics.register_outbound();
         metrics.register_spool();
         metrics.edge.register(&mut metrics.registry);
+        metrics.tls.register(&mut metrics.registry);
         metrics
     }
 

@@ -1,0 +1,114 @@
+//! Files that change under a running watch.
+
+use rcgen::{CertificateParams, KeyPair};
+
+use super::*;
+
+/// Longest wait for a watch that looks every few milliseconds.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+struct Place {
+    dir: tempfile::TempDir,
+    files: Files,
+}
+
+impl Place {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let files = Files { cert: dir.path().join("chain.pem"), key: dir.path().join("key.pem") };
+        Self { dir, files }
+    }
+
+    /// A new pair; `key`: write the key that belongs to it.
+    fn write(&self, name: &str, with_key: bool) {
+        let key = KeyPair::generate().unwrap();
+        let chain = CertificateParams::new(vec![name.to_owned()]).unwrap().self_signed(&key).unwrap().pem();
+        self.replace(&self.files.cert, &chain);
+        if with_key {
+            self.replace(&self.files.key, &key.serialize_pem());
+        }
+    }
+
+    /// As tools that renew do: a new file, moved into place.
+    fn replace(&self, path: &Path, text: &str) {
+        let fresh = self.dir.path().join("fresh");
+        std::fs::write(&fresh, text).unwrap();
+        std::fs::rename(fresh, path).unwrap();
+    }
+
+    fn watch(&self, every: Duration) -> Result<Watch, FilesError> {
+        Watch::start(self.files.clone(), Store::new(), Arc::new(Metrics::new()), every)
+    }
+}
+
+async fn until_named(store: &Store, name: &str) {
+    let seen = async {
+        while store.installed().is_none_or(|installed| installed.names != [name]) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, seen).await.expect("the new certificate is served");
+}
+
+#[tokio::test]
+async fn changed_files_are_served_and_broken_ones_are_not() {
+    let place = Place::new();
+    place.write("one.example", true);
+    let watch = place.watch(Duration::from_millis(10)).unwrap();
+    let (store, stop) = (Arc::clone(&watch.store), CancellationToken::new());
+    let running = tokio::spawn(watch.run(stop.clone()));
+    until_named(&store, "one.example").await;
+    place.write("two.example", true);
+    until_named(&store, "two.example").await; // J8
+    place.write("three.example", false); // its key is missing
+    place.write("four.example", true);
+    until_named(&store, "four.example").await;
+    stop.cancel();
+    running.await.unwrap();
+}
+
+#[test]
+fn a_broken_pair_leaves_the_old_one() {
+    let place = Place::new();
+    place.write("one.example", true);
+    let watch = place.watch(LOOK_EVERY).unwrap();
+    place.write("two.example", false);
+    let (first, seen) = watch.look(watch.loaded, watch.loaded, false);
+    assert_eq!(first, watch.loaded, "one look at files that just changed is not enough");
+    let (tried, _) = watch.look(first, seen, false);
+    assert_eq!(tried, seen, "a broken pair is tried once");
+    assert_eq!(watch.store.installed().unwrap().names, ["one.example"]);
+    std::fs::remove_file(&place.files.key).unwrap();
+    watch.look(tried, seen, true);
+    assert_eq!(watch.store.installed().unwrap().names, ["one.example"]);
+    place.write("three.example", true);
+    watch.look(tried, seen, true);
+    assert_eq!(watch.store.installed().unwrap().names, ["three.example"]);
+}
+
+#[tokio::test]
+async fn a_reload_does_not_wait_for_the_next_look() {
+    let place = Place::new();
+    place.write("one.example", true);
+    let watch = place.watch(Duration::from_secs(3600)).unwrap();
+    let (store, stop) = (Arc::clone(&watch.store), CancellationToken::new());
+    let running = tokio::spawn(watch.clone().run(stop.clone()));
+    place.write("two.example", true);
+    watch.reload();
+    until_named(&store, "two.example").await;
+    stop.cancel();
+    running.await.unwrap();
+}
+
+#[test]
+fn the_start_needs_both_files() {
+    let place = Place::new();
+    let said = |place: &Place| place.watch(LOOK_EVERY).unwrap_err().to_string();
+    assert!(said(&place).contains("tls.cert_file"), "{}", said(&place));
+    place.write("one.example", false);
+    assert!(said(&place).contains("tls.key_file"), "{}", said(&place));
+    place.replace(&place.files.key, "no key");
+    assert!(said(&place).contains("key.pem: there is no usable private key"), "{}", said(&place));
+    place.replace(&place.files.key, &"x".repeat(1024 * 1024 + 1));
+    assert!(said(&place).contains("1 MiB"), "{}", said(&place));
+}
