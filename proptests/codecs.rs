@@ -4,8 +4,8 @@ use proptest::prelude::*;
 use spool::entry::{self, Entry};
 use spool::ids::{ItemId, Lsn, Seq, WallMs};
 use spool::record::{
-    self, BatchRecord, Header, ItemRecord, Kind, MailboxRecord, OutboundRecord, Record, StateRecord,
-    StateRef, StepRecord, TargetRecord, TwinRecord,
+    self, BatchRecord, Header, InvitationRecord, ItemRecord, Kind, MailboxRecord, OutboundRecord, Record,
+    SendingRecord, StateRecord, StateRef, StepRecord, TargetRecord, TwinRecord,
 };
 use spool::segment::SegmentHeader;
 use spool::types::{ChunkRef, Transition};
@@ -114,9 +114,10 @@ fn state() -> impl Strategy<Value = StateRecord> {
 
 fn mailbox() -> impl Strategy<Value = MailboxRecord> {
     let aliases = proptest::collection::vec(".{0,30}", 0..5);
-    let numbers = any::<(u32, u64, bool, Option<u64>, Option<u64>, u64, [u8; 32])>();
+    let numbers =
+        any::<(u32, u64, bool, Option<u64>, Option<u64>, (Option<u32>, Option<u32>), u64, [u8; 32])>();
     (numbers, ".{0,60}", aliases).prop_map(
-        |((lane, created_ms, revoked, quota_items, quota_bytes, next_seq, chain), name, aliases)| {
+        |((lane, created_ms, revoked, quota_items, quota_bytes, sending, next_seq, chain), name, aliases)| {
             MailboxRecord {
                 lane,
                 name,
@@ -125,6 +126,7 @@ fn mailbox() -> impl Strategy<Value = MailboxRecord> {
                 revoked,
                 quota_items,
                 quota_bytes,
+                sending: SendingRecord { per_hour: sending.0, recipients_per_day: sending.1 },
                 next_seq,
                 chain,
             }
@@ -132,12 +134,42 @@ fn mailbox() -> impl Strategy<Value = MailboxRecord> {
     )
 }
 
+fn invitation() -> impl Strategy<Value = InvitationRecord> {
+    let numbers =
+        any::<([u8; 32], Option<u64>, Option<u64>, Option<u32>, Option<u32>, u64, u64, Option<(u64, u32)>)>();
+    (numbers, ".{0,60}", proptest::collection::vec(".{0,30}", 0..5)).prop_map(|(numbers, label, aliases)| {
+        let (
+            code_sha256,
+            quota_items,
+            quota_bytes,
+            per_hour,
+            recipients_per_day,
+            created_ms,
+            until_ms,
+            ended,
+        ) = numbers;
+        let sending = SendingRecord { per_hour, recipients_per_day };
+        InvitationRecord {
+            code_sha256,
+            label,
+            aliases,
+            quota_items,
+            quota_bytes,
+            sending,
+            created_ms,
+            until_ms,
+            ended,
+        }
+    })
+}
+
 fn any_record() -> impl Strategy<Value = (Kind, Record, Vec<u8>)> {
     let encoded = |kind, record: Record| {
         let encoded = match &record {
             Record::Item(item) => item.encode(),
             Record::State(state) => record::encode(kind, state),
-            Record::Mailbox(mailbox) => record::encode(kind, mailbox),
+            Record::Mailbox(mailbox) => mailbox.encode(),
+            Record::Invitation(invitation) => record::encode(kind, invitation),
             Record::Twin(twin) => record::encode(kind, twin),
             Record::Step(step) => record::encode(kind, step),
             Record::Batch(batch) => record::encode(kind, batch),
@@ -150,6 +182,7 @@ fn any_record() -> impl Strategy<Value = (Kind, Record, Vec<u8>)> {
         state().prop_map(move |value| encoded(Kind::State, Record::State(value))),
         step().prop_map(move |value| encoded(Kind::Step, Record::Step(value))),
         mailbox().prop_map(move |value| encoded(Kind::Mailbox, Record::Mailbox(value))),
+        invitation().prop_map(move |value| encoded(Kind::Invitation, Record::Invitation(value))),
         any::<([u8; 32], [u8; 16], u64)>().prop_map(move |(fingerprint, id, until_ms)| {
             encoded(Kind::Twin, Record::Twin(TwinRecord { fingerprint, id, until_ms }))
         }),

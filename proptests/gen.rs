@@ -11,6 +11,12 @@ pub(crate) enum Step {
     Register(u8),
     /// The operator changes a mailbox.
     Mailbox(u8, MailboxStep),
+    /// The operator makes an invitation that promises an alias.
+    Invite { number: u8, alias: u8, ttl_ms: u32 },
+    /// The operator takes an invitation back.
+    Withdraw(u8),
+    /// Somebody redeems an invitation.
+    Redeem { number: u8, lane: u8 },
     /// A piece of a body arrives.
     Stream { slot: u8, bytes: u32 },
     /// A sender hangs up before the end.
@@ -65,6 +71,7 @@ pub(crate) enum MailboxStep {
     Allow,
     AddAlias(u8),
     RemoveAlias(u8),
+    Sending(Option<u8>),
     Quota(Option<u8>),
 }
 
@@ -146,6 +153,7 @@ fn mailbox_step() -> impl Strategy<Value = MailboxStep> {
         3 => (0..6u8).prop_map(MailboxStep::AddAlias),
         2 => (0..6u8).prop_map(MailboxStep::RemoveAlias),
         1 => proptest::option::weighted(0.3, 0..20u8).prop_map(MailboxStep::Quota),
+        1 => proptest::option::weighted(0.5, 0..9u8).prop_map(MailboxStep::Sending),
     ]
 }
 
@@ -190,6 +198,10 @@ fn work() -> impl Strategy<Value = Step> {
     prop_oneof![
         1 => (0..5u8).prop_map(Step::Register),
         1 => (0..4u8, mailbox_step()).prop_map(|(name, step)| Step::Mailbox(name, step)),
+        1 => (0..4u8, 0..8u8, 0..90_000u32)
+            .prop_map(|(number, alias, ttl_ms)| Step::Invite { number, alias, ttl_ms }),
+        1 => (0..12u8).prop_map(Step::Withdraw),
+        1 => (0..4u8, 0..5u8).prop_map(|(number, lane)| Step::Redeem { number, lane }),
         9 => (0..3u8, body_bytes()).prop_map(|(slot, bytes)| Step::Stream { slot, bytes }),
         1 => (0..3u8).prop_map(|slot| Step::Abandon { slot }),
         14 => (0..3u8, lanes, 0..90u8).prop_map(|(slot, lanes, head)| Step::Accept { slot, lanes, head }),

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use spool::ids::{ItemId, Seq, WallMs};
+use spool::invitations::Ending;
 use spool::types::{MailboxChange, State};
 
 /// One item as it must be.
@@ -51,8 +52,17 @@ pub(crate) struct Lane {
     pub(crate) created_at: WallMs,
     pub(crate) revoked: bool,
     pub(crate) quota_items: Option<u64>,
+    pub(crate) per_hour: Option<u32>,
     pub(crate) next_seq: u64,
     pub(crate) chain: [u8; 32],
+}
+
+/// An invitation as it must be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Invited {
+    pub(crate) alias: String,
+    pub(crate) until: WallMs,
+    pub(crate) ended: Option<(WallMs, Ending)>,
 }
 
 /// The whole ledger at one moment.
@@ -61,6 +71,7 @@ pub(crate) struct Model {
     pub(crate) lanes: BTreeMap<u32, Lane>,
     pub(crate) items: BTreeMap<ItemId, Item>,
     pub(crate) twins: BTreeMap<u8, (ItemId, WallMs)>,
+    pub(crate) invitations: BTreeMap<u8, Invited>,
     /// Newest submission of each key.
     pub(crate) keys: BTreeMap<u8, ItemId>,
 }
@@ -102,6 +113,7 @@ impl Model {
             MailboxChange::Revoke
             | MailboxChange::Allow
             | MailboxChange::RemoveAlias(_)
+            | MailboxChange::Sending { .. }
             | MailboxChange::Quota { .. } => None,
         };
         let Some(state) = self.lanes.get_mut(&lane) else { return Err(()) };
@@ -118,6 +130,7 @@ impl Model {
                     return Err(());
                 }
             }
+            MailboxChange::Sending { per_hour, .. } => state.per_hour = *per_hour,
             MailboxChange::Quota { items, .. } => state.quota_items = *items,
         }
         Ok(())

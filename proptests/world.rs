@@ -41,6 +41,7 @@ macro_rules! ensure {
 
 mod compare;
 mod intake;
+mod invitations;
 mod outbox;
 mod outlet;
 mod upkeep;
@@ -256,6 +257,9 @@ impl World {
         match step {
             Step::Register(n) => self.register(&lane_name(*n)),
             Step::Mailbox(n, change) => self.change_mailbox(&lane_name(*n), change),
+            Step::Invite { number, alias, ttl_ms } => self.invite(*number, *alias, *ttl_ms),
+            Step::Withdraw(number) => self.withdraw(*number),
+            Step::Redeem { number, lane } => self.redeem(*number, &lane_name(*lane)),
             Step::Stream { slot, bytes } => self.stream(*slot, *bytes),
             Step::Abandon { slot } => {
                 if let (Some(body), Some(spool)) = (self.bodies.remove(slot), &mut self.spool) {

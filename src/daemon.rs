@@ -28,8 +28,9 @@ use crate::admin::ask::Terms;
 use crate::config::{AdmissionMode, Config};
 use crate::http;
 use crate::identity::key::KeyText;
+use crate::mail::admission::Admission;
 use crate::mail::intake;
-use crate::mail::lane::{Admission, Lanes};
+use crate::mail::lane::Lanes;
 use crate::mail::limits::{self, Limits};
 use crate::mail::outbound::delivery::standing::Standing;
 use crate::mail::outbound::delivery::switch::Switch;
@@ -150,7 +151,13 @@ pub async fn start(config: &Config, stop: CancellationToken) -> Result<Daemon, S
     let submissions =
         Submissions::new(submission_settings(config), ledger.spooler.clone(), Arc::clone(&metrics));
     tasks.spawn(Arc::clone(&submissions).run(stop.clone()));
-    let service = Lanes::new(ledger.spooler.clone(), admission, submissions, Arc::clone(&metrics));
+    let service = Lanes::new(
+        ledger.spooler.clone(),
+        admission,
+        config.domains.clone(),
+        submissions,
+        Arc::clone(&metrics),
+    );
     let tunnel =
         Tunnel::new(tunnel_settings(config), service, Arc::clone(&metrics), stop.clone(), tasks.clone());
 

@@ -5,6 +5,7 @@
 //! Nothing here knows sockets, mail or the spool.
 
 pub mod challenge;
+pub mod invite;
 pub mod key;
 pub mod keyfile;
 pub mod registry;

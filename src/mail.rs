@@ -5,6 +5,7 @@
 //! * [`smtp`]: codecs and the session machine of our SMTP server, without sockets or clock.
 //! * [`limits`]: what one corner of the network may ask.
 //! * [`intake`]: the driver: sockets on one side, the spool on the other.
+//! * [`admission`]: who gets a lane.
 //! * [`lane`]: the driver between a gateway's lane and the tunnel.
 //! * [`outbound`]: what gateways send out, up to its one result.
 //!
@@ -12,6 +13,7 @@
 //! any lane. Whatever strangers send is bounded in memory and answered with a complete reply.
 
 pub mod address;
+pub mod admission;
 pub mod attestation;
 pub mod custody;
 pub mod envelope;

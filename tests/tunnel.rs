@@ -11,7 +11,7 @@ use spool::types::{MailboxChange, State};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_tungstenite::tungstenite::Message;
 use waystation::identity::key::SecretKey;
-use waystation::mail::lane::Admission;
+use waystation::mail::admission::Admission;
 use waystation::tunnel::ws::{RateSettings, Settings};
 
 fn key(n: u8) -> SecretKey {

@@ -25,7 +25,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use waystation::clock;
 use waystation::identity::key::SecretKey;
-use waystation::mail::lane::{Admission, Lanes};
+use waystation::mail::admission::Admission;
+use waystation::mail::lane::Lanes;
 use waystation::mail::outbound;
 use waystation::observe::Metrics;
 use waystation::spooler::Spooler;
@@ -55,7 +56,8 @@ impl Relay {
         let metrics = Arc::new(Metrics::new());
         let names = outbound::intake::Settings::new("relay.example", &["mail.example".to_owned()]);
         let submissions = outbound::intake::Submissions::new(names, spooler.clone(), Arc::clone(&metrics));
-        let lanes = Lanes::new(spooler.clone(), Admission::Open, submissions, Arc::clone(&metrics));
+        let lanes =
+            Lanes::new(spooler.clone(), Admission::Open, Vec::new(), submissions, Arc::clone(&metrics));
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let tunnel =
             Tunnel::new(Settings::default(), lanes, Arc::clone(&metrics), stop.clone(), tasks.clone());

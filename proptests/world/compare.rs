@@ -130,6 +130,8 @@ impl World {
             ensure!(mailbox.aliases.iter().eq(&lane.aliases), "{name} has aliases {:?}", mailbox.aliases);
             ensure!(mailbox.revoked == lane.revoked, "{name} revoked: {}", mailbox.revoked);
             ensure!(mailbox.quota_items == lane.quota_items, "{name} quota {:?}", mailbox.quota_items);
+            let per_hour = mailbox.submissions_per_hour;
+            ensure!(per_hour == lane.per_hour, "{name} may submit {per_hour:?}");
             ensure!(mailbox.stats.next_seq.0 == lane.next_seq, "{name} next {}", mailbox.stats.next_seq);
             let cursor = model.cursor(id);
             ensure!(mailbox.stats.cursor == cursor, "{name} cursor {} not {cursor}", mailbox.stats.cursor);
@@ -152,6 +154,7 @@ impl World {
             ensure!(model.items.contains_key(&info.id), "{} from nowhere", info.id);
         }
         self.same_queues(model)?;
+        self.same_invitations(model)?;
         for (number, (id, until)) in &model.twins {
             let found = spool.twin(&[*number; 32], self.now).map_err(|error| error.to_string())?;
             let lives = *until > self.now;

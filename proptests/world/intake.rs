@@ -19,6 +19,7 @@ impl World {
                     created_at: now,
                     revoked: false,
                     quota_items: None,
+                    per_hour: None,
                     next_seq: 1,
                     chain: [0; 32],
                 };
@@ -38,6 +39,9 @@ impl World {
             MailboxStep::Allow => MailboxChange::Allow,
             MailboxStep::AddAlias(n) => MailboxChange::AddAlias(alias(*n)),
             MailboxStep::RemoveAlias(n) => MailboxChange::RemoveAlias(alias(*n)),
+            MailboxStep::Sending(most) => {
+                MailboxChange::Sending { per_hour: most.map(u32::from), recipients_per_day: None }
+            }
             MailboxStep::Quota(items) => MailboxChange::Quota { items: items.map(u64::from), bytes: None },
         };
         let said = change.clone();

@@ -102,6 +102,7 @@ impl World {
                 created_at: self.now,
                 revoked: false,
                 quota_items: None,
+                per_hour: None,
                 next_seq: 1,
                 chain: [0; 32],
             };

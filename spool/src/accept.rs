@@ -272,9 +272,10 @@ impl Spool {
         let payload = match record {
             Record::Item(item) => item.encode(),
             Record::State(state) => record::encode(kind, state),
-            Record::Mailbox(mailbox) => record::encode(kind, mailbox),
+            Record::Mailbox(mailbox) => mailbox.encode(),
             Record::Twin(twin) => record::encode(kind, twin),
             Record::Step(step) => record::encode(kind, step),
+            Record::Invitation(invitation) => record::encode(kind, invitation),
             Record::Batch(batch) => record::encode(kind, batch),
             Record::BodyChunk { body, number } => {
                 Ok(record::encode_chunk_prefix(*body, *number).to_vec()) // an empty piece

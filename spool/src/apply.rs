@@ -29,6 +29,7 @@ impl Spool {
             Record::Mailbox(mailbox) => self.apply_mailbox(lsn, mailbox),
             Record::Twin(twin) => self.apply_twin(lsn, twin),
             Record::Step(step) => self.apply_step(lsn, step),
+            Record::Invitation(invitation) => self.apply_invitation(lsn, invitation),
         }
     }
 
@@ -244,6 +245,7 @@ impl Spool {
         lane.revoked = record.revoked;
         lane.quota_items = record.quota_items;
         lane.quota_bytes = record.quota_bytes;
+        lane.sending = record.sending;
         lane.defined = lsn.0;
         if record.next_seq >= lane.next_seq {
             lane.next_seq = record.next_seq;

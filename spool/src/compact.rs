@@ -239,6 +239,7 @@ impl Spool {
                 if newest { self.rewrite_mailbox(lane) } else { self.keep_anchor(segment, lane) }
             }
             Record::Twin(twin) => self.keep_twin(lsn, twin, now),
+            Record::Invitation(invitation) => self.keep_invitation(lsn, invitation, now),
         }
     }
 

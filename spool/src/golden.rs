@@ -5,8 +5,8 @@
 
 use crate::ids::{ItemId, Lsn, WallMs};
 use crate::record::{
-    self, BatchRecord, Header, ItemRecord, Kind, MailboxRecord, OutboundRecord, Record, STATE_RETIRED,
-    StateRecord, StateRef, StepRecord, TargetRecord, TwinRecord,
+    self, BatchRecord, Header, InvitationRecord, ItemRecord, Kind, MailboxRecord, OutboundRecord, Record,
+    STATE_RETIRED, SendingRecord, StateRecord, StateRef, StepRecord, TargetRecord, TwinRecord,
 };
 use crate::segment::SegmentHeader;
 use crate::types::{ChunkRef, Transition};
@@ -77,8 +77,22 @@ fn samples() -> Vec<(&'static str, Kind, Vec<u8>, Record)> {
         revoked: true,
         quota_items: Some(1),
         quota_bytes: None,
+        sending: SendingRecord::default(),
         next_seq: 43,
         chain: [0x22; 32],
+    };
+    let sending = SendingRecord { per_hour: Some(5), recipients_per_day: None };
+    let sender = MailboxRecord { sending, ..mailbox.clone() };
+    let invitation = InvitationRecord {
+        code_sha256: [0x44; 32],
+        label: "aunt".to_owned(),
+        aliases: vec!["aunt@x".to_owned()],
+        quota_items: Some(3),
+        quota_bytes: None,
+        sending,
+        created_ms: 12,
+        until_ms: 13,
+        ended: Some((14, 7)),
     };
     let twin = TwinRecord { fingerprint: [0x33; 32], id: id.0, until_ms: 10 };
     let mut chunk = record::encode_chunk_prefix(id, 0).to_vec();
@@ -89,10 +103,17 @@ fn samples() -> Vec<(&'static str, Kind, Vec<u8>, Record)> {
         ("body chunk", Kind::BodyChunk, chunk, Record::BodyChunk { body: id, number: 0 }),
         ("item", Kind::Item, enc(item.encode()), Record::Item(item)),
         ("state", Kind::State, enc(record::encode(Kind::State, &state)), Record::State(state)),
-        ("mailbox", Kind::Mailbox, enc(record::encode(Kind::Mailbox, &mailbox)), Record::Mailbox(mailbox)),
+        ("mailbox", Kind::Mailbox, enc(mailbox.encode()), Record::Mailbox(mailbox)),
         ("twin", Kind::Twin, enc(record::encode(Kind::Twin, &twin)), Record::Twin(twin)),
         ("submission", Kind::Item, enc(submission.encode()), Record::Item(submission)),
         ("step", Kind::Step, enc(record::encode(Kind::Step, &step)), Record::Step(step)),
+        ("mailbox with limits", Kind::Mailbox, enc(sender.encode()), Record::Mailbox(sender)),
+        (
+            "invitation",
+            Kind::Invitation,
+            enc(record::encode(Kind::Invitation, &invitation)),
+            Record::Invitation(invitation),
+        ),
     ]
 }
 

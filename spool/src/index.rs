@@ -37,11 +37,13 @@ pub enum Tree {
     Armed,
     /// Places of submissions whose gateway has not been told the result.
     Untold,
+    /// SHA-256 of an invitation's code to the lsn of its record, and the record.
+    Invitation,
 }
 
 impl Tree {
     /// Every tree, in the order of their names on disk.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Lane,
         Self::Block,
         Self::Item,
@@ -53,6 +55,7 @@ impl Tree {
         Self::Due,
         Self::Armed,
         Self::Untold,
+        Self::Invitation,
     ];
 
     /// Name of the tree on disk.
@@ -70,6 +73,7 @@ impl Tree {
             Self::Due => "due",
             Self::Armed => "armed",
             Self::Untold => "untold",
+            Self::Invitation => "invitation",
         }
     }
 }

@@ -27,6 +27,7 @@ mod find;
 pub mod ids;
 pub mod index;
 pub mod inspect;
+pub mod invitations;
 pub mod journal;
 pub mod lease;
 pub mod life;

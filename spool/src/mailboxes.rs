@@ -6,7 +6,7 @@ use crate::entry;
 use crate::error::{RequestError, SpoolError};
 use crate::ids::{LaneId, Seq, WallMs};
 use crate::index::Tree;
-use crate::record::{Kind, MailboxRecord, Record};
+use crate::record::{Kind, MailboxRecord, Record, SendingRecord};
 use crate::spool::Spool;
 use crate::tail::Lane;
 use crate::types::{LaneStats, Mailbox, MailboxChange, State};
@@ -67,7 +67,15 @@ impl Spool {
             let known = self.tail.lane(id)?.is_some_and(|lane| lane.name == name);
             return if known { Ok(id) } else { Err(RequestError::NameTaken(name.to_owned())) };
         }
-        let record = MailboxRecord {
+        let record = self.new_mailbox(name, now);
+        let lane = LaneId(record.lane);
+        self.append_upkeep(Kind::Mailbox, &Record::Mailbox(record))?;
+        Ok(lane)
+    }
+
+    /// The record that makes a lane of that name.
+    pub(crate) fn new_mailbox(&self, name: &str, now: WallMs) -> MailboxRecord {
+        MailboxRecord {
             lane: self.next_lane,
             name: name.to_owned(),
             aliases: Vec::new(),
@@ -75,12 +83,10 @@ impl Spool {
             revoked: false,
             quota_items: None,
             quota_bytes: None,
+            sending: SendingRecord::default(),
             next_seq: 1,
             chain: [0; 32],
-        };
-        let lane = LaneId(record.lane);
-        self.append_upkeep(Kind::Mailbox, &Record::Mailbox(record))?;
-        Ok(lane)
+        }
     }
 
     /// Changes the mailbox called `name` (or an alias of it).
@@ -118,6 +124,9 @@ impl Spool {
             MailboxChange::Quota { items, bytes } => {
                 record.quota_items = items;
                 record.quota_bytes = bytes;
+            }
+            MailboxChange::Sending { per_hour, recipients_per_day } => {
+                record.sending = SendingRecord { per_hour, recipients_per_day };
             }
         }
         self.append_upkeep(Kind::Mailbox, &Record::Mailbox(record))?;
@@ -191,6 +200,8 @@ impl Spool {
             revoked: lane.revoked,
             quota_items: lane.quota_items,
             quota_bytes: lane.quota_bytes,
+            submissions_per_hour: lane.sending.per_hour,
+            recipients_per_day: lane.sending.recipients_per_day,
             stats: LaneStats {
                 items: lane.items,
                 bytes: lane.bytes,
@@ -233,7 +244,7 @@ impl Spool {
     }
 }
 
-fn mailbox_record(id: LaneId, lane: &Lane) -> MailboxRecord {
+pub(crate) fn mailbox_record(id: LaneId, lane: &Lane) -> MailboxRecord {
     MailboxRecord {
         lane: id.0,
         name: lane.name.clone(),
@@ -242,12 +253,13 @@ fn mailbox_record(id: LaneId, lane: &Lane) -> MailboxRecord {
         revoked: lane.revoked,
         quota_items: lane.quota_items,
         quota_bytes: lane.quota_bytes,
+        sending: lane.sending,
         next_seq: lane.next_seq.max(1),
         chain: lane.chain,
     }
 }
 
-fn check_name(name: &str) -> Result<(), RequestError> {
+pub(crate) fn check_name(name: &str) -> Result<(), RequestError> {
     if name.is_empty() || name.len() > NAME_BYTES_MAX || is_outbox(name) {
         return Err(RequestError::NameTaken(name.chars().take(64).collect()));
     }

@@ -24,10 +24,12 @@ pub const CHUNK_PREFIX_BYTES: usize = 20;
 const VERSION: u8 = 1;
 /// The same for an item that is a submission.
 const OUTBOUND_VERSION: u8 = 2;
+/// Payload version of a mailbox with limits of its own for what it submits.
+const LIMITS_VERSION: u8 = 2;
 
 /// What a record says. Numbers are for ever; a kind that goes out of use keeps its number.
 ///
-/// 17..=20 are set aside.
+/// 18..=20 are set aside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Kind {
@@ -45,6 +47,8 @@ pub enum Kind {
     Twin = 6,
     /// Moves a submission to another state, and says when it is due.
     Step = 16,
+    /// A right to become a mailbox, whole.
+    Invitation = 17,
 }
 
 impl Kind {
@@ -59,6 +63,7 @@ impl Kind {
             5 => Self::Mailbox,
             6 => Self::Twin,
             16 => Self::Step,
+            17 => Self::Invitation,
             _ => return None,
         })
     }
@@ -337,7 +342,7 @@ impl From<StepRecord> for StateRecord {
 }
 
 /// Payload of [`Kind::Mailbox`]: the whole lane, not a difference.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MailboxRecord {
     /// Lane number.
     pub lane: u32,
@@ -353,10 +358,103 @@ pub struct MailboxRecord {
     pub quota_items: Option<u64>,
     /// Own limit of bytes.
     pub quota_bytes: Option<u64>,
+    /// Own limits of what it submits; a record with one of them has payload version 2.
+    pub sending: SendingRecord,
     /// The seq the next item gets.
     pub next_seq: u64,
     /// The chain after the newest item.
     pub chain: [u8; 32],
+}
+
+/// Own limits of what a mailbox submits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub struct SendingRecord {
+    /// Submissions per hour.
+    pub per_hour: Option<u32>,
+    /// Recipients elsewhere per day.
+    pub recipients_per_day: Option<u32>,
+}
+
+/// What version 1 and version 2 of a mailbox's payload have in common.
+#[derive(Encode, Decode)]
+struct MailboxV1 {
+    lane: u32,
+    name: String,
+    aliases: Vec<String>,
+    created_ms: u64,
+    revoked: bool,
+    quota_items: Option<u64>,
+    quota_bytes: Option<u64>,
+    next_seq: u64,
+    chain: [u8; 32],
+}
+
+/// Version 2: it has limits of its own for what it submits.
+#[derive(Encode, Decode)]
+struct MailboxV2 {
+    mailbox: MailboxV1,
+    sending: SendingRecord,
+}
+
+impl MailboxRecord {
+    fn from_v1(old: MailboxV1, sending: SendingRecord) -> Self {
+        let MailboxV1 { lane, name, aliases, created_ms, revoked, quota_items, quota_bytes, next_seq, chain } =
+            old;
+        Self { lane, name, aliases, created_ms, revoked, quota_items, quota_bytes, sending, next_seq, chain }
+    }
+
+    /// Its payload.
+    ///
+    /// # Errors
+    /// [`PayloadError`] when it is larger than a record may be.
+    pub fn encode(&self) -> Result<Vec<u8>, PayloadError> {
+        let mailbox = MailboxV1 {
+            lane: self.lane,
+            name: self.name.clone(),
+            aliases: self.aliases.clone(),
+            created_ms: self.created_ms,
+            revoked: self.revoked,
+            quota_items: self.quota_items,
+            quota_bytes: self.quota_bytes,
+            next_seq: self.next_seq,
+            chain: self.chain,
+        };
+        if self.sending == SendingRecord::default() {
+            return encode(Kind::Mailbox, &mailbox);
+        }
+        encode_as(LIMITS_VERSION, Kind::Mailbox, &MailboxV2 { mailbox, sending: self.sending })
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, PayloadError> {
+        if bytes.first() == Some(&LIMITS_VERSION) {
+            let MailboxV2 { mailbox, sending } = payload_as(LIMITS_VERSION, Kind::Mailbox, bytes)?;
+            return Ok(Self::from_v1(mailbox, sending));
+        }
+        Ok(Self::from_v1(payload(Kind::Mailbox, bytes)?, SendingRecord::default()))
+    }
+}
+
+/// Payload of [`Kind::Invitation`]: the whole invitation, not a difference.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct InvitationRecord {
+    /// SHA-256 of the code.
+    pub code_sha256: [u8; 32],
+    /// Whom it is for, in the operator's words.
+    pub label: String,
+    /// Aliases of the mailbox that it becomes.
+    pub aliases: Vec<String>,
+    /// Own limit of items.
+    pub quota_items: Option<u64>,
+    /// Own limit of bytes.
+    pub quota_bytes: Option<u64>,
+    /// Own limits of what it submits.
+    pub sending: SendingRecord,
+    /// When it was made, milliseconds.
+    pub created_ms: u64,
+    /// Until when it may be redeemed, milliseconds.
+    pub until_ms: u64,
+    /// When it was redeemed and by which lane, or withdrawn (lane 0), milliseconds.
+    pub ended: Option<(u64, u32)>,
 }
 
 /// Payload of [`Kind::Twin`].
@@ -392,6 +490,8 @@ pub enum Record {
     Twin(TwinRecord),
     /// See [`StepRecord`].
     Step(StepRecord),
+    /// See [`InvitationRecord`].
+    Invitation(InvitationRecord),
 }
 
 fn codec() -> impl bincode::config::Config {
@@ -450,9 +550,10 @@ pub fn decode(kind: Kind, bytes: &[u8]) -> Result<Record, PayloadError> {
         }
         Kind::Item => Record::Item(ItemRecord::decode(bytes)?),
         Kind::State => Record::State(payload(kind, bytes)?),
-        Kind::Mailbox => Record::Mailbox(payload(kind, bytes)?),
+        Kind::Mailbox => Record::Mailbox(MailboxRecord::decode(bytes)?),
         Kind::Twin => Record::Twin(payload(kind, bytes)?),
         Kind::Step => Record::Step(payload(kind, bytes)?),
+        Kind::Invitation => Record::Invitation(payload(kind, bytes)?),
     })
 }
 

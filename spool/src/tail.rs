@@ -14,6 +14,7 @@ use crate::error::SpoolError;
 use crate::ids::{LaneId, Lsn, Seq};
 use crate::index::{Change, Index, Tree};
 use crate::life;
+use crate::record::SendingRecord;
 use crate::types::{STATES, State};
 
 /// Least pairs that one page of a scan asks of the index.
@@ -30,6 +31,7 @@ pub(crate) struct Lane {
     pub(crate) revoked: bool,
     pub(crate) quota_items: Option<u64>,
     pub(crate) quota_bytes: Option<u64>,
+    pub(crate) sending: SendingRecord,
     /// The seq the next item gets; 0 stands for 1 in a lane that recovery has only heard of.
     pub(crate) next_seq: u64,
     /// Below and at this seq nothing waits.
@@ -71,7 +73,7 @@ impl Lane {
 }
 
 /// An index of another version is emptied and rebuilt.
-const LANE_VERSION: u8 = 2;
+const LANE_VERSION: u8 = 3;
 
 fn encode_lane(lane: &Lane) -> Result<Vec<u8>, SpoolError> {
     let mut out = vec![LANE_VERSION];

@@ -10,6 +10,7 @@ use crate::disk::sim::{Fault, SimDisk};
 use crate::error::{AcceptError, RequestError, SpoolError};
 use crate::ids::{ItemId, LaneId, Seq, SessionId, WallMs};
 use crate::index::memory::MemoryIndex;
+use crate::invitations::Invitation;
 use crate::types::{AckOutcome, Filter, MailboxChange, NewMessage, Room, State, Target, Verb};
 use crate::{Effort, Options, ReplayFrom, Replayed, Spool};
 
@@ -238,6 +239,11 @@ fn expiry_retention_and_compaction_give_space_back_and_keep_what_lives() {
     let (disk, index) = (SimDisk::new(), Arc::new(MemoryIndex::new()));
     let mut spool = open(&disk, &index);
     let (a, b) = (spool.register("a", NOW).unwrap(), spool.register("b", NOW).unwrap());
+    let later = NOW.plus(8 * 86_400_000);
+    let invitation = |code, until| Invitation { code_sha256: [code; 32], until, ..Invitation::default() };
+    spool.invite(&invitation(1, later.plus(1)), NOW).unwrap();
+    spool.invite(&invitation(2, NOW), NOW).unwrap();
+    spool.withdraw(&[2; 32], NOW).unwrap();
     put(&mut spool, 1, &[a, b], &[1; 3000]).unwrap();
     let s = session(&mut spool, a);
     for n in 10..210_u8 {
@@ -248,7 +254,6 @@ fn expiry_retention_and_compaction_give_space_back_and_keep_what_lives() {
     spool.commit(NOW).unwrap();
     let segments_before = spool.segment_numbers().len();
     assert!(segments_before > 8, "{segments_before}");
-    let later = NOW.plus(8 * 86_400_000);
     for _ in 0..50 {
         spool.maintain(later).unwrap();
         spool.commit(later).unwrap();
@@ -271,6 +276,9 @@ fn expiry_retention_and_compaction_give_space_back_and_keep_what_lives() {
         let ready = Filter { states: vec![State::Ready], ..Filter::default() };
         assert_eq!(spool.list(&ready, None, 100).unwrap().0.len(), 2, "index {keep_index}");
         assert_eq!(body_of(&spool, 1), [1; 3000]);
+        let mut open: Vec<_> = spool.invitations().unwrap().iter().map(|i| i.ended.is_none()).collect();
+        open.sort_unstable();
+        assert_eq!(open, [false, true], "invitations are not lost with their segments");
         assert_eq!(spool.verify_lane(a).unwrap(), None);
         let mailbox = spool.mailbox("a").unwrap().unwrap();
         assert_eq!(mailbox.stats.next_seq, Seq(202), "a seq is never reused");

@@ -233,6 +233,10 @@ pub struct Mailbox {
     pub quota_items: Option<u64>,
     /// Most ready and held bytes; `None`: the default of the configuration.
     pub quota_bytes: Option<u64>,
+    /// Most submissions per hour; `None`: the default of the configuration.
+    pub submissions_per_hour: Option<u32>,
+    /// Most recipients elsewhere per day; `None`: the default of the configuration.
+    pub recipients_per_day: Option<u32>,
     /// Its counters.
     pub stats: LaneStats,
 }
@@ -254,6 +258,13 @@ pub enum MailboxChange {
         items: Option<u64>,
         /// Most ready and held bytes.
         bytes: Option<u64>,
+    },
+    /// Own limits of what it submits; `None` goes back to the default.
+    Sending {
+        /// Most submissions per hour.
+        per_hour: Option<u32>,
+        /// Most recipients elsewhere per day.
+        recipients_per_day: Option<u32>,
     },
 }
 

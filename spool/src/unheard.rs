@@ -39,7 +39,8 @@ impl Unheard {
             | Record::State(_)
             | Record::Mailbox(_)
             | Record::Twin(_)
-            | Record::Step(_) => {}
+            | Record::Step(_)
+            | Record::Invitation(_) => {}
         }
     }
 

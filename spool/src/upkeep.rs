@@ -27,6 +27,7 @@ pub(crate) struct Sweep {
     inside: Option<Seq>,
     oldest: Option<WallMs>,
     twin: Vec<u8>,
+    pub(crate) invitation: Vec<u8>,
 }
 
 /// What one step of upkeep did.
@@ -50,6 +51,7 @@ impl Spool {
         self.look_at_free_space();
         let mut done = Upkeep::default();
         self.sweep_twins(now)?;
+        self.sweep_invitations(now)?;
         let mut blocks = BLOCKS_PER_STEP;
         for _ in 0..LANES_PER_STEP {
             let Some((id, _)) = self.tail.lanes(self.sweep.lane, 1)?.into_iter().next() else {

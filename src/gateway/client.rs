@@ -300,6 +300,7 @@ impl ClientSession {
         }
         let signature = self.settings.key.sign(challenge.challenge_text.as_bytes());
         let response = ToRelay::AuthChallengeResponse(AuthChallengeResponse {
+            invite: None,
             public_key_base32: key_text.to_string(),
             challenge_id: challenge.challenge_id.clone(),
             signature_base64: BASE64.encode(&signature),

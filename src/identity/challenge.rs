@@ -46,6 +46,8 @@ pub enum AuthCode {
     InvalidTunnelFrame,
     /// The key is right and the relay does not serve it (admission by list).
     NotAdmitted,
+    /// The invitation is unknown, expired, used or withdrawn.
+    InvitationRefused,
     /// The key was revoked.
     Revoked,
 }
@@ -65,6 +67,7 @@ impl AuthCode {
             Self::InvalidSignature => "invalid_signature",
             Self::InvalidTunnelFrame => "invalid_tunnel_frame",
             Self::NotAdmitted => "not_admitted",
+            Self::InvitationRefused => "invitation_refused",
             Self::Revoked => "revoked",
         }
     }

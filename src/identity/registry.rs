@@ -1,7 +1,7 @@
 //! Which session holds a key now.
 //!
 //! Promises: at most one inbound session per key, the newest; the one it pushes out is handed back, to be
-//! told. Sessions that only send are counted and bounded per key. Two gateways that keep pushing each other
+//! told. Sessions that only send are bounded per key. All sessions of a key can be reached, to end them. Two gateways that keep pushing each other
 //! out are slowed down: from the third quick replacement on, the newcomer has to wait, longer each time.
 //!
 //! Does not close anything and knows no sockets: `H` is whatever reaches a session.
@@ -16,7 +16,7 @@ use uuid::Uuid;
 use super::key::KeyText;
 
 /// Most sessions that only send, per key.
-pub const SENDERS_PER_KEY_MAX: u32 = 8;
+pub const SENDERS_PER_KEY_MAX: usize = 8;
 /// Most sessions of all kinds.
 pub const SESSIONS_MAX: usize = 250_000;
 /// A session replaced sooner than this after it came was replaced quickly.
@@ -33,7 +33,7 @@ const WAIT_MAX: Duration = Duration::from_secs(15);
 #[derive(Debug)]
 pub struct Registry<H> {
     inbound: HashMap<KeyText, Seat<H>>,
-    senders: HashMap<KeyText, u32>,
+    senders: HashMap<KeyText, Vec<(Uuid, H)>>,
     sessions: usize,
 }
 
@@ -92,12 +92,13 @@ impl<H> Registry<H> {
     }
 
     /// A session of `key` that only sends wants in.
-    pub fn enter_sender(&mut self, key: KeyText) -> Entry<H> {
-        let count = self.senders.get(&key).copied().unwrap_or(0);
-        if count >= SENDERS_PER_KEY_MAX || self.sessions >= SESSIONS_MAX {
+    pub fn enter_sender(&mut self, key: KeyText, session: Uuid, handle: H) -> Entry<H> {
+        if self.senders.get(&key).is_some_and(|senders| senders.len() >= SENDERS_PER_KEY_MAX)
+            || self.sessions >= SESSIONS_MAX
+        {
             return Entry::Full;
         }
-        self.senders.insert(key, count + 1);
+        self.senders.entry(key).or_default().push((session, handle));
         self.sessions += 1;
         Entry::Entered { replaced: None }
     }
@@ -111,13 +112,21 @@ impl<H> Registry<H> {
     }
 
     /// A session that only sends has ended.
-    pub fn leave_sender(&mut self, key: &KeyText) {
-        let Some(count) = self.senders.get_mut(key) else { return };
-        *count -= 1;
-        self.sessions -= 1;
-        if *count == 0 {
+    pub fn leave_sender(&mut self, key: &KeyText, session: Uuid) {
+        let Some(senders) = self.senders.get_mut(key) else { return };
+        if let Some(at) = senders.iter().position(|(known, _)| *known == session) {
+            senders.swap_remove(at);
+            self.sessions -= 1;
+        }
+        if senders.is_empty() {
             self.senders.remove(key);
         }
+    }
+
+    /// Every session of `key`, of both kinds.
+    pub fn of_key(&self, key: &KeyText) -> impl Iterator<Item = &H> {
+        let senders = self.senders.get(key).into_iter().flatten().map(|(_, handle)| handle);
+        self.inbound.get(key).map(|seat| &seat.handle).into_iter().chain(senders)
     }
 
     /// The inbound session of `key`, if there is one.
@@ -177,13 +186,15 @@ mod tests {
     fn senders_neither_replace_nor_are_replaced_and_are_bounded() {
         let (mut registry, now) = (Registry::default(), start());
         registry.enter(key(1), session(1), 'a', false, now);
-        for _ in 0..SENDERS_PER_KEY_MAX {
-            assert_eq!(registry.enter_sender(key(1)), Entry::Entered { replaced: None });
+        for n in 0..SENDERS_PER_KEY_MAX as u128 {
+            assert_eq!(registry.enter_sender(key(1), session(n), 's'), Entry::Entered { replaced: None });
         }
-        assert_eq!(registry.enter_sender(key(1)), Entry::Full);
-        assert_eq!(registry.enter_sender(key(2)), Entry::Entered { replaced: None });
-        registry.leave_sender(&key(1));
-        assert_eq!(registry.enter_sender(key(1)), Entry::Entered { replaced: None });
+        assert_eq!(registry.enter_sender(key(1), session(50), 's'), Entry::Full);
+        assert_eq!(registry.enter_sender(key(2), session(51), 's'), Entry::Entered { replaced: None });
+        registry.leave_sender(&key(1), session(0));
+        registry.leave_sender(&key(1), session(0));
+        assert_eq!(registry.enter_sender(key(1), session(52), 't'), Entry::Entered { replaced: None });
+        assert_eq!(registry.of_key(&key(1)).collect::<String>().len(), SENDERS_PER_KEY_MAX + 1);
         assert_eq!(registry.inbound(&key(1)), Some((session(1), &'a')));
     }
 

@@ -22,11 +22,13 @@ use spool::types::{AckOutcome, ItemInfo, Leased, Room};
 use spool::{ReplayFrom, Spool};
 use uuid::Uuid;
 
+use super::admission::{self, Admission};
 use super::envelope::Envelope;
 use super::outbound::intake::{Submissions, Submitter};
 use crate::clock;
 use crate::crashpoint;
 use crate::identity::challenge::AuthCode;
+use crate::identity::invite::Code;
 use crate::identity::key::KeyText;
 use crate::observe::Metrics;
 use crate::spooler::Spooler;
@@ -36,46 +38,40 @@ use crate::tunnel::frame::{STREAM_ID_BYTES_MAX, StartBody};
 use crate::tunnel::session::{
     Batch, Change, Flight, Offer, OutboundPiece, OutboundWord, PieceError, Settled, Window,
 };
-use crate::tunnel::ws::{Bell, Lane, LaneLost, Opening, Service, ServiceError, StillHere};
-
-/// Who may connect.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Admission {
-    /// The first proof of a key registers it.
-    #[default]
-    Open,
-    /// Only keys that an operator has allowed.
-    AllowList,
-}
+use crate::tunnel::ws::{Admitted, Bell, Lane, LaneLost, Opening, Service, ServiceError, StillHere};
 
 /// The lanes of the mail service.
 #[derive(Debug)]
 pub struct Lanes {
     spooler: Spooler,
     admission: Admission,
+    domains: Vec<String>,
     submissions: Arc<Submissions>,
     metrics: Arc<Metrics>,
 }
 
 impl Lanes {
-    /// The service that [`crate::tunnel::ws::Tunnel`] is put in front of.
+    /// The service that [`crate::tunnel::ws::Tunnel`] is put in front of; `domains` are the relay's.
     #[must_use]
     pub fn new(
         spooler: Spooler,
         admission: Admission,
+        domains: Vec<String>,
         submissions: Arc<Submissions>,
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
-        Arc::new(Self { spooler, admission, submissions, metrics })
+        Arc::new(Self { spooler, admission, domains, submissions, metrics })
     }
 }
 
 impl Service for Lanes {
-    fn admit(&self, key: KeyText) -> BoxFuture<'_, Result<(), ServiceError>> {
+    fn admit(&self, key: KeyText, invite: Option<Code>) -> BoxFuture<'_, Result<Admitted, ServiceError>> {
         Box::pin(async move {
-            let (admission, now) = (self.admission, clock::wall());
-            let admitted = self.spooler.call(move |spool| admit(spool, key, admission, now)).await;
-            admitted.map_err(|error| unavailable(&error))?
+            let (mode, now) = (self.admission, clock::wall());
+            let invite = invite.map(|code| code.sha256());
+            let asked = self.spooler.call(move |spool| admission::admit(spool, key, invite, mode, now));
+            let aliases = asked.await.map_err(|error| admission::unavailable(&error))??;
+            Ok(Admitted { aliases, domains: self.domains.clone() })
         })
     }
 
@@ -85,7 +81,7 @@ impl Service for Lanes {
             let (role, bell) = (opening.role, Arc::clone(&opening.bell));
             let still_here = Arc::clone(&opening.still_here);
             let opened = self.spooler.call(move |spool| open(spool, key, role, bell, &still_here)).await;
-            let (lane, session) = opened.map_err(|error| unavailable(&error))??;
+            let (lane, session) = opened.map_err(|error| admission::unavailable(&error))??;
             let submitter = self.submissions.enter(&opening, lane);
             let Some(session) = session else { return Ok(Arc::new(SendingLane(submitter)) as Arc<dyn Lane>) };
             let lane = GatewayLane {
@@ -104,25 +100,6 @@ impl Service for Lanes {
     }
 }
 
-/// On the ledger's thread.
-fn admit(spool: &mut Spool, key: KeyText, admission: Admission, now: WallMs) -> Result<(), ServiceError> {
-    let known = spool.mailbox(key.as_str()).map_err(|error| unavailable(&error))?;
-    match (known, admission) {
-        (Some(mailbox), _) if mailbox.revoked => Err(ServiceError::Refused(AuthCode::Revoked)),
-        (Some(mailbox), _) if mailbox.name == key.as_str() => Ok(()),
-        // The text is another mailbox's alias: an operator's mistake, not this peer's place.
-        (Some(_), _) | (None, Admission::AllowList) => Err(ServiceError::Refused(AuthCode::NotAdmitted)),
-        (None, Admission::Open) => match spool.register(key.as_str(), now) {
-            Ok(_) => Ok(()),
-            Err(RequestError::Spool(error)) => Err(unavailable(&error)),
-            Err(error) => {
-                tracing::warn!(event = "relay.mailbox.not_registered", lane = %key, %error, "cannot register a key");
-                Err(ServiceError::Refused(AuthCode::NotAdmitted))
-            }
-        },
-    }
-}
-
 /// On the ledger's thread. A session that only sends takes the lane from nobody.
 fn open(
     spool: &mut Spool,
@@ -134,7 +111,7 @@ fn open(
     if !still_here() {
         return Err(ServiceError::Unavailable);
     }
-    let mailbox = spool.mailbox(key.as_str()).map_err(|error| unavailable(&error))?;
+    let mailbox = spool.mailbox(key.as_str()).map_err(|error| admission::unavailable(&error))?;
     let Some(mailbox) = mailbox.filter(|mailbox| !mailbox.revoked) else {
         return Err(ServiceError::Refused(AuthCode::Revoked));
     };
@@ -145,11 +122,6 @@ fn open(
         SessionRole::Outbound => None,
     };
     Ok((mailbox.lane, session))
-}
-
-fn unavailable(error: &SpoolError) -> ServiceError {
-    tracing::warn!(event = "relay.spool.unavailable", %error, "the spool does not answer a login");
-    ServiceError::Unavailable
 }
 
 /// One session's lane.

@@ -26,6 +26,7 @@ use super::control::{
 };
 use super::rates::Rates;
 use crate::identity::challenge::{AuthCode, Challenges, Fresh};
+use crate::identity::invite::Code;
 use crate::identity::key::KeyText;
 
 /// Most messages of a peer that has not proved who it is. Two are needed.
@@ -82,6 +83,8 @@ pub struct Proof {
     pub features: Features,
     /// Credit given.
     pub credit: Option<Credit>,
+    /// Code of an invitation to redeem.
+    pub invite: Option<Code>,
 }
 
 /// What to do after a message.
@@ -196,6 +199,7 @@ impl Handshake {
                 role,
                 features: asked.map_or(Features::NONE, |request| request.features),
                 credit: asked.and_then(|request| request.credit),
+                invite: response.invite.clone(),
             }),
             Err(code) => Step::Refuse(code),
         }

@@ -21,6 +21,7 @@ use super::control::SessionRole;
 use super::session::{Batch, OutboundPiece, OutboundWord, PieceError, Settled};
 use super::signed::RelayKey;
 use crate::identity::challenge::AuthCode;
+use crate::identity::invite::Code;
 use crate::identity::key::KeyText;
 
 /// Why the service lets nobody in, or has no lane.
@@ -30,6 +31,15 @@ pub enum ServiceError {
     Refused(AuthCode),
     /// Storage does not answer; another time perhaps.
     Unavailable,
+}
+
+/// What a gateway of tunnel 2 is told at its login.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Admitted {
+    /// Addresses of its mailbox beside the key's own.
+    pub aliases: Vec<String>,
+    /// Domains of the relay, the first is that of the key's own address.
+    pub domains: Vec<String>,
 }
 
 /// Rung when a lane may have something.
@@ -71,8 +81,9 @@ impl fmt::Debug for Opening {
 
 /// What stands behind the tunnel.
 pub trait Service: Send + Sync + 'static {
-    /// Registers `key`, or refuses it. Called after the proof.
-    fn admit(&self, key: KeyText) -> BoxFuture<'_, Result<(), ServiceError>>;
+    /// Registers `key`, or refuses it. Called after the proof. `invite` is the invitation that the peer wants
+    /// to redeem.
+    fn admit(&self, key: KeyText, invite: Option<Code>) -> BoxFuture<'_, Result<Admitted, ServiceError>>;
 
     /// Keys with which the service signs what it hands out, as a gateway of tunnel 2 is told at its login.
     fn relay_keys(&self) -> Vec<RelayKey> {

@@ -123,6 +123,8 @@ impl Session {
             },
         };
         let item_bytes_max = credit.and_then(|credit| credit.item_bytes_max);
+        let replaced = welcome.replaced;
+        let told = if dialect == Dialect::Two { welcome } else { Welcome::default() };
         let mut session = Self {
             settings,
             dialect,
@@ -150,14 +152,16 @@ impl Session {
             public_key_base32: proof.key.to_string(),
             email_local_part: proof.key.to_string(),
             session_role: proof.role,
-            replaced_socket_id: welcome.replaced.map(|id| id.to_string()),
+            replaced_socket_id: replaced.map(|id| id.to_string()),
             features,
+            aliases: told.aliases,
+            domains: told.domains,
             credit: (dialect == Dialect::Two).then_some(Credit {
                 items: window.items,
                 bytes: window.bytes,
                 item_bytes_max,
             }),
-            relay_keys: if dialect == Dialect::Two { welcome.relay_keys } else { Vec::new() },
+            relay_keys: told.relay_keys,
         }));
         session.inflow.look();
         session.ask();

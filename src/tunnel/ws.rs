@@ -35,7 +35,7 @@ use super::control::{AuthError, SessionRole, ToGateway};
 use super::handshake::{Door, Handshake, Proof, Step};
 use super::pump::Pump;
 use super::rates::Rates;
-pub use super::service::{Bell, Lane, LaneLost, Opening, Service, ServiceError, StillHere};
+pub use super::service::{Admitted, Bell, Lane, LaneLost, Opening, Service, ServiceError, StillHere};
 use super::session::{self, Eviction, Outgoing, Session};
 use super::upgrade;
 use super::wake::Wake;
@@ -151,9 +151,9 @@ impl Tunnel {
         lock(&self.registry).inbound(key).is_some()
     }
 
-    /// Ends the inbound session of a key that was revoked.
+    /// Ends every session of a key that was revoked.
     pub fn revoke(&self, key: &KeyText) {
-        if let Some((_, wake)) = lock(&self.registry).inbound(key) {
+        for wake in lock(&self.registry).of_key(key) {
             wake.evict(Eviction::Revoked);
         }
     }
@@ -197,19 +197,23 @@ impl Tunnel {
             return farewell(&mut wire).await;
         };
         let key = proof.key;
-        let admitted = match self.service.admit(key).await {
-            Ok(()) => self.enter(&proof, id).await,
+        let admitted = match self.service.admit(key, proof.invite.clone()).await {
+            Ok(admitted) => self.enter(&proof, id).await.map(|(seat, replaced)| (seat, replaced, admitted)),
             Err(error) => Err(error),
         };
-        let (seat, replaced) = match admitted {
+        let (seat, replaced, admitted) = match admitted {
             Ok(entered) => entered,
             Err(error) => {
                 self.turn_away(&mut wire, id, client, &proof, error);
                 return farewell(&mut wire).await;
             }
         };
-        let relay_keys = if proof.features.is_empty() { Vec::new() } else { self.service.relay_keys() };
-        let welcome = session::Welcome { replaced, relay_keys };
+        let welcome = if proof.features.is_empty() {
+            session::Welcome { replaced, ..session::Welcome::default() }
+        } else {
+            let relay_keys = self.service.relay_keys();
+            session::Welcome { replaced, relay_keys, aliases: admitted.aliases, domains: admitted.domains }
+        };
         let now = clock::monotonic();
         let session = Box::new(Session::new(&proof, welcome, self.settings.session, now));
         let lane = match self.service.open(opening(&proof, id, &session, &seat.wake)).await {
@@ -298,7 +302,7 @@ impl Tunnel {
                     SessionRole::Inbound => {
                         registry.enter(proof.key, id, Arc::clone(&wake), waited, clock::monotonic())
                     }
-                    SessionRole::Outbound => registry.enter_sender(proof.key),
+                    SessionRole::Outbound => registry.enter_sender(proof.key, id, Arc::clone(&wake)),
                 }
             };
             match entry {
@@ -354,6 +358,7 @@ impl Tunnel {
             | AuthCode::InvalidSignature
             | AuthCode::InvalidTunnelFrame
             | AuthCode::NotAdmitted
+            | AuthCode::InvitationRefused
             | AuthCode::Revoked => AuthOutcome::Rejected,
         });
         tracing::info!(
@@ -412,7 +417,7 @@ impl Drop for Seat {
         let mut registry = lock(&self.tunnel.registry);
         match self.role {
             SessionRole::Inbound => registry.leave(&self.key, self.id),
-            SessionRole::Outbound => registry.leave_sender(&self.key),
+            SessionRole::Outbound => registry.leave_sender(&self.key, self.id),
         }
     }
 }

@@ -13,11 +13,14 @@ use spool::ids::{ItemId, Seq, WallMs};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use waystation::identity::invite::Code;
 use waystation::identity::key::KeyText;
 use waystation::observe::Metrics;
 use waystation::tunnel::frame::StartBody;
 use waystation::tunnel::session::{Batch, Change, Offer, OutboundPiece, OutboundWord, PieceError, Settled};
-use waystation::tunnel::ws::{Bell, Lane, LaneLost, Opening, Service, ServiceError, Settings, Tunnel};
+use waystation::tunnel::ws::{
+    Admitted, Bell, Lane, LaneLost, Opening, Service, ServiceError, Settings, Tunnel,
+};
 
 /// Body bytes of one piece.
 const PIECE: usize = 64 * 1024;
@@ -82,8 +85,8 @@ impl OneLane {
 }
 
 impl Service for OneLane {
-    fn admit(&self, _key: KeyText) -> BoxFuture<'_, Result<(), ServiceError>> {
-        Box::pin(async { Ok(()) })
+    fn admit(&self, _key: KeyText, _invite: Option<Code>) -> BoxFuture<'_, Result<Admitted, ServiceError>> {
+        Box::pin(async { Ok(Admitted::default()) })
     }
 
     fn open(&self, opening: Opening) -> BoxFuture<'_, Result<Arc<dyn Lane>, ServiceError>> {

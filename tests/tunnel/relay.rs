@@ -22,8 +22,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use waystation::clock;
 use waystation::identity::key::SecretKey;
+use waystation::mail::admission::Admission;
 use waystation::mail::envelope::Meta;
-use waystation::mail::lane::{Admission, Lanes};
+use waystation::mail::lane::Lanes;
 use waystation::mail::outbound::intake::{self, Submissions};
 use waystation::observe::Metrics;
 use waystation::spooler::Spooler;
@@ -76,7 +77,13 @@ impl Relay {
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let submissions = Submissions::new(names.clone(), spooler.clone(), Arc::clone(&metrics));
         tokio::spawn(Arc::clone(&submissions).run(stop.clone()));
-        let lanes = Lanes::new(spooler.clone(), admission, submissions, Arc::clone(&metrics));
+        let lanes = Lanes::new(
+            spooler.clone(),
+            admission,
+            vec!["mail.example".to_owned()],
+            submissions,
+            Arc::clone(&metrics),
+        );
         let tunnel = Tunnel::new(settings, lanes, Arc::clone(&metrics), stop.clone(), tasks.clone());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();

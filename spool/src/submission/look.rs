@@ -166,8 +166,13 @@ fn belongs(tree: Tree, entry: &Entry) -> bool {
         Tree::Due => entry.state == State::Ready,
         Tree::Armed => entry.state == State::Armed,
         Tree::Untold => life::is_result(entry.state) && !outbound.told,
-        Tree::Lane | Tree::Block | Tree::Item | Tree::Name | Tree::Shared | Tree::Twin | Tree::Segment => {
-            false
-        }
+        Tree::Lane
+        | Tree::Block
+        | Tree::Item
+        | Tree::Name
+        | Tree::Shared
+        | Tree::Twin
+        | Tree::Segment
+        | Tree::Invitation => false,
     }
 }

@@ -79,6 +79,8 @@ impl Home {
 
     fn auth_ok(&mut self, features: &[Feature]) {
         self.text(&ToGateway::AuthOk(AuthOk {
+            aliases: Vec::new(),
+            domains: Vec::new(),
             public_key_base32: key().key_text().to_string(),
             email_local_part: key().key_text().to_string(),
             session_role: SessionRole::Inbound,

@@ -61,6 +61,10 @@ pub(super) fn lenient_keys<'de, D: Deserializer<'de>>(deserializer: D) -> Result
     Ok(keys.into_iter().take(RELAY_KEYS_MAX).filter_map(|key| serde_json::from_value(key).ok()).collect())
 }
 
+pub(super) fn lenient_texts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    Ok(lenient(deserializer)?.unwrap_or_default())
+}
+
 pub(super) fn lenient_count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
     Ok(lenient_position(deserializer)?.unwrap_or_default())
 }

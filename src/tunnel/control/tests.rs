@@ -24,6 +24,8 @@ fn said_by_relay() -> Vec<(ToGateway, &'static str)> {
         ),
         (
             ToGateway::AuthOk(AuthOk {
+                aliases: Vec::new(),
+                domains: Vec::new(),
                 public_key_base32: "k".into(),
                 email_local_part: "k".into(),
                 session_role: SessionRole::Inbound,
@@ -36,6 +38,8 @@ fn said_by_relay() -> Vec<(ToGateway, &'static str)> {
         ),
         (
             ToGateway::AuthOk(AuthOk {
+                aliases: Vec::new(),
+                domains: Vec::new(),
                 public_key_base32: "k".into(),
                 email_local_part: "k".into(),
                 session_role: SessionRole::Outbound,
@@ -109,6 +113,7 @@ fn said_by_gateway() -> Vec<(ToRelay, &'static str)> {
         ),
         (
             ToRelay::AuthChallengeResponse(AuthChallengeResponse {
+                invite: None,
                 public_key_base32: "k".into(),
                 challenge_id: "c".into(),
                 signature_base64: "AAAA".into(),

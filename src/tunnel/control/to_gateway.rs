@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::json::{self, ControlError, lenient, lenient_count, lenient_keys, lenient_role};
+use super::json::{self, ControlError, lenient, lenient_count, lenient_keys, lenient_role, lenient_texts};
 use super::{Credit, Features, SessionRole};
 use crate::tunnel::signed::{RelayKey, Signed};
 
@@ -41,6 +41,12 @@ pub struct AuthOk {
     /// Tunnel 2: the offered features that are in effect.
     #[serde(default, skip_serializing_if = "Features::is_none")]
     pub features: Features,
+    /// Tunnel 2: addresses of the mailbox beside the key's own.
+    #[serde(default, deserialize_with = "lenient_texts", skip_serializing_if = "Vec::is_empty")]
+    pub aliases: Vec<String>,
+    /// Tunnel 2: domains of the relay; the first is that of the key's own address.
+    #[serde(default, deserialize_with = "lenient_texts", skip_serializing_if = "Vec::is_empty")]
+    pub domains: Vec<String>,
     /// Tunnel 2: the window in effect, the smaller of both sides' limits.
     #[serde(default, deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
     pub credit: Option<Credit>,

@@ -6,6 +6,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::identity::invite::Code;
+
 use super::json::{self, ControlError, lenient, lenient_count, lenient_position};
 use super::{Credit, Features, SessionRole};
 
@@ -39,6 +41,9 @@ pub struct AuthChallengeResponse {
     /// What the session is for; absent means as in the request.
     #[serde(default, deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
     pub session_role: Option<SessionRole>,
+    /// Tunnel 2: code of an invitation to redeem.
+    #[serde(default, deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
+    pub invite: Option<Code>,
 }
 
 /// What a gateway did with an item.

@@ -48,6 +48,10 @@ pub struct Welcome {
     pub replaced: Option<Uuid>,
     /// Keys with which the relay signs; said in tunnel 2 only.
     pub relay_keys: Vec<RelayKey>,
+    /// Addresses of the mailbox beside the key's own; said in tunnel 2 only.
+    pub aliases: Vec<String>,
+    /// Domains of the relay; said in tunnel 2 only.
+    pub domains: Vec<String>,
 }
 
 /// A message for the socket.

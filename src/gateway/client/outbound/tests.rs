@@ -40,6 +40,8 @@ fn open(features: &[Feature], now: Instant) -> ClientSession {
         expires_at: "2026-01-01T00:00:00.000Z".to_owned(),
     });
     let ok = ToGateway::AuthOk(AuthOk {
+        aliases: Vec::new(),
+        domains: Vec::new(),
         public_key_base32: key.clone(),
         email_local_part: key,
         session_role: SessionRole::Inbound,

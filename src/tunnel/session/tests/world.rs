@@ -157,6 +157,7 @@ pub(super) struct World {
 
 pub(super) fn proof(features: &[Feature], credit: Option<Credit>) -> Proof {
     Proof {
+        invite: None,
         key: SecretKey::from_seed(&[1; 32]).key_text(),
         role: SessionRole::Inbound,
         features: Features::of(features),
