@@ -80,6 +80,25 @@ pub enum StartError {
     /// Deliveries cannot be set up.
     #[error(transparent)]
     Outbound(#[from] outbound::SetupError),
+    /// A secret cannot be used.
+    #[error("`{key}` in the configuration: {error}")]
+    Secret {
+        /// The key that names the file.
+        key: &'static str,
+        /// Why.
+        error: crate::secrets::SecretError,
+    },
+    /// The admin token could be guessed.
+    #[error(
+        "`admin.http_token_file` in the configuration: {file} is no token: {error}; make one with \
+         `(umask 077; waystation keys token > {file})`"
+    )]
+    WeakToken {
+        /// The file.
+        file: String,
+        /// What it must be.
+        error: http::guard::WeakToken,
+    },
 }
 
 /// The relay ended and should not have.
@@ -119,6 +138,7 @@ pub struct Daemon {
 /// # Errors
 /// [`StartError`]; nothing runs then, and nothing was accepted.
 pub async fn start(config: &Config, stop: CancellationToken) -> Result<Daemon, StartError> {
+    let guard = edge::admin_guard(config)?;
     let metrics = Arc::new(Metrics::new());
     let poisoned = CancellationToken::new();
     let ledger = {
@@ -164,11 +184,6 @@ pub async fn start(config: &Config, stop: CancellationToken) -> Result<Daemon, S
     let pulse = Pulse::new(Arc::clone(&tunnel), Arc::clone(&metrics));
     tasks.spawn(Arc::clone(&pulse).run(ledger.spooler.clone(), stop.clone()));
 
-    let shown = config.metrics_enabled.then(|| Arc::clone(&metrics));
-    let router = http::router(pulse, shown, tunnel.router());
-    let door = http::Door { gate: edge::http_gate(config, &metrics) };
-    tasks.spawn(http::serve(http_listener, door, router, stop.clone(), tasks.clone()));
-
     let deps = intake::Deps {
         spooler: ledger.spooler.clone(),
         metrics: Arc::clone(&metrics),
@@ -185,14 +200,22 @@ pub async fn start(config: &Config, stop: CancellationToken) -> Result<Daemon, S
     let admin = Arc::new(Admin {
         spooler: ledger.spooler.clone(),
         handle: ledger.engine.handle(),
-        presence: Arc::new(Connected(tunnel)),
+        presence: Arc::new(Connected(Arc::clone(&tunnel))),
         metrics: Arc::clone(&metrics),
         switch: Arc::clone(&switch),
         standing: Arc::clone(&standing),
         terms: terms(config),
         verifying: Semaphore::new(1),
     });
-    tasks.spawn(api::serve(admin_listener, api::router(admin), stop.clone()));
+    let admin = api::router(admin);
+    let admin_door = guard.map(|guard| edge::admin_door(config, guard, &admin, &metrics));
+    let extras = http::Extras { admin: admin_door, challenges: None };
+    tasks.spawn(api::serve(admin_listener, admin, stop.clone()));
+
+    let shown = config.metrics_enabled.then(|| Arc::clone(&metrics));
+    let router = http::router(pulse, shown, tunnel.router(), extras);
+    let door = http::Door { gate: edge::http_gate(config, &metrics) };
+    tasks.spawn(http::serve(http_listener, door, router, stop.clone(), tasks.clone()));
 
     tracing::info!(
         event = "relay.started",

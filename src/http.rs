@@ -1,10 +1,12 @@
-//! The public HTTP listener: health, readiness, metrics, and the door to the tunnel.
+//! The public HTTP listener: health, readiness, metrics, the doors to the tunnel and, with a token, to the admin API.
 //!
 //! Promises: a bounded number of connections; a client that does not send its request in time is cut; every
-//! unknown request gets 404 `{"error":"not_found"}`, whatever it carries. Does not: TLS (a proxy does), admin
-//! requests (the admin socket takes them), or anything about mail.
+//! unknown request gets 404 `{"error":"not_found"}`, whatever it carries. Does not: know what admin requests mean, or
+//! anything about mail.
 //! Failure policy: trouble of one connection ends that connection; trouble of the listener ends the daemon.
 
+pub mod admin;
+pub mod guard;
 mod serve;
 
 use std::sync::Arc;
@@ -17,12 +19,16 @@ use axum::response::{IntoResponse as _, Response};
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
 
+pub use admin::AdminDoor;
 pub use serve::{CONNECTIONS_MAX, ConnectionPlace, Door, serve};
 
 use crate::observe::Metrics;
 
 /// OpenMetrics 1.0, as Prometheus scrapes it.
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Path before the token of an http-01 validation.
+const CHALLENGE: &str = "/.well-known/acme-challenge/";
 
 /// What `/health` and `/ready` look at. The daemon implements it.
 pub trait Vitals: Send + Sync + 'static {
@@ -41,14 +47,36 @@ struct Shared {
     metrics: Option<Arc<Metrics>>,
     /// The tunnel, with its own state inside.
     tunnel: Router,
+    extras: Extras,
+}
+
+/// Answers to http-01 validations of an ACME server (RFC 8555 section 8.3).
+pub trait Challenges: Send + Sync + 'static {
+    /// The key authorization of a token that is being validated now.
+    fn answer(&self, token: &str) -> Option<String>;
+}
+
+/// What a listener answers when it is configured.
+#[derive(Clone, Default)]
+pub struct Extras {
+    /// The admin API; `None`: not over HTTP.
+    pub admin: Option<Arc<AdminDoor>>,
+    /// Validations; `None`: there are none.
+    pub challenges: Option<Arc<dyn Challenges>>,
 }
 
 /// Everything the public listener answers.
 ///
 /// * `metrics` – `None` turns `/metrics` off.
 /// * `tunnel` – answers every request for `/ws`, in the protocol's words when it is no upgrade.
-pub fn router(vitals: Arc<dyn Vitals>, metrics: Option<Arc<Metrics>>, tunnel: Router) -> Router {
-    Router::new().fallback(answer).with_state(Arc::new(Shared { vitals, metrics, tunnel }))
+/// * `extras` – what else there is.
+pub fn router(
+    vitals: Arc<dyn Vitals>,
+    metrics: Option<Arc<Metrics>>,
+    tunnel: Router,
+    extras: Extras,
+) -> Router {
+    Router::new().fallback(answer).with_state(Arc::new(Shared { vitals, metrics, tunnel, extras }))
 }
 
 /// One exact match on method and target, as gateways and probes of the protocol know it: a query string
@@ -58,13 +86,26 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
         let Ok(response) = shared.tunnel.clone().oneshot(request).await;
         return response;
     }
+    if let Some(admin) = shared.extras.admin.as_ref().filter(|_| AdminDoor::has(request.uri().path())) {
+        return admin.answer(request).await;
+    }
     let target = request.uri().path_and_query().map_or("/", |t| t.as_str()).to_owned();
     match (request.method(), target.as_str()) {
         (&Method::GET, "/health") => health(shared.vitals.as_ref()),
         (&Method::GET, "/ready") => ready(&shared),
         (&Method::GET, "/metrics") => metrics(&shared, request.headers()),
+        (&Method::GET, target) => {
+            target.strip_prefix(CHALLENGE).map_or_else(not_found, |token| challenge(&shared, token))
+        }
         _ => not_found(),
     }
+}
+
+/// The key authorization as RFC 8555 section 8.3 wants it; only our own tokens are looked up.
+fn challenge(shared: &Shared, token: &str) -> Response {
+    let found = shared.extras.challenges.as_ref().and_then(|challenges| challenges.answer(token));
+    let Some(authorization) = found else { return not_found() };
+    ([(header::CONTENT_TYPE, "application/octet-stream")], authorization).into_response()
 }
 
 fn health(vitals: &dyn Vitals) -> Response {

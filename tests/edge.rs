@@ -1,3 +1,4 @@
 //! What stands in front of the relay: proxies, the admin API over HTTP, secret files, ACME.
 
+mod admin;
 mod proxy;

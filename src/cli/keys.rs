@@ -6,7 +6,9 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use data_encoding::BASE64URL_NOPAD;
 use serde_json::json;
+use zeroize::Zeroizing;
 
 use super::{Exit, Global, Stop, load, screen};
 use crate::identity::keyfile;
@@ -16,7 +18,8 @@ use crate::mail::outbound::prepare::dkim::{ed25519_selector, record_name};
 
 pub(crate) const EXAMPLES: &str = "Examples:\n  \
     waystation keys dkim --dir /etc/waystation --selector 2026a --domain mail.example\n  \
-    waystation keys dkim --json | jq -r .value";
+    waystation keys dkim --json | jq -r .value\n  \
+    waystation keys token --file /etc/waystation/admin.token";
 
 /// Longest character-string of a TXT record, octets (RFC 1035 section 3.3).
 const TXT_STRING_BYTES_MAX: usize = 255;
@@ -29,6 +32,19 @@ pub(crate) enum Verb {
         Writes an RSA-2048 and an Ed25519 key, PKCS#8 PEM, mode 0600. Existing files are never overwritten:\n\
         to change keys, make new ones with another --selector and publish both until old mail has arrived.")]
     Dkim(Dkim),
+    /// Draw a token for the admin API over HTTP
+    #[command(after_help = "Examples:\n  \
+        waystation keys token --file /etc/waystation/admin.token      mode 0600, never overwritten\n  \
+        (umask 077; waystation keys token > admin.token)\n\n\
+        Name the file in admin.http_token_file, and send the token as `Authorization: Bearer TOKEN`.")]
+    Token(TokenArgs),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct TokenArgs {
+    /// Write it into this file, mode 0600, instead of printing it
+    #[arg(long, value_name = "FILE")]
+    file: Option<PathBuf>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -47,7 +63,29 @@ pub(crate) struct Dkim {
 pub(crate) fn run(global: &Global, verb: Verb) -> anyhow::Result<Exit> {
     match verb {
         Verb::Dkim(args) => dkim(global, args),
+        Verb::Token(args) => token(global, &args),
     }
+}
+
+/// Bytes drawn for a token.
+const TOKEN_BYTES: usize = 32;
+
+fn token(global: &Global, args: &TokenArgs) -> anyhow::Result<Exit> {
+    let drawn = Zeroizing::new(rand::random::<[u8; TOKEN_BYTES]>());
+    let line = Zeroizing::new(format!("{}\n", &*Zeroizing::new(BASE64URL_NOPAD.encode(drawn.as_slice()))));
+    match &args.file {
+        Some(file) => {
+            keyfile::write_new(file, line.as_bytes())?;
+            if global.json {
+                screen::line(&json!({ "file": file.display().to_string() }))?;
+            } else {
+                screen::print(&format!("wrote {} (mode 0600)\n", file.display()))?;
+            }
+        }
+        None if global.json => screen::line(&json!({ "token": line.trim_end() }))?,
+        None => screen::print(&line)?,
+    }
+    Ok(Exit::Done)
 }
 
 /// One key with its names.

@@ -1,10 +1,17 @@
-//! Wiring of what stands in front of the services: gates behind proxies.
+//! Wiring of what stands in front of the services: gates behind proxies, and the admin API over HTTP.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::config::Config;
+use axum::Router;
+
+use super::StartError;
+use crate::config::{Config, Tls};
+use crate::http::AdminDoor;
+use crate::http::guard::{Guard, Token};
 use crate::observe::Metrics;
 use crate::proxy::{Gate, Strangers};
+use crate::secrets;
 
 /// Behind a proxy, all mail comes through it.
 pub(super) fn smtp_gate(config: &Config, metrics: &Arc<Metrics>) -> Option<Arc<Gate>> {
@@ -25,4 +32,36 @@ fn gate(
 ) -> Option<Arc<Gate>> {
     let trusted = || config.http.trusted_proxies.clone();
     on.then(|| Gate::new(name, trusted(), strangers, Arc::clone(metrics)))
+}
+
+/// Who may use the admin API over HTTP, when there is a token for it.
+pub(super) fn admin_guard(config: &Config) -> Result<Option<Guard>, StartError> {
+    let Some(file) = &config.admin_http_token_file else { return Ok(None) };
+    let text = secrets::read_text(file)
+        .map_err(|error| StartError::Secret { key: "admin.http_token_file", error })?;
+    let token = Token::from_text(&text)
+        .map_err(|error| StartError::WeakToken { file: file.display().to_string(), error })?;
+    let http = config.http.listen;
+    if !http.ip().is_loopback() {
+        tracing::warn!(
+            event = "relay.admin.http.plain", http = %http,
+            "the admin API is not served on {http}: it is neither HTTPS nor loopback, and requests for it get 403"
+        );
+    }
+    let mut hosts = vec![config.hostname.clone()];
+    if let Some(Tls::Acme(acme)) = &config.tls {
+        hosts.extend(acme.names.iter().cloned());
+    }
+    let window = config.limits.enabled.then(|| Duration::from_secs(config.limits.deny_window_seconds));
+    Ok(Some(Guard::new(token, &hosts, window)))
+}
+
+/// The admin API behind that guard.
+pub(super) fn admin_door(
+    config: &Config,
+    guard: Guard,
+    admin: &Router,
+    metrics: &Arc<Metrics>,
+) -> Arc<AdminDoor> {
+    AdminDoor::new(admin.clone(), guard, config.http.trusted_proxies.clone(), Arc::clone(metrics))
 }

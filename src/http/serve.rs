@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
+use super::guard::Line;
 use crate::proxy::{Arrival, Gate};
 
 /// Most connections at a time; tunnels count for as long as they live.
@@ -46,6 +47,8 @@ pub async fn serve(
     tasks: TaskTracker,
 ) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let loopback = listener.local_addr().is_ok_and(|address| address.ip().is_loopback());
+    let line = Line { encrypted: false, loopback };
     loop {
         let place = tokio::select! {
             () = stop.cancelled() => return,
@@ -72,7 +75,7 @@ pub async fn serve(
                             },
                         };
                     }
-                    connection(TokioIo::new(socket), peer, router, stop, place).await;
+                    connection(TokioIo::new(socket), (peer, line), router, stop, place).await;
                 });
             }
             Err(error) => {
@@ -85,7 +88,7 @@ pub async fn serve(
 
 async fn connection(
     io: TokioIo<tokio::net::TcpStream>,
-    peer: SocketAddr,
+    (peer, line): (SocketAddr, Line),
     router: Router,
     stop: CancellationToken,
     place: tokio::sync::OwnedSemaphorePermit,
@@ -94,6 +97,7 @@ async fn connection(
     let place = Arc::new(place);
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(ConnectInfo(peer));
+        request.extensions_mut().insert(line);
         request.extensions_mut().insert(ConnectionPlace(Arc::clone(&place)));
         router.clone().oneshot(request)
     });

@@ -25,7 +25,7 @@ fn app(problems: &[&str], with_metrics: bool) -> Router {
     let vitals = Fake(Mutex::new(problems.iter().map(|p| (*p).to_owned()).collect()));
     let metrics = with_metrics.then(|| Arc::new(Metrics::new()));
     let tunnel = Router::new().route("/ws", any(|| async { "tunnel" }));
-    router(Arc::new(vitals), metrics, tunnel)
+    router(Arc::new(vitals), metrics, tunnel, Extras::default())
 }
 
 async fn ask(app: Router, method: &str, target: &str, headers: &[(&str, &str)]) -> (u16, String, String) {

@@ -1,0 +1,126 @@
+//! Driver: the admin API below `/admin`, behind the [`Guard`].
+//!
+//! Promises: nothing below `/admin` is reached without the token; every answer is marked as not for caches; there are no CORS
+//! fields, so no page of another site can read one. Does not: know what the requests mean.
+//! Failure policy: refusals are JSON with one sentence; wrong tokens are logged, at most [`FAILURES_MAX`](super::guard::FAILURES_MAX)
+//! times per address and deny window.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use axum::Router;
+use axum::extract::{ConnectInfo, Request};
+use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use ipnet::IpNet;
+use serde_json::json;
+use tower::ServiceExt as _;
+
+use super::guard::{Denied, Guard, Line};
+use crate::clock;
+use crate::observe::{AdminHttp, Metrics};
+use crate::proxy::client_address;
+
+/// The admin API as the public listener serves it.
+#[derive(Debug)]
+pub struct AdminDoor {
+    router: Router,
+    guard: Mutex<Guard>,
+    trusted_proxies: Vec<IpNet>,
+    metrics: Arc<Metrics>,
+}
+
+impl AdminDoor {
+    /// * `router` – routes below `/admin`.
+    /// * `trusted_proxies` – whose `X-Forwarded-For` counts when wrong tokens are counted.
+    #[must_use]
+    pub fn new(
+        router: Router,
+        guard: Guard,
+        trusted_proxies: Vec<IpNet>,
+        metrics: Arc<Metrics>,
+    ) -> Arc<Self> {
+        Arc::new(Self { router, guard: Mutex::new(guard), trusted_proxies, metrics })
+    }
+
+    /// Whether a path is below `/admin`.
+    pub(super) fn has(path: &str) -> bool {
+        path == "/admin" || path.starts_with("/admin/")
+    }
+
+    pub(super) async fn answer(&self, request: Request) -> Response {
+        let client = self.client(&request);
+        let line = request.extensions().get::<Line>().copied().unwrap_or_default();
+        let checked = {
+            let mut guard = self.guard.lock().unwrap_or_else(PoisonError::into_inner);
+            guard.check(line, client, request.uri(), request.headers(), clock::monotonic())
+        };
+        let mut response = match checked {
+            Ok(()) => {
+                self.metrics.edge.admin_http(AdminHttp::Allowed);
+                if request.method() != Method::GET {
+                    tracing::info!(
+                        event = "relay.admin.http.changed", client.ip = %client, method = %request.method(),
+                        path = request.uri().path(), "change asked for over HTTP"
+                    );
+                }
+                let Ok(response) = self.router.clone().oneshot(request).await;
+                response
+            }
+            Err(denied) => self.refuse(client, denied),
+        };
+        let headers = response.headers_mut();
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        response
+    }
+
+    fn client(&self, request: &Request) -> IpAddr {
+        let peer = request
+            .extensions()
+            .get::<ConnectInfo<SocketAddr>>()
+            .map_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), |peer| peer.0.ip());
+        let forwarded = request.headers().get_all("x-forwarded-for").iter().map(HeaderValue::as_bytes);
+        client_address(peer, forwarded, &self.trusted_proxies)
+    }
+
+    fn refuse(&self, client: IpAddr, denied: Denied) -> Response {
+        let forbidden = (StatusCode::FORBIDDEN, "forbidden", AdminHttp::Forbidden);
+        let unauthorized = (StatusCode::UNAUTHORIZED, "unauthorized", AdminHttp::Unauthorized);
+        let ((status, word, counted), message) = match denied {
+            Denied::Plain => (
+                forbidden,
+                "the admin API is served over HTTPS and on loopback addresses only: anybody on the way could read the token",
+            ),
+            Denied::Host => (forbidden, "the Host field names neither this relay nor an address"),
+            Denied::Origin => (forbidden, "pages of other sites may not use the admin API"),
+            Denied::Limited(_) => (
+                (StatusCode::TOO_MANY_REQUESTS, "rate_limited", AdminHttp::Limited),
+                "too many wrong tokens from this address",
+            ),
+            Denied::Missing => (unauthorized, "send the token as `Authorization: Bearer TOKEN`"),
+            Denied::Wrong => (unauthorized, "this is not the token"),
+        };
+        self.metrics.edge.admin_http(counted);
+        if denied == Denied::Wrong {
+            tracing::warn!(
+                event = "relay.admin.http.unauthorized", client.ip = %client,
+                "wrong token for the admin API over HTTP"
+            );
+        } else {
+            tracing::debug!(event = "relay.admin.http.refused", client.ip = %client, reason = message, "refused");
+        }
+        let mut response = (status, axum::Json(json!({ "error": word, "message": message }))).into_response();
+        match denied {
+            Denied::Missing | Denied::Wrong => {
+                let scheme = HeaderValue::from_static("Bearer realm=\"waystation\"");
+                response.headers_mut().insert(header::WWW_AUTHENTICATE, scheme);
+            }
+            Denied::Limited(wait) => {
+                response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)));
+            }
+            Denied::Plain | Denied::Host | Denied::Origin => {}
+        }
+        response
+    }
+}
