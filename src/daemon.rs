@@ -6,6 +6,7 @@
 //! Failure policy: whatever is missing at the start is a typed error before anything was accepted. A spool that
 //! is poisoned ends the daemon with an error; recovery is the next start.
 
+mod abuse;
 mod edge;
 pub mod ledger;
 mod outbound;
@@ -31,7 +32,7 @@ use crate::identity::key::KeyText;
 use crate::mail::admission::Admission;
 use crate::mail::intake;
 use crate::mail::lane::Lanes;
-use crate::mail::limits::{self, Limits};
+use crate::mail::limits::Limits;
 use crate::mail::outbound::delivery::standing::Standing;
 use crate::mail::outbound::delivery::switch::Switch;
 use crate::mail::outbound::intake::{self as outbound_intake, Submissions};
@@ -184,17 +185,19 @@ pub async fn start(config: &Config, stop: CancellationToken) -> Result<Daemon, S
     let pulse = Pulse::new(Arc::clone(&tunnel), Arc::clone(&metrics));
     tasks.spawn(Arc::clone(&pulse).run(ledger.spooler.clone(), stop.clone()));
 
+    let switch = Arc::new(Switch::open(&config.data_dir));
+    let standing = Arc::new(Standing::default());
+    let deliveries = outbound::deps(config, &smtp, &ledger.spooler, &switch, &standing, &metrics)?;
+
     let deps = intake::Deps {
         spooler: ledger.spooler.clone(),
         metrics: Arc::clone(&metrics),
-        limits: Arc::new(Limits::new(limit_settings(config))),
+        limits: Arc::new(Limits::new(abuse::limits(config))),
+        screen: abuse::screen(config, deliveries.router.dns(), &metrics),
     };
     let intake = intake::Settings { gate: edge::smtp_gate(config, &metrics), ..intake_settings(config) };
     tasks.spawn(intake::run(smtp_listeners, intake, deps, stop.clone()));
 
-    let switch = Arc::new(Switch::open(&config.data_dir));
-    let standing = Arc::new(Standing::default());
-    let deliveries = outbound::deps(config, &smtp, &ledger.spooler, &switch, &standing, &metrics)?;
     tasks.spawn(outbound::run(outbound::settings(config), deliveries, stop.clone()));
 
     let admin = Arc::new(Admin {
@@ -349,18 +352,6 @@ pub fn terms(config: &Config) -> Terms {
     }
 }
 
-fn limit_settings(config: &Config) -> limits::Settings {
-    let l = &config.limits;
-    limits::Settings {
-        enabled: l.enabled,
-        connections_max: config.smtp.max_connections,
-        connections_per_minute: l.smtp_connections_per_minute_per_ip,
-        messages_per_minute: l.smtp_messages_per_minute_per_ip,
-        deny_window: Duration::from_secs(l.deny_window_seconds),
-        ..limits::Settings::default()
-    }
-}
-
 fn submission_settings(config: &Config) -> outbound_intake::Settings {
     let limits = &config.limits;
     outbound_intake::Settings {
@@ -385,11 +376,14 @@ fn intake_settings(config: &Config) -> intake::Settings {
         message_bytes_max: smtp.max_message_bytes,
         recipients_max: smtp.max_recipients,
         command_timeout: Duration::from_secs(smtp.command_timeout_seconds),
+        unknown_recipient_delay: abuse::unknown_recipient_delay(config),
+        greet_delay: Duration::from_millis(smtp.greet_delay_ms),
         ..receiver::Settings::new(&config.hostname, &config.domains)
     };
     intake::Settings {
         postmaster: config.postmaster.clone().unwrap_or_default(),
         normalize_networks: smtp.normalize_networks.clone(),
+        greeted_at_once: config.http.trusted_proxies.clone(),
         drain_timeout: DRAIN_SMTP,
         ..intake::Settings::new(session)
     }

@@ -2,6 +2,7 @@
 //!
 //! * [`address`], [`envelope`], [`trace`], [`verdict`]: pure values and their text forms.
 //! * [`signed`], [`attestation`], [`custody`], [`relay_keys`]: what a relay signs, and who believes it.
+//! * [`blocklist`]: what DNS block lists are asked, and what their answers mean.
 //! * [`smtp`]: codecs and the session machine of our SMTP server, without sockets or clock.
 //! * [`limits`]: what one corner of the network may ask.
 //! * [`intake`]: the driver: sockets on one side, the spool on the other.
@@ -15,6 +16,7 @@
 pub mod address;
 pub mod admission;
 pub mod attestation;
+pub mod blocklist;
 pub mod custody;
 pub mod envelope;
 pub mod intake;

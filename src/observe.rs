@@ -5,6 +5,7 @@
 //! Failure policy: a filter that does not parse is a typed error for the operator; a log line that cannot
 //! be written is lost, never a reason to stop mail.
 
+mod abuse;
 mod edge;
 mod json;
 mod metrics;
@@ -16,6 +17,7 @@ use std::io::IsTerminal as _;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::time::SystemTime;
 
+pub use abuse::{AbuseFamilies, Limited, Throttle};
 pub use edge::{AdminHttp, EdgeFamilies, ProxyRefusal};
 pub use json::json_from_text;
 pub use metrics::{

@@ -11,13 +11,15 @@
 //! reached the sender is remembered for [`TWIN_MS`]; its repeat is answered with the first id and not stored
 //! (RFC 1047).
 
+mod guard;
 pub(in crate::mail) mod ledger;
+pub mod screen;
 mod session;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use tokio::io::AsyncWriteExt as _;
@@ -28,11 +30,12 @@ use tokio_util::task::TaskTracker;
 
 use crate::clock;
 use crate::mail::limits::{Limits, Refused};
-use crate::mail::smtp::receiver;
+use crate::mail::smtp::receiver::{self, Load};
 use crate::mail::smtp::reply::Reply;
-use crate::observe::{Metrics, RefusalStage};
+use crate::observe::{Limited, Metrics, RefusalStage, Throttle};
 use crate::proxy::{Arrival, Gate};
 use crate::spooler::Spooler;
+use screen::Screen;
 
 /// Lane of postmaster mail that nobody else gets.
 pub const OPERATOR_LANE: &str = "operator";
@@ -54,6 +57,8 @@ pub struct Settings {
     pub session: receiver::Settings,
     /// Mailbox that gets postmaster mail: an address or key text; empty or unknown: the operator lane.
     pub postmaster: String,
+    /// Networks that are greeted at once; the others wait for [`receiver::Settings::greet_delay`].
+    pub greeted_at_once: Vec<IpNet>,
     /// Networks whose stray line ends are repaired instead of refused.
     pub normalize_networks: Vec<IpNet>,
     /// Recognise repeats of messages whose `250` was lost.
@@ -73,6 +78,7 @@ impl Settings {
         Self {
             session,
             postmaster: String::new(),
+            greeted_at_once: Vec::new(),
             normalize_networks: Vec::new(),
             suppress_twins: true,
             commit_timeout: Duration::from_secs(30),
@@ -91,6 +97,8 @@ pub struct Deps {
     pub metrics: Arc<Metrics>,
     /// Limits of all listeners together.
     pub limits: Arc<Limits>,
+    /// What the DNS is asked about clients and senders; `None`: nothing.
+    pub screen: Option<Arc<Screen>>,
 }
 
 /// What every session shares.
@@ -98,13 +106,19 @@ pub struct Deps {
 struct Shared {
     settings: Settings,
     session: Arc<receiver::Settings>,
+    /// The same without a pause before the greeting.
+    at_once: Arc<receiver::Settings>,
     deps: Deps,
     /// Between commands, go.
     stop: CancellationToken,
     /// At once, go.
     kill: CancellationToken,
-    /// Many connections are open.
-    loaded: watch::Sender<bool>,
+    /// How full the house is.
+    load: watch::Sender<Load>,
+    /// Places of the tarpit.
+    tarpit: Arc<Semaphore>,
+    /// Brake of log lines about refusals.
+    lines: Throttle,
     sessions: AtomicU64,
     refusals: Arc<Semaphore>,
 }
@@ -113,11 +127,14 @@ struct Shared {
 pub async fn run(listeners: Vec<TcpListener>, settings: Settings, deps: Deps, stop: CancellationToken) {
     let shared = Arc::new(Shared {
         session: Arc::new(settings.session.clone()),
+        at_once: Arc::new(receiver::Settings { greet_delay: Duration::ZERO, ..settings.session.clone() }),
+        tarpit: guard::tarpit(deps.limits.fill().1),
+        lines: Throttle::default(),
         settings,
         deps,
         stop: stop.clone(),
         kill: CancellationToken::new(),
-        loaded: watch::Sender::new(false),
+        load: watch::Sender::new(Load::default()),
         sessions: AtomicU64::new(0),
         refusals: Arc::new(Semaphore::new(REFUSALS_MAX)),
     });
@@ -140,7 +157,10 @@ async fn tidy_loop(shared: Arc<Shared>) {
     loop {
         tokio::select! {
             () = shared.stop.cancelled() => return,
-            () = tokio::time::sleep(TIDY_EVERY) => shared.deps.limits.tidy(clock::monotonic()),
+            () = tokio::time::sleep(TIDY_EVERY) => {
+                shared.deps.limits.tidy(clock::monotonic());
+                shared.tell_denied();
+            }
         }
     }
 }
@@ -204,7 +224,15 @@ fn welcome(stream: TcpStream, client: IpAddr, shared: &Arc<Shared>, tracker: &Ta
             tracker.spawn(async move { converse(stream, client, place, &shared).await });
         }
         Err(refused) => {
-            shared.deps.metrics.refused(421, RefusalStage::Connect);
+            let metrics = &shared.deps.metrics;
+            metrics.refused(421, RefusalStage::Connect);
+            metrics.abuse.limited(match refused {
+                Refused::Total => Limited::ConnectionsTotal,
+                Refused::Place => Limited::ConnectionsPlace,
+                Refused::Rate => Limited::ConnectionRate,
+                Refused::Denied => Limited::Denied,
+            });
+            shared.tell_denied();
             turn_away(stream, client, refused, shared, tracker);
         }
     }
@@ -224,7 +252,9 @@ fn turn_away(
     shared: &Arc<Shared>,
     tracker: &TaskTracker,
 ) {
-    tracing::debug!(client.ip = %client, reason = %refused, "connection refused");
+    if shared.lines.allows(&shared.deps.metrics.abuse, clock::monotonic()) {
+        tracing::info!(event = "relay.ingress.turned_away", client.ip = %client, reason = %refused, "turned away: {refused}");
+    }
     let Ok(permit) = shared.refusals.clone().try_acquire_owned() else { return };
     let mut bytes = Vec::new();
     Reply::too_many_connections(&shared.session.hostname).encode(&mut bytes);
@@ -271,8 +301,27 @@ impl Drop for Place {
 
 impl Shared {
     fn tell_load(&self) {
-        let loaded = self.deps.limits.is_loaded();
-        self.loaded.send_if_modified(|known| std::mem::replace(known, loaded) != loaded);
+        let (open, max) = self.deps.limits.fill();
+        let load = Load::of(open, max);
+        self.load.send_if_modified(|known| std::mem::replace(known, load) != load);
+    }
+
+    fn tell_denied(&self) {
+        let denied = i64::try_from(self.deps.limits.denied()).unwrap_or(i64::MAX);
+        self.deps.metrics.abuse.denied_places.set(denied);
+    }
+
+    /// Refuses a client for its deny window, from now on.
+    fn deny(&self, client: IpAddr, now: Instant) {
+        self.deps.limits.deny(client, now);
+        self.tell_denied();
+        tracing::info!(event = "relay.abuse.denied", client.ip = %client, "denied for a while");
+    }
+
+    /// How a session with `client` is held.
+    fn manner(&self, client: IpAddr) -> Arc<receiver::Settings> {
+        let at_once = self.settings.greeted_at_once.iter().any(|network| network.contains(&client));
+        Arc::clone(if at_once { &self.at_once } else { &self.session })
     }
 
     fn normalizes(&self, client: IpAddr) -> bool {

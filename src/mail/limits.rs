@@ -1,12 +1,16 @@
 //! How much one corner of the network may ask of us: connections at a time, connections and messages per
-//! minute, and a time-out for those who misbehave.
+//! minute, unknown recipients, and a time-out for those who misbehave, longer each time.
 //!
 //! An IPv4 client counts by its address and its /24; an IPv6 client by its /64 (one customer) and its /48
 //! (one site). Promises: state is bounded by [`PLACES_MAX`] entries per table; what has been quiet is
-//! forgotten by [`Limits::tidy`]; a refusal says which limit it was. Does not: sleep, speak SMTP, or know
-//! who is a friend.
+//! forgotten by [`Limits::tidy`]; a refusal says which limit it was; nobody who is inside is put out to make
+//! room; nobody is denied for what a neighbour did. Does not: sleep, speak SMTP, or know who is a friend.
 //!
 //! Policy when a table is full of busy places: newcomers are told to come back. Bounded memory goes first.
+
+mod denials;
+mod offences;
+mod place;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -20,11 +24,15 @@ use governor::state::keyed::HashMapStateStore;
 use governor::{Quota, RateLimiter};
 
 use crate::clock;
+use denials::Denials;
+pub use denials::WINDOW_MAX;
+pub use offences::FORGIVEN_EVERY;
+use offences::Offences;
+pub use place::neighbourhood;
+use place::{PREFIX_FACTOR, Place};
 
 /// Most places one table remembers.
 pub const PLACES_MAX: usize = 65_536;
-/// A prefix may do this many times what one address may.
-const PREFIX_FACTOR: u32 = 4;
 
 /// What may be asked.
 #[derive(Clone, Debug)]
@@ -39,7 +47,8 @@ pub struct Settings {
     pub connections_per_minute: u32,
     /// Most transactions per minute from one address.
     pub messages_per_minute: u32,
-    /// How long an address that went too far is refused.
+    /// How long an address that went too far is refused, the first time. Each further time doubles it, up to
+    /// [`WINDOW_MAX`].
     pub deny_window: Duration,
 }
 
@@ -73,48 +82,6 @@ pub enum Refused {
     Denied,
 }
 
-/// Where a client sits, narrow or wide.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Place {
-    V4([u8; 4]),
-    V4Net24([u8; 3]),
-    V6Net64([u8; 8]),
-    V6Net48([u8; 6]),
-}
-
-impl Place {
-    /// Narrow place, then wide place.
-    fn of(address: IpAddr) -> [Self; 2] {
-        match address.to_canonical() {
-            IpAddr::V4(v4) => {
-                let [a, b, c, d] = v4.octets();
-                [Self::V4([a, b, c, d]), Self::V4Net24([a, b, c])]
-            }
-            IpAddr::V6(v6) => {
-                let [a, b, c, d, e, f, g, h, ..] = v6.octets();
-                [Self::V6Net64([a, b, c, d, e, f, g, h]), Self::V6Net48([a, b, c, d, e, f])]
-            }
-        }
-    }
-
-    fn factor(self) -> u32 {
-        match self {
-            Self::V4(_) | Self::V6Net64(_) => 1,
-            Self::V4Net24(_) | Self::V6Net48(_) => PREFIX_FACTOR,
-        }
-    }
-}
-
-/// The network part that stays when a client comes back from its neighbour: /24 or /64.
-#[must_use]
-pub fn neighbourhood(address: IpAddr) -> Vec<u8> {
-    match Place::of(address) {
-        [_, Place::V4Net24(net)] => net.to_vec(),
-        [Place::V6Net64(net), _] => net.to_vec(),
-        [Place::V4(_) | Place::V4Net24(_) | Place::V6Net48(_), _] => Vec::new(), // no such pair
-    }
-}
-
 /// The process's clock, as governor wants it.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Monotonic;
@@ -145,14 +112,15 @@ impl<C: Clock + Clone> Rate<C> {
         }
     }
 
-    fn allows(&self, [narrow, wide]: [Place; 2]) -> bool {
+    fn allows(&self, [narrow, wide]: [Place; 2]) -> Result<(), Whose> {
         if self.narrow.len() >= PLACES_MAX || self.wide.len() >= PLACES_MAX {
             self.tidy();
             if self.narrow.len() >= PLACES_MAX || self.wide.len() >= PLACES_MAX {
-                return false;
+                return Err(Whose::Others);
             }
         }
-        self.narrow.check_key(&narrow).is_ok() && self.wide.check_key(&wide).is_ok()
+        self.narrow.check_key(&narrow).map_err(|_| Whose::Own)?;
+        self.wide.check_key(&wide).map_err(|_| Whose::Others)
     }
 
     fn tidy(&self) {
@@ -161,11 +129,21 @@ impl<C: Clock + Clone> Rate<C> {
     }
 }
 
-#[derive(Debug, Default)]
+/// Who used a rate up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Whose {
+    /// The narrow place itself: it may be denied for that.
+    Own,
+    /// Its neighbours, or everybody: it only has to come back.
+    Others,
+}
+
+#[derive(Debug)]
 struct Open {
     total: usize,
     by_place: HashMap<Place, u32>,
-    denied: HashMap<Place, Instant>,
+    denied: Denials,
+    offences: Offences,
 }
 
 /// The limits of all listeners together.
@@ -192,7 +170,12 @@ impl<C: Clock + Clone> Limits<C> {
         Self {
             connections: Rate::per_minute(settings.connections_per_minute, clock),
             messages: Rate::per_minute(settings.messages_per_minute, clock),
-            open: Mutex::default(),
+            open: Mutex::new(Open {
+                total: 0,
+                by_place: HashMap::new(),
+                denied: Denials::new(settings.deny_window),
+                offences: Offences::default(),
+            }),
             settings,
         }
     }
@@ -208,7 +191,7 @@ impl<C: Clock + Clone> Limits<C> {
             return Err(Refused::Total);
         }
         if self.settings.enabled {
-            if open.denied.get(&places[0]).is_some_and(|until| now < *until) {
+            if open.denied.holds(places[0], now) {
                 return Err(Refused::Denied);
             }
             let cap = self.settings.connections_per_address_max;
@@ -218,8 +201,10 @@ impl<C: Clock + Clone> Limits<C> {
             if places.iter().any(crowded) {
                 return Err(Refused::Place);
             }
-            if !self.connections.allows(places) {
-                open.deny(places[0], now, self.settings.deny_window);
+            if let Err(whose) = self.connections.allows(places) {
+                if whose == Whose::Own {
+                    open.denied.deny(places[0], now);
+                }
                 return Err(Refused::Rate);
             }
         }
@@ -246,43 +231,46 @@ impl<C: Clock + Clone> Limits<C> {
 
     /// True when one more transaction from there is within the rate.
     pub fn message(&self, address: IpAddr) -> bool {
-        !self.settings.enabled || self.messages.allows(Place::of(address))
+        !self.settings.enabled || self.messages.allows(Place::of(address)).is_ok()
     }
 
-    /// An address harvested recipients or spoke nonsense to the cap: refuse it for the deny window.
+    /// An address harvested recipients or spoke nonsense to the cap: refuse it for its deny window.
     pub fn deny(&self, address: IpAddr, now: Instant) {
         if self.settings.enabled {
-            self.open().deny(Place::of(address)[0], now, self.settings.deny_window);
+            self.open().denied.deny(Place::of(address)[0], now);
         }
     }
 
-    /// Three quarters of all connections are taken: time to be less patient.
+    /// Counts one more unknown recipient asked for from there, and says how many it was lately (K9): one is
+    /// forgiven every [`FORGIVEN_EVERY`]. A prefix counts a fourth. 0 when limits are off.
+    pub fn offence(&self, address: IpAddr, now: Instant) -> u32 {
+        if self.settings.enabled { self.open().offences.count(Place::of(address), now) } else { 0 }
+    }
+
+    /// Connections open now, and how many there may be.
     #[must_use]
-    pub fn is_loaded(&self) -> bool {
-        self.open().total >= self.settings.connections_max.div_ceil(4) * 3
+    pub fn fill(&self) -> (usize, usize) {
+        (self.open().total, self.settings.connections_max)
+    }
+
+    /// Places that are denied, or whose denial is not forgotten yet.
+    #[must_use]
+    pub fn denied(&self) -> usize {
+        self.open().denied.len()
     }
 
     /// Forgets who has been quiet. Call it now and then.
     pub fn tidy(&self, now: Instant) {
         self.connections.tidy();
         self.messages.tidy();
-        self.open().denied.retain(|_, until| now < *until);
+        let mut open = self.open();
+        open.denied.tidy(now);
+        open.offences.tidy(now);
     }
 
     /// The counters stay true when a holder panics: each change is one statement.
     fn open(&self) -> MutexGuard<'_, Open> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Open {
-    fn deny(&mut self, place: Place, now: Instant, window: Duration) {
-        if self.denied.len() >= PLACES_MAX {
-            self.denied.retain(|_, until| now < *until);
-        }
-        if self.denied.len() < PLACES_MAX {
-            self.denied.insert(place, now + window);
-        }
     }
 }
 
@@ -321,7 +309,7 @@ mod tests {
         assert_eq!(limits.enter(ip("2001:db8::2"), now), Err(Refused::Place)); // same /64
         assert_eq!(limits.enter(ip("2001:db8:0:1::1"), now), Ok(()));
         assert_eq!(limits.enter(ip("198.51.100.1"), now), Err(Refused::Total));
-        assert!(limits.is_loaded());
+        assert_eq!(limits.fill(), (6, 6)); // nobody was put out
         limits.leave(ip("192.0.2.1"));
         assert_eq!(limits.enter(ip("192.0.2.1"), now), Ok(()));
     }
@@ -336,6 +324,18 @@ mod tests {
         let later = now + Duration::from_secs(299);
         assert_eq!(limits.enter(client, later), Err(Refused::Denied));
         assert_eq!(limits.enter(client, now + Duration::from_secs(300)), Ok(()));
+    }
+
+    #[test]
+    fn a_neighbour_is_not_denied_for_a_busy_prefix() {
+        let (limits, clock, now) = limits(Settings { connections_per_minute: 1, ..Settings::default() });
+        for n in 1..5 {
+            assert_eq!(limits.enter(ip(&format!("192.0.2.{n}")), now), Ok(()));
+        }
+        assert_eq!(limits.enter(ip("192.0.2.9"), now), Err(Refused::Rate)); // the /24 has had its four
+        assert_eq!(limits.denied(), 0);
+        clock.advance(Duration::from_secs(60));
+        assert_eq!(limits.enter(ip("192.0.2.9"), now), Ok(()));
     }
 
     #[test]
@@ -373,8 +373,9 @@ mod tests {
         clock.advance(Duration::from_secs(3600));
         limits.tidy(now + Duration::from_secs(3600));
         assert_eq!(limits.connections.narrow.len() + limits.connections.wide.len(), 0);
+        assert_eq!(limits.denied(), 0);
         let open = limits.open();
-        assert_eq!((open.total, open.by_place.len(), open.denied.len()), (0, 0, 0));
+        assert_eq!((open.total, open.by_place.len()), (0, 0));
     }
 
     #[test]

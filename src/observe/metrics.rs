@@ -15,6 +15,7 @@ use prometheus_client::registry::{Registry, Unit};
 use spool::types::{SpoolStats, State};
 
 use super::SubmissionOutcome;
+use super::abuse::AbuseFamilies;
 use super::edge::EdgeFamilies;
 use super::json::json_from_text;
 use super::tls::TlsFamilies;
@@ -226,6 +227,8 @@ pub struct Metrics {
     /// Histograms.
     pub histograms: Histogrammed,
     outbound: OutboundFamilies,
+    /// What was kept out.
+    pub abuse: AbuseFamilies,
     spool: LaneGauges,
     /// Proxies, admin API over HTTP, ACME.
     pub edge: EdgeFamilies,
@@ -273,6 +276,7 @@ impl Metrics {
             tls: TlsFamilies::default(),
             histograms,
             outbound: OutboundFamilies::default(),
+            abuse: AbuseFamilies::default(),
             spool: LaneGauges::default(),
             edge: EdgeFamilies::default(),
             recovery: FloatGauge::default(),
@@ -284,6 +288,7 @@ impl Metrics {
         metrics.register_spool();
         metrics.edge.register(&mut metrics.registry);
         metrics.tls.register(&mut metrics.registry);
+        metrics.abuse.register(&mut metrics.registry);
         metrics
     }
 

@@ -87,6 +87,7 @@ impl MailRelay {
             spooler: spooler.clone(),
             metrics: metrics.clone(),
             limits: Arc::new(Limits::new(plan.limits)),
+            screen: None,
         };
         let task = tokio::spawn(intake::run(vec![listener], plan.intake, deps, stop.clone()));
         Self { address, spooler, metrics, stop, task, engine, _dir: dir }

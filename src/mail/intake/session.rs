@@ -9,6 +9,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::Shared;
+use super::guard::Guard;
 use super::ledger::{self, StoreSettings, Stored};
 use crate::mail::smtp::receiver::{Acceptance, Answer, Output, Question, Receiver, Stage};
 use crate::mail::smtp::reply::Reply;
@@ -47,6 +48,7 @@ struct Session<'a> {
     replies: Vec<u8>,
     body: Option<BodyWriter>,
     unheard: Option<Unheard>,
+    guard: Guard,
     /// The end of what the client sends was seen.
     at_end: bool,
 }
@@ -54,7 +56,7 @@ struct Session<'a> {
 /// Runs one session to its end.
 pub(super) async fn serve(stream: TcpStream, client: IpAddr, number: u64, shared: &Shared) {
     let _ = stream.set_nodelay(true); // replies are small and waited for
-    let receiver = Receiver::new(shared.session.clone(), shared.normalizes(client), clock::monotonic());
+    let receiver = Receiver::new(shared.manner(client), shared.normalizes(client), clock::monotonic());
     let mut session = Session {
         shared,
         client,
@@ -66,6 +68,7 @@ pub(super) async fn serve(stream: TcpStream, client: IpAddr, number: u64, shared
         replies: Vec::new(),
         body: None,
         unheard: None,
+        guard: Guard::new(client, shared),
         at_end: false,
     };
     let orderly = session.converse(receiver).await;
@@ -83,8 +86,8 @@ pub(super) async fn serve(stream: TcpStream, client: IpAddr, number: u64, shared
 impl Session<'_> {
     /// Ends with an error when the client vanished, or was lost while we waited for it.
     async fn converse(&mut self, mut receiver: Receiver) -> Result<(), Gone> {
-        let mut load = self.shared.loaded.subscribe();
-        receiver.set_loaded(*load.borrow_and_update());
+        let mut load = self.shared.load.subscribe();
+        receiver.set_load(*load.borrow_and_update());
         let mut draining = false;
         loop {
             while let Some(output) = receiver.poll() {
@@ -93,7 +96,8 @@ impl Session<'_> {
             if receiver.is_closed() {
                 return self.flush().await;
             }
-            if self.start < self.end {
+            self.guard.mind(&mut receiver, self.shared, clock::monotonic());
+            if self.start < self.end && receiver.wants_input() {
                 let pending = &self.input[self.start..self.end];
                 self.start += receiver.receive(pending, clock::monotonic());
                 continue;
@@ -113,8 +117,8 @@ impl Session<'_> {
                     draining = true;
                     receiver.drain();
                 }
-                Ok(()) = load.changed() => receiver.set_loaded(*load.borrow_and_update()),
-                read = self.stream.read(&mut self.input) => {
+                Ok(()) = load.changed() => receiver.set_load(*load.borrow_and_update()),
+                read = self.stream.read(&mut self.input), if receiver.wants_input() => {
                     let read = read.map_err(|_| Gone)?;
                     (self.start, self.end) = (0, read);
                     if read == 0 {
@@ -155,12 +159,19 @@ impl Session<'_> {
         Ok(())
     }
 
-    async fn ask(&self, question: Question) -> Answer {
+    async fn ask(&mut self, question: Question) -> Answer {
         let (deps, settings) = (&self.shared.deps, &self.shared.settings);
         match question {
             Question::Transaction(_) if !deps.limits.message(self.client) => Answer::Busy,
-            Question::Transaction(_) => ledger::transaction(&deps.spooler, settings.commit_timeout).await,
-            Question::Recipient(path) => ledger::recipient(&deps.spooler, settings, &path).await,
+            Question::Transaction(from) => match self.guard.sender(&from, self.shared).await {
+                Some(refusal) => Answer::Refused(refusal),
+                None => ledger::transaction(&deps.spooler, settings.commit_timeout).await,
+            },
+            Question::Recipient(path) => match self.guard.recipient(&path).await {
+                Some(refusal) => Answer::Refused(refusal),
+                None => ledger::recipient(&deps.spooler, settings, &path).await,
+            },
+            Question::Offence => Answer::Offences(deps.limits.offence(self.client, clock::monotonic())),
         }
     }
 
@@ -299,13 +310,12 @@ impl Session<'_> {
             Stage::Data => RefusalStage::Data,
         };
         self.shared.deps.metrics.refused(reply.code(), at);
-        if *reply == Reply::too_many_unknown(&self.shared.session.hostname) {
-            self.shared.deps.limits.deny(self.client, clock::monotonic());
-        }
+        let now = clock::monotonic();
+        self.guard.refused(reply, stage, self.shared, now);
         let about = about.unwrap_or("");
         if matches!(stage, Stage::Command) {
             tracing::debug!(session.id = self.name, smtp.code = reply.code(), "refused: {}", reply.text());
-        } else {
+        } else if self.shared.lines.allows(&self.shared.deps.metrics.abuse, now) {
             tracing::info!(
                 event = "relay.ingress.rejected", session.id = self.name, client.ip = %self.client,
                 smtp.code = reply.code(), to = about, reason = reply.text(), "rejected: {}", reply.text(),

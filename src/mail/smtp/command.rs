@@ -13,6 +13,7 @@ use smtp_proto::Request;
 
 use crate::mail::address::{self, AddressError, ForwardPath, ReversePath};
 use crate::mail::envelope::BodyType;
+use crate::mail::smtp::foreign;
 use crate::mail::smtp::reply::Reply;
 
 /// Longest command line with CRLF, octets: 512 of RFC 5321, what our extensions add, and room for
@@ -228,10 +229,7 @@ pub fn parse(line: &[u8], context: Context) -> Result<Command, CommandError> {
         return Err(CommandError::Unknown);
     }
     let is = |name: &str| verb.eq_ignore_ascii_case(name.as_bytes());
-    if ["GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "CONNECT", "PATCH", "TRACE", "PRI"]
-        .into_iter()
-        .any(is)
-    {
+    if foreign::is_foreign(line) {
         return Err(CommandError::NotSmtp);
     }
     let text = std::str::from_utf8(line).map_err(|_| CommandError::NotText)?;

@@ -34,12 +34,10 @@ use crate::mail::smtp::bdat::BdatReceiver;
 use crate::mail::smtp::command::{LineReader, Mail};
 use crate::mail::smtp::content::Content;
 use crate::mail::smtp::data::DataReceiver;
+use crate::mail::smtp::foreign;
 use crate::mail::smtp::reply::Reply;
 
-pub use settings::Settings;
-
-/// First octet of a TLS handshake record; no command begins with it.
-const TLS_HANDSHAKE: u8 = 0x16;
+pub use settings::{Load, Settings, TARPIT_DELAY_MAX};
 
 /// Names one request to store a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,6 +97,8 @@ pub enum Question {
     Transaction(ReversePath),
     /// Where does this recipient go? Its domain is ours, or it is the bare postmaster; or we take mail for everybody.
     Recipient(ForwardPath),
+    /// One more unknown recipient: how many is that lately from the client's corner of the network?
+    Offence,
 }
 
 /// Answer to a [`Question`].
@@ -128,6 +128,10 @@ pub enum Answer {
     },
     /// Storage is below its floor.
     NoSpace,
+    /// So many unknown recipients lately, this one included.
+    Offences(u32),
+    /// Refuse, for a reason that only the outside knows, in these words.
+    Refused(Reply),
     /// The spool cannot say.
     Failed,
 }
@@ -173,7 +177,9 @@ pub struct Receiver {
     transaction: Option<Transaction>,
     refusing: bool,
     draining: bool,
-    loaded: bool,
+    load: Load,
+    /// Start of the session, or its latest message that was taken.
+    fruitful_at: Instant,
     tickets: u64,
     messages: u32,
     errors: u32,
@@ -189,6 +195,8 @@ enum Phase {
     Command { line: LineReader, since: Instant },
     /// The outside is asked.
     Asking(Asked),
+    /// In the tarpit: the answer leaves at that time, and nothing is read before.
+    Held { until: Instant, reply: Reply, about: Option<String> },
     /// A body arrives.
     Body { source: Source, clock: BodyClock },
     /// Octets of a chunk that may not be; the reply follows them.
@@ -203,6 +211,11 @@ enum Phase {
 enum Asked {
     Mail(Mail),
     Rcpt(ForwardPath),
+    /// How bad the client is; then the reply is given.
+    Offence {
+        reply: Reply,
+        about: Option<String>,
+    },
 }
 
 #[derive(Debug)]
@@ -261,7 +274,8 @@ impl Receiver {
             hello: None,
             transaction: None,
             draining: false,
-            loaded: false,
+            load: Load::default(),
+            fruitful_at: now,
             tickets: 0,
             messages: 0,
             errors: 0,
@@ -277,10 +291,16 @@ impl Receiver {
         self.outputs.pop_front()
     }
 
-    /// True while input is of use: nothing is asked or stored.
+    /// True while input is of use: nothing is asked, held or stored.
     #[must_use]
     pub fn wants_input(&self) -> bool {
-        !matches!(self.phase, Phase::Asking(_) | Phase::Storing { .. } | Phase::Closed)
+        !matches!(self.phase, Phase::Asking(_) | Phase::Held { .. } | Phase::Storing { .. } | Phase::Closed)
+    }
+
+    /// True while the client waits in the tarpit. When there is no room for it there: [`Receiver::release`].
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        matches!(self.phase, Phase::Held { .. })
     }
 
     /// True after [`Output::Close`].
@@ -294,9 +314,13 @@ impl Receiver {
     pub fn deadline(&self) -> Option<Instant> {
         match &self.phase {
             Phase::Greeting { at } => Some(*at),
-            Phase::Command { since, .. } => Some(*since + self.settings.command_patience(self.loaded)),
+            Phase::Held { until, .. } => Some(*until),
+            Phase::Command { since, .. } => {
+                let command = *since + self.settings.command_patience(self.load);
+                Some(command.min(self.fruitful_at + self.settings.fruitless_patience(self.load)))
+            }
             Phase::Body { clock, .. } | Phase::Skip { clock, .. } => {
-                Some(self.settings.body_deadline(clock.since, clock.last, clock.bytes, self.loaded))
+                Some(self.settings.body_deadline(clock.since, clock.last, clock.bytes, self.load))
             }
             Phase::Asking(_) | Phase::Storing { .. } | Phase::Closed => None,
         }
@@ -313,7 +337,7 @@ impl Receiver {
                     self.end(Reply::talks_too_soon());
                 }
                 Phase::Command { line, .. } => {
-                    if !line.is_inside_line() && rest[0] == TLS_HANDSHAKE {
+                    if !line.is_inside_line() && foreign::is_binary(rest[0]) {
                         self.end(Reply::not_smtp());
                         continue;
                     }
@@ -324,7 +348,7 @@ impl Receiver {
                     }
                 }
                 Phase::Body { .. } | Phase::Skip { .. } => taken += self.body(rest, now),
-                Phase::Asking(_) | Phase::Storing { .. } => return taken,
+                Phase::Asking(_) | Phase::Held { .. } | Phase::Storing { .. } => return taken,
                 Phase::Closed => return input.len(),
             }
         }
@@ -341,13 +365,28 @@ impl Receiver {
             match asked {
                 Asked::Mail(mail) => self.mail_answered(mail, answer),
                 Asked::Rcpt(path) => self.rcpt_answered(path, answer),
+                Asked::Offence { reply, about } => self.offence_counted(reply, about, &answer, now),
             }
         }
-        self.ready(now);
+        if matches!(self.phase, Phase::Command { .. }) {
+            self.ready(now); // nothing more to ask or to wait for
+        }
+    }
+
+    /// Lets the client out of the tarpit with its answer.
+    pub fn release(&mut self, now: Instant) {
+        let next = Phase::Command { line: LineReader::default(), since: now };
+        if self.is_held()
+            && let Phase::Held { reply, about, .. } = std::mem::replace(&mut self.phase, next)
+        {
+            self.outputs.push_back(Output::Write { reply, stage: Stage::Rcpt, about });
+            self.ready(now);
+        }
     }
 
     /// The message of this ticket is on stable storage under `id`.
     pub fn persisted(&mut self, ticket: Ticket, id: ItemId, now: Instant) {
+        self.fruitful_at = now;
         self.stored(ticket, Reply::accepted(id), now);
     }
 
@@ -368,28 +407,35 @@ impl Receiver {
         if self.deadline().is_none_or(|at| now < at) {
             return;
         }
-        if let Phase::Greeting { .. } = self.phase {
+        if self.is_held() {
+            self.release(now);
+        } else if let Phase::Greeting { .. } = self.phase {
             let hostname = &self.settings.hostname;
             let banner =
                 if self.refusing { Reply::no_service_here(hostname) } else { Reply::banner(hostname) };
             self.say(banner, Stage::Session);
             self.phase = Phase::Command { line: LineReader::default(), since: now };
+        } else if matches!(&self.phase, Phase::Command { since, .. }
+            if now < *since + self.settings.command_patience(self.load))
+        {
+            let reply = Reply::session_over(&self.settings.hostname); // talks, and brings nothing
+            self.end(reply);
         } else {
             let reply = Reply::timeout(&self.settings.hostname);
             self.end(reply);
         }
     }
 
-    /// Many sessions are open (or no longer): patience gets shorter.
-    pub fn set_loaded(&mut self, loaded: bool) {
-        self.loaded = loaded;
+    /// Places were taken or given back: patience gets shorter or longer.
+    pub fn set_load(&mut self, load: Load) {
+        self.load = load;
     }
 
     /// The process is going down. Between commands the session ends at once; a message under way is
     /// finished and answered first.
     pub fn drain(&mut self) {
         self.draining = true;
-        if matches!(self.phase, Phase::Greeting { .. } | Phase::Command { .. }) {
+        if matches!(self.phase, Phase::Greeting { .. } | Phase::Command { .. } | Phase::Held { .. }) {
             let reply = Reply::shutting_down(&self.settings.hostname);
             self.end(reply);
         }
@@ -456,6 +502,8 @@ fn not_kept(answer: &Answer) -> Reply {
         | Answer::Unknown
         | Answer::Revoked
         | Answer::NotOwned { .. }
+        | Answer::Offences(_)
+        | Answer::Refused(_)
         | Answer::Failed => Reply::try_later(),
     }
 }

@@ -294,6 +294,19 @@ impl Reply {
         Self::coded(550, 7, 1, format!("Not your address: send as <{own}>"))
     }
 
+    /// 550: the client's address is on a block list. `text` is what the list says about it; may be empty.
+    #[must_use]
+    pub fn listed(zone: &str, text: &str) -> Self {
+        let more = if text.is_empty() { String::new() } else { format!(": {text}") };
+        Self::coded(550, 7, 1, format!("Client address is listed by {zone}{more}"))
+    }
+
+    /// 550: the sender's domain says that it takes no mail (RFC 7505 §4.2), so nobody can answer.
+    #[must_use]
+    pub fn null_mx_sender() -> Self {
+        Self::coded(550, 7, 27, "Sender's domain accepts no mail (null MX)")
+    }
+
     /// 550: mailbox revoked.
     #[must_use]
     pub fn mailbox_disabled() -> Self {

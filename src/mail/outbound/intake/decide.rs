@@ -152,7 +152,14 @@ pub(super) fn decide(
             return Verdict::Refuse { destination, note: note("the mailbox is full", "5.2.2") };
         }
         Some(Answer::NoSpace) => return Verdict::NotNow("storage is below its free-space floor"),
-        Some(Answer::Failed | Answer::Busy | Answer::Begin | Answer::NotOwned { .. }) => {
+        Some(
+            Answer::Failed
+            | Answer::Busy
+            | Answer::Begin
+            | Answer::NotOwned { .. }
+            | Answer::Offences(_)
+            | Answer::Refused(_),
+        ) => {
             return Verdict::NotNow("the spool does not answer");
         }
     };

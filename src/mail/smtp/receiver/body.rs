@@ -127,6 +127,7 @@ impl Receiver {
             Phase::Greeting { .. }
             | Phase::Command { .. }
             | Phase::Asking(_)
+            | Phase::Held { .. }
             | Phase::Storing { .. }
             | Phase::Closed => return 0,
         };

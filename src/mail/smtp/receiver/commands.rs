@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use super::settings::OFFENCES_FACTOR;
 use super::{Answer, Asked, Hello, Output, Phase, Question, Receiver, Recipient, Stage, Transaction};
 use crate::mail::address::ForwardPath;
 use crate::mail::smtp::command::{self, Command, Context, Framed, Mail};
@@ -130,9 +131,13 @@ impl Receiver {
             Answer::Busy => Reply::too_many_messages(),
             Answer::NoSpace => Reply::storage_full(),
             Answer::NotOwned { own } => Reply::sender_not_owned(&own),
-            Answer::Lane { .. } | Answer::Unknown | Answer::Revoked | Answer::OverQuota | Answer::Failed => {
-                Reply::try_later()
-            }
+            Answer::Refused(reply) => reply,
+            Answer::Lane { .. }
+            | Answer::Unknown
+            | Answer::Revoked
+            | Answer::OverQuota
+            | Answer::Offences(_)
+            | Answer::Failed => Reply::try_later(),
         };
         self.say(reply, Stage::Mail);
     }
@@ -178,7 +183,8 @@ impl Receiver {
             Answer::OverQuota => self.refused_about(Reply::mailbox_full(), &path),
             Answer::NoSpace => self.refused_about(Reply::storage_full(), &path),
             Answer::Busy => self.refused_about(Reply::too_many_messages(), &path),
-            Answer::Begin | Answer::NotOwned { .. } | Answer::Failed => {
+            Answer::Refused(reply) => self.refused_about(reply, &path),
+            Answer::Begin | Answer::NotOwned { .. } | Answer::Offences(_) | Answer::Failed => {
                 self.refused_about(Reply::try_later(), &path)
             }
         }
@@ -189,8 +195,31 @@ impl Receiver {
         self.unknown_recipients += 1;
         if self.unknown_recipients > self.settings.unknown_recipients_max {
             self.end(Reply::too_many_unknown(&self.settings.hostname));
-        } else {
+        } else if self.settings.unknown_recipient_delay.is_zero() {
             self.refused_about(reply, path);
+        } else {
+            self.phase = Phase::Asking(Asked::Offence { reply, about: Some(path.to_string()) });
+            self.outputs.push_back(Output::Ask(Question::Offence));
+        }
+    }
+
+    /// Gives the answer about an unknown recipient, late to those who asked for many (K9).
+    pub(super) fn offence_counted(
+        &mut self,
+        reply: Reply,
+        about: Option<String>,
+        answer: &Answer,
+        now: Instant,
+    ) {
+        let lately = if let Answer::Offences(lately) = answer { *lately } else { 0 };
+        if lately > self.settings.unknown_recipients_max.saturating_mul(OFFENCES_FACTOR) {
+            return self.end(Reply::too_many_unknown(&self.settings.hostname));
+        }
+        let delay = self.settings.tarpit(lately.max(self.unknown_recipients));
+        if delay.is_zero() {
+            self.outputs.push_back(Output::Write { reply, stage: Stage::Rcpt, about });
+        } else {
+            self.phase = Phase::Held { until: now + delay, reply, about };
         }
     }
 

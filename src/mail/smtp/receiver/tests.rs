@@ -18,6 +18,7 @@ struct World {
     hold_store: bool,
     waiting: Option<Acceptance>,
     space: Answer,
+    lately: u32,
 }
 
 fn lane(n: u32) -> Answer {
@@ -37,6 +38,7 @@ impl World {
             hold_store: false,
             waiting: None,
             space: Answer::Begin,
+            lately: 0,
         };
         world.perform();
         world
@@ -77,6 +79,9 @@ impl World {
                         _ => Answer::Unknown,
                     };
                     self.receiver.answer(answer, self.now);
+                }
+                Output::Ask(Question::Offence) => {
+                    self.receiver.answer(Answer::Offences(self.lately), self.now)
                 }
                 Output::Begin { .. } => {
                     assert!(self.body.replace(Vec::new()).is_none(), "one body at a time")
@@ -419,6 +424,77 @@ fn sessions_are_capped() {
 }
 
 #[test]
+fn unknown_recipients_wait_longer_and_longer_and_in_order() {
+    let delay = Duration::from_secs(2);
+    let mut world = World::with(Settings { unknown_recipient_delay: delay, ..settings() });
+    world.say("EHLO x\r\nMAIL FROM:<>\r\n");
+    let rcpt = "RCPT TO:<nobody@our.example>\r\n";
+    assert_eq!(world.say(format!("{rcpt}{rcpt}")), "550 5.1.1|550 5.1.1");
+    // The third waits, and what lies behind it waits too (K9).
+    let pipelined = format!("{rcpt}NOOP\r\n");
+    let taken = world.receiver.receive(pipelined.as_bytes(), world.now);
+    world.perform();
+    assert_eq!(taken, rcpt.len());
+    assert!(world.receiver.is_held() && !world.receiver.wants_input());
+    assert_eq!(world.receiver.deadline(), Some(world.now + delay));
+    assert_eq!(world.receiver.receive(&pipelined.as_bytes()[taken..], world.now), 0);
+    assert_eq!(world.pass(delay), "550 5.1.1");
+    assert_eq!(world.say("NOOP\r\n"), "250 2.0.0");
+    assert_eq!(world.say("RCPT TO:<home@our.example>\r\n"), "250 2.1.5");
+    assert_eq!(world.say(rcpt), "");
+    assert_eq!(world.pass(delay), "");
+    assert_eq!(world.pass(delay), "550 5.1.1");
+    // No room in the tarpit: at once.
+    world.say(rcpt);
+    world.receiver.release(world.now);
+    world.wire.clear();
+    assert!(!world.receiver.is_held());
+    // What the client did elsewhere counts; far too much of it ends the session.
+    let mut world = World::with(Settings { unknown_recipient_delay: delay, ..settings() });
+    world.say("EHLO x\r\nMAIL FROM:<>\r\n");
+    world.lately = 5;
+    assert_eq!(world.say(rcpt), "");
+    assert_eq!(world.receiver.deadline(), Some(world.now + delay * 3));
+    world.receiver.drain();
+    world.perform();
+    assert_eq!(codes(&world.wire), "421 4.3.2|closed");
+    let mut world = World::with(Settings { unknown_recipient_delay: delay, ..settings() });
+    world.say("EHLO x\r\nMAIL FROM:<>\r\n");
+    world.lately = 101;
+    assert_eq!(world.say(rcpt), "421 4.7.1|closed");
+}
+
+#[test]
+fn a_session_that_never_brings_a_message_has_an_end() {
+    let mut world = World::with(Settings { idle_commands_max: 10_000, ..settings() });
+    world.say("EHLO x\r\n");
+    let mut minutes = 0;
+    while world.pass(Duration::from_secs(60)).is_empty() {
+        minutes += 1;
+        assert_eq!(world.say("RSET\r\n"), "250 2.0.0");
+    }
+    assert_eq!(minutes, 29);
+    let mut world = World::ready_for_body();
+    world.pass(Duration::from_secs(200));
+    for _ in 0..20 {
+        world.say("DATA\r\n");
+        assert_eq!(world.say(".\r\n"), "250 2.0.0"); // each message gives new patience
+        assert_eq!(world.pass(Duration::from_secs(200)), "");
+        world.say("MAIL FROM:<>\r\nRCPT TO:<home@our.example>\r\n");
+    }
+}
+
+#[test]
+fn a_refusal_of_the_surroundings_is_given_in_their_words() {
+    let mut world = World::greeted();
+    world.space = Answer::Refused(Reply::null_mx_sender());
+    assert_eq!(
+        world.say("MAIL FROM:<a@nomail.example>\r\nRCPT TO:<home@our.example>\r\n"),
+        "550 5.7.27|503 5.5.1"
+    );
+}
+
+#[test]
 fn other_protocols_and_floods_end_the_session() {
     assert_eq!(World::new().say("GET / HTTP/1.1\r\nHost: x\r\n\r\n"), "554 5.5.1|closed"); // A15
     assert_eq!(World::new().say(b"\x16\x03\x01\x02\0\x01"), "554 5.5.1|closed");
@@ -451,7 +527,7 @@ fn silence_and_trickle_end_in_421() {
     }
     assert_eq!(seconds, 290); // 30 octets in 300 s
     let mut world = World::greeted();
-    world.receiver.set_loaded(true);
+    world.receiver.set_load(Load::of(1, 1));
     assert_eq!(world.pass(Duration::from_secs(10)), "421 4.4.2|closed"); // R10
 }
 

@@ -1,0 +1,122 @@
+//! What one session does about abuse, beside the conversation: the tarpit's place, block lists, the sender's domain,
+//! and which refusals count as abuse.
+//!
+//! Promises: a session in the tarpit costs one of [`HELD_MAX`] places, and nothing is read from it; when none is free
+//! it is answered at once, so that the tarpit cannot be filled to keep others out. A harvest is
+//! denied from then on.
+//!
+//! Failure policy: what cannot be found out is no reason to refuse.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::Shared;
+use super::screen::{Lookup, Senders};
+use crate::mail::address::{ForwardPath, ReversePath};
+use crate::mail::smtp::receiver::{Receiver, Stage};
+use crate::mail::smtp::reply::Reply;
+use crate::observe::{Limited, Metrics};
+
+/// Most sessions in the tarpit at a time; never more than a fourth of all.
+const HELD_MAX: usize = 256;
+
+/// The tarpit's places for a house of `connections_max`.
+pub(super) fn tarpit(connections_max: usize) -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(HELD_MAX.min(connections_max / 4)))
+}
+
+/// One session's.
+#[derive(Debug)]
+pub(super) struct Guard {
+    client: IpAddr,
+    held: Option<Held>,
+    lookup: Lookup,
+    senders: Senders,
+}
+
+impl Guard {
+    /// For a client that has just connected.
+    pub(super) fn new(client: IpAddr, shared: &Shared) -> Self {
+        let lookup = shared.deps.screen.as_ref().map_or(Lookup::Known(None), |screen| screen.look_up(client));
+        Self { client, held: None, lookup, senders: Senders::default() }
+    }
+
+    /// Takes and gives back the place in the tarpit; to be called whenever the machine has moved.
+    pub(super) fn mind(&mut self, receiver: &mut Receiver, shared: &Shared, now: Instant) {
+        if !receiver.is_held() {
+            self.held = None;
+        } else if self.held.is_none() {
+            match Arc::clone(&shared.tarpit).try_acquire_owned() {
+                Ok(place) => self.held = Some(Held::taken(place, &shared.deps.metrics)),
+                Err(_) => receiver.release(now),
+            }
+        }
+    }
+
+    /// Why nobody may send as `from`, if so.
+    pub(super) async fn sender(&mut self, from: &ReversePath, shared: &Shared) -> Option<Reply> {
+        let screen = shared.deps.screen.as_ref()?;
+        if !self.senders.unanswerable(screen, from).await {
+            return None;
+        }
+        shared.deps.metrics.abuse.limited(Limited::NullMx);
+        Some(Reply::null_mx_sender())
+    }
+
+    /// Why this client may not write to `to`, if so. Whoever is listed may still tell the postmaster (RFC 5321
+    /// §4.5.1).
+    pub(super) async fn recipient(&mut self, to: &ForwardPath) -> Option<Reply> {
+        let postmaster = match to {
+            ForwardPath::Postmaster(_) => true,
+            ForwardPath::Mailbox(mailbox) => mailbox.is_postmaster(),
+        };
+        if postmaster {
+            return None;
+        }
+        let listing = self.lookup.listing().await?;
+        Some(Reply::listed(&listing.zone, &listing.text))
+    }
+
+    /// Counts a refusal, and denies the client for a while when it was a harvest.
+    pub(super) fn refused(&self, reply: &Reply, stage: Stage, shared: &Shared, now: Instant) {
+        let abuse = &shared.deps.metrics.abuse;
+        let hostname = &shared.session.hostname;
+        if *reply == Reply::too_many_unknown(hostname) {
+            abuse.limited(Limited::Harvest);
+            shared.deny(self.client, now);
+        } else if *reply == Reply::talks_too_soon() {
+            abuse.limited(Limited::EarlyTalker);
+        } else if *reply == Reply::not_smtp() {
+            abuse.limited(Limited::ForeignProtocol);
+        } else if *reply == Reply::session_over(hostname) || *reply == Reply::timeout(hostname) {
+            abuse.limited(Limited::Session);
+        } else if *reply == Reply::too_many_messages() && stage == Stage::Mail {
+            abuse.limited(Limited::MessageRate);
+        }
+    }
+}
+
+/// A place in the tarpit, counted while it is taken.
+#[derive(Debug)]
+struct Held {
+    metrics: Arc<Metrics>,
+    #[expect(dead_code, reason = "held, not read")]
+    place: OwnedSemaphorePermit,
+}
+
+impl Held {
+    fn taken(place: OwnedSemaphorePermit, metrics: &Arc<Metrics>) -> Self {
+        metrics.abuse.held.inc();
+        metrics.abuse.tarpitted.inc();
+        Self { metrics: Arc::clone(metrics), place }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.metrics.abuse.held.dec();
+    }
+}
