@@ -427,7 +427,8 @@ fn sessions_are_capped() {
 fn unknown_recipients_wait_longer_and_longer_and_in_order() {
     let delay = Duration::from_secs(2);
     let mut world = World::with(Settings { unknown_recipient_delay: delay, ..settings() });
-    world.say("EHLO x\r\nMAIL FROM:<>\r\n");
+    world.say("EHLO x\r\n");
+    world.say("MAIL FROM:<>\r\n");
     let rcpt = "RCPT TO:<nobody@our.example>\r\n";
     assert_eq!(world.say(format!("{rcpt}{rcpt}")), "550 5.1.1|550 5.1.1");
     // The third waits, and what lies behind it waits too (K9).
@@ -451,7 +452,8 @@ fn unknown_recipients_wait_longer_and_longer_and_in_order() {
     assert!(!world.receiver.is_held());
     // What the client did elsewhere counts; far too much of it ends the session.
     let mut world = World::with(Settings { unknown_recipient_delay: delay, ..settings() });
-    world.say("EHLO x\r\nMAIL FROM:<>\r\n");
+    world.say("EHLO x\r\n");
+    world.say("MAIL FROM:<>\r\n");
     world.lately = 5;
     assert_eq!(world.say(rcpt), "");
     assert_eq!(world.receiver.deadline(), Some(world.now + delay * 3));
@@ -459,7 +461,8 @@ fn unknown_recipients_wait_longer_and_longer_and_in_order() {
     world.perform();
     assert_eq!(codes(&world.wire), "421 4.3.2|closed");
     let mut world = World::with(Settings { unknown_recipient_delay: delay, ..settings() });
-    world.say("EHLO x\r\nMAIL FROM:<>\r\n");
+    world.say("EHLO x\r\n");
+    world.say("MAIL FROM:<>\r\n");
     world.lately = 101;
     assert_eq!(world.say(rcpt), "421 4.7.1|closed");
 }
