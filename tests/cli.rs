@@ -1,5 +1,6 @@
 //! The command line as a shell sees it: words, streams, exit codes.
 
+mod invitations;
 mod outgoing;
 
 use std::fs;
@@ -42,6 +43,7 @@ fn help_is_useful_on_every_level() {
         &["keys", "dkim"],
         &["mailbox"],
         &["mailbox", "alias"],
+        &["mailbox", "invite"],
         &["mailbox", "quota"],
         &["spool"],
         &["spool", "ls"],

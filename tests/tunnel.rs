@@ -1,5 +1,6 @@
 //! Gateways against a real tunnel: sockets, HTTP upgrade, the ledger behind it. Each test is one promise.
 
+mod admission;
 mod relay;
 mod submissions;
 

@@ -98,6 +98,8 @@ pub async fn serve(listener: UnixListener, router: Router, stop: CancellationTok
 /// All routes below `/admin`.
 pub fn router(admin: Arc<Admin>) -> Router {
     Router::new()
+        .route("/admin/invitations", get(invitations).post(make))
+        .route("/admin/invitations/{id}/{verb}", post(make))
         .route("/admin/mailboxes", get(mailboxes).post(make))
         .route("/admin/mailboxes/{name}", get(mailbox))
         .route("/admin/mailboxes/{name}/{verb}", post(make))
@@ -141,6 +143,10 @@ struct After {
 
 async fn mailboxes(State(admin): Shared, Query(page): Query<After>) -> Response {
     ask_spool(admin, move |spool, context| ask::mailboxes(spool, page.after, context)).await
+}
+
+async fn invitations(State(admin): Shared) -> Response {
+    ask_spool(admin, change::people::list).await
 }
 
 async fn mailbox(State(admin): Shared, UrlPath(name): UrlPath<String>) -> Response {

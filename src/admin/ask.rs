@@ -271,8 +271,10 @@ pub fn mailbox(view: &Spool, name: &str, context: &Context<'_>) -> Result<Value,
         object["outgoing"]["untold"] = 0.into();
         object["outgoing"]["last_hour"] = 0.into();
     }
-    object["outgoing"]["per_hour_max"] = context.terms.outbound_per_hour.into();
-    object["outgoing"]["recipients_per_day_max"] = context.terms.outbound_recipients_per_day.into();
+    let terms = context.terms;
+    object["outgoing"]["per_hour_max"] = mailbox.submissions_per_hour.or(terms.outbound_per_hour).into();
+    object["outgoing"]["recipients_per_day_max"] =
+        mailbox.recipients_per_day.or(terms.outbound_recipients_per_day).into();
     Ok(object)
 }
 

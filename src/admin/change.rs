@@ -3,6 +3,7 @@
 //! Used by the daemon's admin socket, and by `--offline` commands that own the directory for a moment.
 
 mod outgoing;
+pub mod people;
 mod resend;
 
 use serde::{Deserialize, Serialize};
@@ -18,6 +19,7 @@ use crate::identity::key::KeyText;
 use crate::mail::address::Mailbox as Address;
 use crate::observe::Metrics;
 use crate::spooler::Spooler;
+use people::InviteAsk;
 
 /// Longest reason that is kept, characters.
 pub const REASON_CHARS_MAX: usize = 500;
@@ -83,6 +85,15 @@ pub enum Change {
     Revoke {
         /// Key text, alias or address.
         name: String,
+        /// Hold what it has submitted and nobody has tried yet, too.
+        hold_outgoing: bool,
+    },
+    /// Make an invitation; the answer has its code, once.
+    Invite(InviteAsk),
+    /// Take an invitation back.
+    Withdraw {
+        /// First characters of its id, enough to be the only one.
+        id: String,
     },
     /// Give it an address, or take it away.
     Alias {
@@ -101,6 +112,10 @@ pub enum Change {
         items: Option<u64>,
         /// Most undelivered bytes.
         bytes: Option<u64>,
+        /// Most submissions in an hour.
+        submissions_per_hour: Option<u32>,
+        /// Most recipients elsewhere in a day.
+        recipients_per_day: Option<u32>,
     },
     /// Do something to an item or a submission.
     Item {
@@ -139,8 +154,16 @@ pub async fn apply(
     let answer = if let Change::Resend { id, sure, reason } = change {
         resend::resend(spooler, id, sure, clean(&reason), terms, now).await?
     } else {
-        let terms = terms.clone();
-        spooler.call(move |spool| stage(spool, change, &terms, now)).await??
+        let (terms, own_terms) = (terms.clone(), terms.clone());
+        let made = spooler.call(move |spool| stage(spool, change, &terms, now)).await??;
+        match (&asked, made["lane"].as_str()) {
+            // A second step: what came in with the same commit is stable now and can be looked at.
+            (Change::Revoke { hold_outgoing: true, .. }, Some(lane)) => {
+                let lane = lane.to_owned();
+                spooler.call(move |spool| people::hold_outgoing(spool, &lane, &own_terms, now)).await??
+            }
+            _ => made,
+        }
     };
     log(&asked, &answer);
     if let (Change::Replay(_), Some(metrics)) = (&asked, metrics) {
@@ -171,15 +194,19 @@ fn stage(spool: &mut Spool, change: Change, terms: &Terms, now: WallMs) -> Resul
             spool.change_mailbox(&name, MailboxChange::Allow).map_err(refused)?;
             name
         }
-        Change::Revoke { name } => change_mailbox(spool, &name, MailboxChange::Revoke, &context)?,
+        Change::Revoke { name, .. } => change_mailbox(spool, &name, MailboxChange::Revoke, &context)?,
+        Change::Invite(asked) => return people::invite(spool, &asked, rand::random(), domains, now),
+        Change::Withdraw { id } => return people::withdraw(spool, &id, now),
         Change::Alias { name, address, remove } => {
             let address = alias(&address, domains)?;
             let change =
                 if remove { MailboxChange::RemoveAlias(address) } else { MailboxChange::AddAlias(address) };
             change_mailbox(spool, &name, change, &context)?
         }
-        Change::Quota { name, items, bytes } => {
-            change_mailbox(spool, &name, MailboxChange::Quota { items, bytes }, &context)?
+        Change::Quota { name, items, bytes, submissions_per_hour, recipients_per_day } => {
+            let name = change_mailbox(spool, &name, MailboxChange::Quota { items, bytes }, &context)?;
+            let sending = MailboxChange::Sending { per_hour: submissions_per_hour, recipients_per_day };
+            change_mailbox(spool, &name, sending, &context)?
         }
         Change::Item { id, verb, reason } => return item(spool, id, verb, &reason, now),
         Change::Resend { .. } => return Err(AskError::Bad("it takes more than one step".to_owned())),
@@ -292,6 +319,14 @@ fn log(change: &Change, answer: &Value) {
         Change::Revoke { .. } => tracing::info!(event = "relay.mailbox.revoked", lane, "mailbox revoked"),
         Change::Alias { remove, .. } => {
             tracing::info!(event = "relay.mailbox.alias_changed", lane, remove, "alias changed");
+        }
+        Change::Invite(_) => {
+            let id = answer["id"].as_str().unwrap_or("");
+            tracing::info!(event = "relay.invitation.made", invitation.id = id, "invitation made");
+        }
+        Change::Withdraw { .. } => {
+            let id = answer["id"].as_str().unwrap_or("");
+            tracing::info!(event = "relay.invitation.withdrawn", invitation.id = id, "invitation withdrawn");
         }
         Change::Quota { .. } => tracing::info!(event = "relay.mailbox.quota_changed", lane, "quota changed"),
         Change::Item { id, .. } => {

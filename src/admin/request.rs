@@ -26,6 +26,15 @@ struct AliasBody {
 struct QuotaBody {
     items: Option<u64>,
     bytes: Option<u64>,
+    submissions_per_hour: Option<u32>,
+    recipients_per_day: Option<u32>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RevokeBody {
+    #[serde(default)]
+    hold_outgoing: bool,
 }
 
 #[derive(Deserialize)]
@@ -55,6 +64,8 @@ pub fn change(target: &str, body: &[u8]) -> Result<Change, AskError> {
     let pieces: Vec<&str> = target.split('/').skip(1).collect();
     match pieces.as_slice() {
         ["mailboxes"] => parse(body).map(|AddBody { key }| Change::Add { key }),
+        ["invitations"] => parse(body).map(Change::Invite),
+        ["invitations", id, "withdraw"] => Ok(Change::Withdraw { id: unescape(id)? }),
         ["mailboxes", name, verb] => mailbox(unescape(name)?, verb, body),
         ["spool", "replay"] => parse::<ReplayAsk>(body).map(Change::Replay),
         ["spool", "items", id, "resend"] => {
@@ -88,14 +99,18 @@ pub fn switch(verb: &str, body: &[u8]) -> Result<SwitchAsk, AskError> {
 fn mailbox(name: String, verb: &str, body: &[u8]) -> Result<Change, AskError> {
     match verb {
         "allow" => Ok(Change::Allow { name }),
-        "revoke" => Ok(Change::Revoke { name }),
+        "revoke" => {
+            let RevokeBody { hold_outgoing } =
+                if body.is_empty() { RevokeBody::default() } else { parse(body)? };
+            Ok(Change::Revoke { name, hold_outgoing })
+        }
         "alias" => {
             let AliasBody { address, remove } = parse(body)?;
             Ok(Change::Alias { name, address, remove })
         }
         "quota" => {
-            let QuotaBody { items, bytes } = parse(body)?;
-            Ok(Change::Quota { name, items, bytes })
+            let QuotaBody { items, bytes, submissions_per_hour, recipients_per_day } = parse(body)?;
+            Ok(Change::Quota { name, items, bytes, submissions_per_hour, recipients_per_day })
         }
         _ => Err(AskError::NotFound(format!("no verb `{verb}`; verbs are allow, revoke, alias, quota"))),
     }

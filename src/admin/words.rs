@@ -109,6 +109,8 @@ pub fn mailbox(mailbox: &Mailbox, now: WallMs) -> Value {
         "revoked": mailbox.revoked,
         "quota_items": mailbox.quota_items,
         "quota_bytes": mailbox.quota_bytes,
+        "submissions_per_hour": mailbox.submissions_per_hour,
+        "recipients_per_day": mailbox.recipients_per_day,
         "items": by_state(&stats.items),
         "bytes": by_state(&stats.bytes),
         "next_seq": stats.next_seq.0,

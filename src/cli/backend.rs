@@ -234,6 +234,15 @@ impl Backend {
         })
     }
 
+    /// The relay's name in the configuration.
+    pub(crate) fn hostname(&self) -> &str {
+        &self.config.hostname
+    }
+
+    pub(crate) fn invitations(&self) -> anyhow::Result<Value> {
+        self.answer("/invitations", change::people::list)
+    }
+
     pub(crate) fn mailbox(&self, name: &str) -> anyhow::Result<Value> {
         let named = name.to_owned();
         self.answer(&format!("/mailboxes/{}", escape(name)), move |spool, context| {

@@ -1,5 +1,7 @@
 //! `waystation mailbox ...`: who may connect, and what they may hold.
 
+mod invitations;
+
 use serde_json::{Value, json};
 
 use super::backend::Backend;
@@ -13,6 +15,7 @@ A mailbox is named by its gateway's key text: 52 characters that `waystation gat
 
 Examples:
   waystation mailbox ls
+  waystation mailbox invite --label aunt --alias aunt@mail.example.org
   waystation mailbox alias home@mail.example.org KEY
   waystation mailbox quota KEY --items 5000 --bytes 1073741824
   waystation mailbox revoke KEY";
@@ -26,6 +29,26 @@ pub(crate) enum Verb {
         /// Key text, alias, or address
         #[arg(value_name = "NAME")]
         name: String,
+    },
+    /// Make a one-time code that `waystation gateway bootstrap --invite` redeems
+    #[command(after_help = "Examples:\n  \
+        waystation mailbox invite --label aunt --alias aunt@mail.example.org\n  \
+        waystation mailbox invite --expires 2h --submissions-per-hour 20")]
+    Invite {
+        #[command(flatten)]
+        ask: invitations::Ask,
+        #[command(flatten)]
+        offline: Offline,
+    },
+    /// List invitations: open, redeemed, expired, withdrawn
+    Invitations,
+    /// Take an invitation back before it is redeemed
+    Withdraw {
+        /// Id of the invitation, or its first characters
+        #[arg(value_name = "ID")]
+        id: String,
+        #[command(flatten)]
+        offline: Offline,
     },
     /// Register a key before its gateway connects (needed when admission.mode is allowlist)
     Add {
@@ -43,11 +66,14 @@ pub(crate) enum Verb {
         #[command(flatten)]
         offline: Offline,
     },
-    /// Refuse mail for a mailbox and logins of its gateway; what it holds stays
+    /// Refuse mail for a mailbox and logins of its gateway, and end its session; what it holds stays
     Revoke {
         /// Key text, alias, or address
         #[arg(value_name = "NAME")]
         name: String,
+        /// Hold what it has submitted and nobody has tried yet, as after the theft of a key
+        #[arg(long)]
+        hold_outgoing: bool,
         #[command(flatten)]
         offline: Offline,
     },
@@ -80,6 +106,12 @@ pub(crate) enum Verb {
         /// Most undelivered bytes
         #[arg(long, value_name = "BYTES")]
         bytes: Option<u64>,
+        /// Most submissions in an hour; 0 closes the mailbox for sending
+        #[arg(long, value_name = "N")]
+        submissions_per_hour: Option<u32>,
+        /// Most recipients outside the relay in a day; 0 lets it write to mailboxes here only
+        #[arg(long, value_name = "N")]
+        recipients_per_day: Option<u32>,
         #[command(flatten)]
         offline: Offline,
     },
@@ -101,13 +133,24 @@ pub(crate) fn run(global: &Global, verb: Verb) -> anyhow::Result<Exit> {
         }
         Verb::Add { key, offline } => change(global, offline, "/mailboxes".to_owned(), json!({ "key": key })),
         Verb::Allow { key, offline } => change(global, offline, verb_of(&key, "allow"), json!({})),
-        Verb::Revoke { name, offline } => change(global, offline, verb_of(&name, "revoke"), json!({})),
+        Verb::Invite { ask, offline } => invitations::invite(global, offline, &ask),
+        Verb::Invitations => invitations::list(global),
+        Verb::Withdraw { id, offline } => invitations::withdraw(global, offline, &id),
+        Verb::Revoke { name, hold_outgoing, offline } => {
+            let body = json!({ "hold_outgoing": hold_outgoing });
+            change(global, offline, verb_of(&name, "revoke"), body)
+        }
         Verb::Alias { address, name, remove, offline } => {
             let body = json!({ "address": address, "remove": remove });
             change(global, offline, verb_of(&name, "alias"), body)
         }
-        Verb::Quota { name, items, bytes, offline } => {
-            let body = json!({ "items": items, "bytes": bytes });
+        Verb::Quota { name, items, bytes, submissions_per_hour, recipients_per_day, offline } => {
+            let body = json!({
+                "items": items,
+                "bytes": bytes,
+                "submissions_per_hour": submissions_per_hour,
+                "recipients_per_day": recipients_per_day,
+            });
             change(global, offline, verb_of(&name, "quota"), body)
         }
     }
@@ -207,6 +250,9 @@ fn show(global: &Global, mailbox: &Value) -> anyhow::Result<Exit> {
             most("recipients_per_day_max")
         ),
     );
+    if let Some(held) = mailbox["held_now"].as_u64() {
+        field("held now", &format!("{held} submissions; `waystation spool release ID` lets one go"));
+    }
     screen::print(&page)?;
     Ok(Exit::Done)
 }

@@ -349,3 +349,20 @@ fn an_indeterminate_one_is_sent_again_only_by_somebody_who_says_that_a_duplicate
     assert_eq!(states(&out), wanted);
     assert!(ask(&["spool", "verify"]).1.starts_with("everything is whole"));
 }
+
+#[test]
+fn what_a_stolen_key_has_submitted_can_be_held_with_its_revocation() {
+    // U5
+    let dir = tempfile::tempdir().expect("directory");
+    let every = every(dir.path());
+    let revoke = ["mailbox", "revoke", &key(), "--hold-outgoing", "--offline", "--json"];
+    let (code, out, err) = run_text(&on(dir.path(), &revoke));
+    assert_eq!(code, 0, "{err}");
+    let shown: Value = serde_json::from_str(&out).expect("JSON");
+    assert_eq!((&shown["revoked"], &shown["held_now"]), (&true.into(), &2.into()), "{out}");
+    let (_, out, _) =
+        run_text(&on(dir.path(), &["spool", "ls", "--direction", "out", "--state", "held", "--json"]));
+    let held: Vec<_> =
+        json_lines(&out).iter().map(|line| line["id"].as_str().expect("id").to_owned()).collect();
+    assert!(held.contains(&every.fresh.to_string()) && held.contains(&every.waits.to_string()), "{out}");
+}

@@ -233,15 +233,20 @@ impl Gateway {
         gateway.closed().await
     }
 
-    /// Asks for a challenge and answers it.
+    /// Asks for a challenge and answers it; `more` is put into the request.
     pub(super) async fn prove(&mut self, key: &SecretKey, more: &str) {
+        self.prove_with(key, more, "").await;
+    }
+
+    /// The same with `further` put into the response.
+    pub(super) async fn prove_with(&mut self, key: &SecretKey, more: &str, further: &str) {
         let text = key.key_text();
         self.tell(&format!(r#"{{"type":"auth_challenge_request","publicKeyBase32":"{text}"{more}}}"#)).await;
         let challenge = self.said().await;
         let signature = BASE64.encode(&key.sign(challenge["challengeText"].as_str().unwrap().as_bytes()));
         let id = challenge["challengeId"].as_str().unwrap();
         self.tell(&format!(
-            r#"{{"type":"auth_challenge_response","publicKeyBase32":"{text}","challengeId":"{id}","signatureBase64":"{signature}"}}"#
+            r#"{{"type":"auth_challenge_response","publicKeyBase32":"{text}","challengeId":"{id}","signatureBase64":"{signature}"{further}}}"#
         ))
         .await;
     }

@@ -8,7 +8,7 @@ use spool::error::{AcceptError, SpoolError};
 use spool::ids::LaneId;
 
 use super::Settings;
-use super::quotas::{Over, Quotas, Way};
+use super::quotas::{Over, Own, Quotas, Way};
 use super::stream::Collected;
 use crate::mail::address::{ForwardPath, Mailbox};
 use crate::mail::intake::ledger;
@@ -30,6 +30,8 @@ pub(super) struct Facts {
     pub(super) here: Option<Answer>,
     /// Neither the disk nor the mailbox's outbox has room for another one.
     pub(super) is_full: bool,
+    /// Limits of the mailbox's own.
+    pub(super) own: Own,
 }
 
 /// What is asked of the spool.
@@ -58,8 +60,10 @@ impl Question {
             None => spool.accepts(),
         };
         let is_full = matches!(room, Err(AcceptError::NoSpace | AcceptError::OverQuota));
+        let own =
+            Own { per_hour: mailbox.submissions_per_hour, recipients_per_day: mailbox.recipients_per_day };
         let names = std::iter::once(mailbox.name).chain(mailbox.aliases).collect();
-        Ok(Some(Facts { names, known, here, is_full }))
+        Ok(Some(Facts { names, known, here, is_full, own }))
     }
 }
 
@@ -168,7 +172,7 @@ pub(super) fn decide(
         return Verdict::NotNow("there is no room for another submission");
     }
     if !facts.known
-        && let Err(over) = quotas.take(mailbox, way)
+        && let Err(over) = quotas.take(mailbox, facts.own, way)
     {
         return Verdict::Refuse { destination, note: over.into() };
     }

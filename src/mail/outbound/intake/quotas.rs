@@ -1,15 +1,18 @@
 //! How much one mailbox may submit: messages in an hour, recipients outside this relay in a day.
 //!
 //! Each limit is a bucket that fills evenly, so that a mailbox which used it up gets the next place after a little
-//! while and not at midnight. Promise: bounded by the mailboxes that were active lately ([`Quotas::tidy`]). Kept in
-//! memory: a restart forgives.
+//! while and not at midnight. A mailbox may have limits of its own, zero included. Promise: bounded by the mailboxes
+//! that were active lately ([`Quotas::tidy`]). Kept in memory: a restart forgives.
 
+use std::collections::HashMap;
 use std::num::NonZeroU32;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use governor::clock::Clock;
+use governor::clock::{Clock, Reference};
 use governor::middleware::NoOpMiddleware;
 use governor::state::keyed::HashMapStateStore;
+use governor::state::{InMemoryState, NotKeyed};
 use governor::{Quota, RateLimiter};
 use spool::ids::LaneId;
 
@@ -32,6 +35,9 @@ pub(super) enum Over {
     /// Recipients.
     #[error("this mailbox has written to as many recipients as it may in a day; try again later")]
     Recipients,
+    /// A limit of the mailbox's own is zero.
+    #[error("the operator of the relay has closed this mailbox for sending")]
+    Closed,
     /// Automatic mail between two mailboxes.
     #[error("two mailboxes here answer each other automatically; the exchange is stopped")]
     Automatic,
@@ -42,6 +48,7 @@ impl Over {
     pub(super) fn enhanced_code(self) -> &'static str {
         match self {
             Self::Messages | Self::Recipients => "4.7.1",
+            Self::Closed => "5.7.1",
             Self::Automatic => "5.4.6",
         }
     }
@@ -61,6 +68,26 @@ pub(super) enum Way {
     },
 }
 
+/// Limits of one mailbox's own; `None`: those of the configuration.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Own {
+    /// Messages in an hour.
+    pub(super) per_hour: Option<u32>,
+    /// Recipients elsewhere in a day.
+    pub(super) recipients_per_day: Option<u32>,
+}
+
+type Single<C> = RateLimiter<NotKeyed, InMemoryState, C, NoOpMiddleware<<C as Clock>::Instant>>;
+
+/// The buckets of a mailbox with limits of its own.
+#[derive(Debug)]
+struct OwnBuckets<C: Clock> {
+    own: Own,
+    messages: Option<Single<C>>,
+    recipients: Option<Single<C>>,
+    used: C::Instant,
+}
+
 type Keyed<K, C> = RateLimiter<K, HashMapStateStore<K>, C, NoOpMiddleware<<C as Clock>::Instant>>;
 
 /// The limits of all mailboxes.
@@ -71,46 +98,79 @@ pub(super) struct Quotas<C: Clock = Monotonic> {
     recipients: Keyed<LaneId, C>,
     automatic: Keyed<(LaneId, LaneId), C>,
     refusals: Keyed<LaneId, C>,
+    own: Mutex<HashMap<LaneId, OwnBuckets<C>>>,
+    clock: C,
 }
 
 impl<C: Clock + Clone> Quotas<C> {
     pub(super) fn new(enabled: bool, messages_per_hour: u32, recipients_per_day: u32, clock: &C) -> Self {
-        let per_hour = |n| Quota::per_hour(NonZeroU32::new(n).unwrap_or(NonZeroU32::MIN));
-        let recipients = NonZeroU32::new(recipients_per_day).unwrap_or(NonZeroU32::MIN);
-        let per_day = Quota::with_period(DAY / recipients.get()).map(|quota| quota.allow_burst(recipients));
         Self {
             enabled,
             messages: RateLimiter::hashmap_with_clock(per_hour(messages_per_hour), clock.clone()),
-            recipients: RateLimiter::hashmap_with_clock(
-                per_day.unwrap_or_else(|| Quota::per_hour(recipients)),
-                clock.clone(),
-            ),
+            recipients: RateLimiter::hashmap_with_clock(per_day(recipients_per_day), clock.clone()),
             automatic: RateLimiter::hashmap_with_clock(per_hour(AUTOMATIC_PER_HOUR), clock.clone()),
             refusals: RateLimiter::hashmap_with_clock(per_hour(REFUSALS_PER_HOUR), clock.clone()),
+            own: Mutex::default(),
+            clock: clock.clone(),
         }
     }
 
-    /// Counts one message of `mailbox`.
+    /// Counts one message of `mailbox`, whose own limits come before the others.
     ///
     /// # Errors
     /// [`Over`].
-    pub(super) fn take(&self, mailbox: LaneId, way: Way) -> Result<(), Over> {
+    pub(super) fn take(&self, mailbox: LaneId, own: Own, way: Way) -> Result<(), Over> {
         // A loop is stopped whatever the operator thinks of quotas.
         if let Way::Inside { to, automatic: true } = way
             && self.automatic.check_key(&(mailbox, to)).is_err()
         {
             return Err(Over::Automatic);
         }
-        if !self.enabled {
-            return Ok(());
+        let outside = way == Way::Outside;
+        if own != Own::default() {
+            self.take_own(mailbox, own, outside)?;
         }
-        if self.messages.check_key(&mailbox).is_err() {
+        let (messages, recipients) = (own.per_hour.is_none(), own.recipients_per_day.is_none());
+        if self.enabled && messages && self.messages.check_key(&mailbox).is_err() {
             return Err(Over::Messages);
         }
-        if way == Way::Outside && self.recipients.check_key(&mailbox).is_err() {
+        if self.enabled && recipients && outside && self.recipients.check_key(&mailbox).is_err() {
             return Err(Over::Recipients);
         }
         Ok(())
+    }
+
+    fn take_own(&self, mailbox: LaneId, own: Own, outside: bool) -> Result<(), Over> {
+        if own.per_hour == Some(0) || (outside && own.recipients_per_day == Some(0)) {
+            return Err(Over::Closed);
+        }
+        let now = self.clock.now();
+        let mut all = self.own();
+        let fresh = || OwnBuckets {
+            own,
+            messages: own.per_hour.map(|n| RateLimiter::direct_with_clock(per_hour(n), self.clock.clone())),
+            recipients: own
+                .recipients_per_day
+                .map(|n| RateLimiter::direct_with_clock(per_day(n), self.clock.clone())),
+            used: now,
+        };
+        let buckets = all.entry(mailbox).or_insert_with(fresh);
+        if buckets.own != own {
+            *buckets = fresh();
+        }
+        buckets.used = now;
+        if buckets.messages.as_ref().is_some_and(|bucket| bucket.check().is_err()) {
+            return Err(Over::Messages);
+        }
+        if outside && buckets.recipients.as_ref().is_some_and(|bucket| bucket.check().is_err()) {
+            return Err(Over::Recipients);
+        }
+        Ok(())
+    }
+
+    /// The map stays whole when a holder panics.
+    fn own(&self) -> MutexGuard<'_, HashMap<LaneId, OwnBuckets<C>>> {
+        self.own.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether one more refusal of `mailbox` is kept.
@@ -124,7 +184,20 @@ impl<C: Clock + Clone> Quotas<C> {
         self.recipients.retain_recent();
         self.automatic.retain_recent();
         self.refusals.retain_recent();
+        let now = self.clock.now();
+        // After a day both buckets are full again, as new ones are.
+        self.own().retain(|_, buckets| now.duration_since(buckets.used) < DAY.into());
     }
+}
+
+fn per_hour(n: u32) -> Quota {
+    Quota::per_hour(NonZeroU32::new(n).unwrap_or(NonZeroU32::MIN))
+}
+
+fn per_day(n: u32) -> Quota {
+    let n = NonZeroU32::new(n).unwrap_or(NonZeroU32::MIN);
+    let even = Quota::with_period(DAY / n.get()).map(|quota| quota.allow_burst(n));
+    even.unwrap_or_else(|| Quota::per_hour(n))
 }
 
 #[cfg(test)]
@@ -139,20 +212,47 @@ mod tests {
         let quotas = Quotas::new(true, 3, 4, &clock);
         let (one, two) = (LaneId(1), LaneId(2));
         for _ in 0..3 {
-            assert_eq!(quotas.take(one, Way::Outside), Ok(()));
+            assert_eq!(quotas.take(one, Own::default(), Way::Outside), Ok(()));
         }
-        assert_eq!(quotas.take(one, Way::Outside), Err(Over::Messages));
-        assert_eq!(quotas.take(two, Way::Outside), Ok(()));
+        assert_eq!(quotas.take(one, Own::default(), Way::Outside), Err(Over::Messages));
+        assert_eq!(quotas.take(two, Own::default(), Way::Outside), Ok(()));
         clock.advance(Duration::from_secs(3600));
-        assert_eq!(quotas.take(one, Way::Outside), Ok(()));
-        assert_eq!(quotas.take(one, Way::Outside), Err(Over::Recipients));
+        assert_eq!(quotas.take(one, Own::default(), Way::Outside), Ok(()));
+        assert_eq!(quotas.take(one, Own::default(), Way::Outside), Err(Over::Recipients));
         let inside = Way::Inside { to: two, automatic: false };
-        assert_eq!(quotas.take(one, inside), Ok(()), "mail here is no recipient outside");
+        assert_eq!(quotas.take(one, Own::default(), inside), Ok(()), "mail here is no recipient outside");
         clock.advance(DAY);
         for _ in 0..3 {
-            assert_eq!(quotas.take(one, Way::Outside), Ok(()));
+            assert_eq!(quotas.take(one, Own::default(), Way::Outside), Ok(()));
         }
         quotas.tidy();
+    }
+
+    #[test]
+    fn limits_of_its_own_hold_in_place_of_the_others() {
+        let clock = FakeRelativeClock::default();
+        let quotas = Quotas::new(true, 1, 1, &clock);
+        let (one, own) = (LaneId(1), |per_hour, recipients_per_day| Own { per_hour, recipients_per_day });
+        let more = own(Some(3), Some(2));
+        let inside = Way::Inside { to: LaneId(2), automatic: false };
+        assert_eq!(quotas.take(one, more, Way::Outside), Ok(()));
+        assert_eq!(quotas.take(one, more, Way::Outside), Ok(()));
+        assert_eq!(quotas.take(one, more, Way::Outside), Err(Over::Recipients));
+        assert_eq!(quotas.take(one, more, inside), Err(Over::Messages));
+        // Closed, and opened again, by the operator: the new limits begin anew.
+        assert_eq!(quotas.take(one, own(Some(0), None), inside), Err(Over::Closed));
+        assert_eq!(quotas.take(one, own(None, Some(0)), Way::Outside), Err(Over::Closed));
+        assert_eq!(quotas.take(one, own(None, Some(0)), inside), Ok(()));
+        assert_eq!(quotas.take(one, own(Some(1), Some(1)), Way::Outside), Ok(()));
+        let off = Quotas::new(false, 1, 1, &clock);
+        assert_eq!(
+            off.take(one, own(Some(0), None), inside),
+            Err(Over::Closed),
+            "an operator's word holds always"
+        );
+        clock.advance(DAY);
+        quotas.tidy();
+        assert!(quotas.own().is_empty());
     }
 
     #[test]
@@ -171,10 +271,13 @@ mod tests {
         let quotas = Quotas::new(false, 1, 1, &FakeRelativeClock::default());
         let way = Way::Inside { to: LaneId(2), automatic: true };
         for _ in 0..AUTOMATIC_PER_HOUR {
-            assert_eq!(quotas.take(LaneId(1), way), Ok(()));
+            assert_eq!(quotas.take(LaneId(1), Own::default(), way), Ok(()));
         }
-        assert_eq!(quotas.take(LaneId(1), way), Err(Over::Automatic)); // L8
-        assert_eq!(quotas.take(LaneId(2), Way::Inside { to: LaneId(1), automatic: true }), Ok(()));
-        assert_eq!(quotas.take(LaneId(1), Way::Outside), Ok(()));
+        assert_eq!(quotas.take(LaneId(1), Own::default(), way), Err(Over::Automatic)); // L8
+        assert_eq!(
+            quotas.take(LaneId(2), Own::default(), Way::Inside { to: LaneId(1), automatic: true }),
+            Ok(())
+        );
+        assert_eq!(quotas.take(LaneId(1), Own::default(), Way::Outside), Ok(()));
     }
 }
