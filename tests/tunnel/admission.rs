@@ -1,4 +1,5 @@
 //! Who gets in with an invitation, and who is put out.
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use serde_json::Value;
 use spool::invitations::Invitation;
