@@ -10,6 +10,7 @@ mod abuse;
 mod edge;
 pub mod ledger;
 mod outbound;
+mod verify;
 mod vitals;
 
 use std::io;
@@ -194,6 +195,7 @@ pub async fn start(config: &Config, stop: CancellationToken) -> Result<Daemon, S
         metrics: Arc::clone(&metrics),
         limits: Arc::new(Limits::new(abuse::limits(config))),
         screen: abuse::screen(config, deliveries.router.dns(), &metrics),
+        verifier: verify::verifier(config, &deliveries.router, &metrics),
     };
     let intake = intake::Settings { gate: edge::smtp_gate(config, &metrics), ..intake_settings(config) };
     tasks.spawn(intake::run(smtp_listeners, intake, deps, stop.clone()));

@@ -11,6 +11,7 @@ mod json;
 mod metrics;
 mod submitted;
 mod tls;
+mod verdicts;
 
 use std::io::IsTerminal as _;
 
@@ -25,6 +26,7 @@ pub use metrics::{
 };
 pub use submitted::SubmissionOutcome;
 pub use tls::{TlsFamilies, TlsListener, TlsVersion};
+pub use verdicts::VerdictFamilies;
 
 /// Shape of a log line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]

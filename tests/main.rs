@@ -14,3 +14,4 @@ mod signing;
 mod smuggling;
 mod support;
 mod tunnel;
+mod verdicts;

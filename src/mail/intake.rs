@@ -13,6 +13,7 @@
 
 mod guard;
 pub(in crate::mail) mod ledger;
+mod passage;
 pub mod screen;
 mod session;
 
@@ -32,6 +33,7 @@ use crate::clock;
 use crate::mail::limits::{Limits, Refused};
 use crate::mail::smtp::receiver::{self, Load};
 use crate::mail::smtp::reply::Reply;
+use crate::mail::verdict::evaluate::Verifier;
 use crate::observe::{Limited, Metrics, RefusalStage, Throttle};
 use crate::proxy::{Arrival, Gate};
 use crate::spooler::Spooler;
@@ -99,6 +101,8 @@ pub struct Deps {
     pub limits: Arc<Limits>,
     /// What the DNS is asked about clients and senders; `None`: nothing.
     pub screen: Option<Arc<Screen>>,
+    /// Checks senders; `None`: nobody does.
+    pub verifier: Option<Arc<Verifier>>,
 }
 
 /// What every session shares.

@@ -1,10 +1,33 @@
-//! What was found out about the sender of a message, as values (RFC 8601 §2.7).
+//! What was found out about the sender of a message, as values (RFC 8601 §2.7), and how it is found out.
 //!
-//! Promises: a check that was not made or did not get its answers says so; it never counts as failed. Nothing here
-//! looks anything up.
+//! * [`inspector`], [`claims`], [`body`]: while the message passes by: forged results go, what the checks need stays.
+//! * [`evaluate`], [`spf`], [`lookups`]: the drivers: DNS and mail-auth. [`patience`]: how long they may take.
+//! * [`signatures`], [`key`], [`tags`]: what can be said about signatures and keys without asking anybody.
+//! * [`results`]: our `Authentication-Results` field.
+//!
+//! Promises: a check that was not made or did not get its answers says so; it never counts as failed.
+//!
+//! Where we are stricter than mail-auth: several SPF or DMARC records at a name, void lookups of SPF, keys and signatures
+//! that RFC 8301 forbids, `l=`, `From` outside of `h=`, more than one address in `From`.
+
+pub mod body;
+pub mod claims;
+pub mod evaluate;
+pub mod inspector;
+pub mod key;
+mod lookups;
+pub mod patience;
+pub mod results;
+pub mod signatures;
+pub mod spf;
+pub mod tags;
+
+pub use lookups::{Budget, NAMES_PER_CONNECTION_MAX};
 
 /// Most DKIM signatures of one message that are looked at.
 pub const DKIM_SIGNATURES_MAX: usize = 10;
+/// The reason of a signature that fits the header but not the body: [`Dkim::attested`] reads it.
+pub const BODY_HASH_REASON: &str = "body hash did not verify";
 
 /// Result of one check, in the words of RFC 8601 §2.7.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, bincode::Encode, bincode::Decode)]
@@ -73,6 +96,15 @@ pub struct Dkim {
     pub reason: String,
 }
 
+impl Dkim {
+    /// The word that counts for the attested signals (mail-tunnel 10.1), which follow another library there: a body that
+    /// does not match is `fail` in RFC 8601 and `neutral` in them.
+    #[must_use]
+    pub fn attested(&self) -> Word {
+        if self.word == Word::Fail && self.reason == BODY_HASH_REASON { Word::Neutral } else { self.word }
+    }
+}
+
 /// DMARC (RFC 7489, RFC 9989).
 #[derive(Clone, Debug, Default, PartialEq, Eq, bincode::Encode, bincode::Decode)]
 pub struct Dmarc {
@@ -97,4 +129,26 @@ pub struct Verdicts {
     pub dmarc: Dmarc,
     /// The ARC chain as a whole (RFC 8617).
     pub arc: Word,
+}
+
+impl Verdicts {
+    /// DKIM in one word: that of the best signature.
+    #[must_use]
+    pub fn dkim_word(&self) -> Word {
+        let order = [Word::Pass, Word::TempError, Word::Policy, Word::Fail, Word::PermError, Word::Neutral];
+        let best = order.into_iter().find(|word| self.dkim.iter().any(|dkim| dkim.word == *word));
+        best.unwrap_or_default()
+    }
+
+    /// Results of SPF, DKIM and DMARC, for the log.
+    #[must_use]
+    pub fn words3(&self) -> [&'static str; 3] {
+        [self.spf.word, self.dkim_word(), self.dmarc.word].map(Word::as_str)
+    }
+
+    /// Method and result of each check, as `Authentication-Results` has them.
+    pub fn words(&self) -> impl Iterator<Item = (&'static str, Word)> {
+        [("spf", self.spf.word), ("dkim", self.dkim_word()), ("dmarc", self.dmarc.word), ("arc", self.arc)]
+            .into_iter()
+    }
 }

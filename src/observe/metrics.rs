@@ -14,11 +14,11 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 use spool::types::{SpoolStats, State};
 
-use super::SubmissionOutcome;
 use super::abuse::AbuseFamilies;
 use super::edge::EdgeFamilies;
 use super::json::json_from_text;
 use super::tls::TlsFamilies;
+use super::{SubmissionOutcome, VerdictFamilies};
 
 /// Upper bounds of the latency histograms, seconds.
 const LATENCY_BUCKETS: [f64; 14] =
@@ -229,6 +229,8 @@ pub struct Metrics {
     outbound: OutboundFamilies,
     /// What was kept out.
     pub abuse: AbuseFamilies,
+    /// What was found out about senders.
+    pub verdicts: VerdictFamilies,
     spool: LaneGauges,
     /// Proxies, admin API over HTTP, ACME.
     pub edge: EdgeFamilies,
@@ -277,12 +279,14 @@ impl Metrics {
             histograms,
             outbound: OutboundFamilies::default(),
             abuse: AbuseFamilies::default(),
+            verdicts: VerdictFamilies::default(),
             spool: LaneGauges::default(),
             edge: EdgeFamilies::default(),
             recovery: FloatGauge::default(),
             ready: Gauge::default(),
         };
         metrics.register_mail();
+        metrics.verdicts.register(&mut metrics.registry);
         metrics.register_tunnel();
         metrics.register_outbound();
         metrics.register_spool();

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hickory_resolver::TokioResolver;
 use spool::disk::real::RealDisk;
 use spool::engine::{Engine, Unobserved};
 use spool::index::sled::SledIndex;
@@ -16,6 +17,7 @@ use waystation::clock;
 use waystation::mail::intake::{self, Deps};
 use waystation::mail::limits::{self, Limits};
 use waystation::mail::smtp::receiver;
+use waystation::mail::verdict::evaluate::{self, Verifier};
 use waystation::observe::Metrics;
 use waystation::spooler::Spooler;
 
@@ -29,7 +31,6 @@ pub(crate) const FULL: &str = "ccccccccccccccccccccccccccccccccccccccccccccccccc
 pub(crate) const GONE: &str = "dddddddddddddddddddddddddddddddddddddddddddddddddddd";
 
 /// What a scenario may change before the start.
-#[derive(Debug)]
 pub(crate) struct Plan {
     /// Sessions, twins, waits.
     pub(crate) intake: intake::Settings,
@@ -37,6 +38,8 @@ pub(crate) struct Plan {
     pub(crate) limits: limits::Settings,
     /// The spool.
     pub(crate) spool: Options,
+    /// Checks of senders, and whom they ask; off unless a scenario is about them, because they ask the DNS.
+    pub(crate) verify: Option<(evaluate::Settings, TokioResolver)>,
 }
 
 /// A running intake.
@@ -70,6 +73,7 @@ impl MailRelay {
             intake: intake::Settings::new(session),
             limits: limits::Settings { enabled: false, ..limits::Settings::default() },
             spool: Options { segment_bytes: 4 * 1024 * 1024, min_free_bytes: 0, ..Options::default() },
+            verify: None,
         };
         change(&mut plan);
         let dir = tempfile::tempdir().expect("temporary directory");
@@ -88,6 +92,9 @@ impl MailRelay {
             metrics: metrics.clone(),
             limits: Arc::new(Limits::new(plan.limits)),
             screen: None,
+            verifier: plan
+                .verify
+                .map(|(settings, resolver)| Verifier::new(settings, &resolver, metrics.clone())),
         };
         let task = tokio::spawn(intake::run(vec![listener], plan.intake, deps, stop.clone()));
         Self { address, spooler, metrics, stop, task, engine, _dir: dir }

@@ -49,7 +49,7 @@ pub(super) fn measure(root: &Path, sink: &mut Sink, load: Load) -> anyhow::Resul
         "data_dir = \"{}\"\nhostname = \"relay.bench.test\"\n[http]\nlisten = \"127.0.0.1:0\"\n[smtp]\n\
          listen = [\"127.0.0.1:0\"]\n[spool]\nmin_free_bytes = 0\n[log]\nformat = \"json\"\n[delivery]\n\
          smarthost = \"{}\"\nallow_private_targets = true\nmax_concurrent_total = {n}\n\
-         max_concurrent_per_destination = {n}\n[admission]\nmailbox_items_max = 10000000\n",
+         max_concurrent_per_destination = {n}\n[admission]\nmailbox_items_max = 10000000\n[verify]\nenabled = false\n",
         root.join("data").display(),
         sink.address,
         n = load.concurrency,

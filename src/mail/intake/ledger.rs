@@ -15,6 +15,7 @@ use crate::mail::envelope::Meta;
 use crate::mail::limits;
 use crate::mail::smtp::receiver::{Acceptance, Answer};
 use crate::mail::trace::Received;
+use crate::mail::verdict::evaluate::Judged;
 use crate::spooler::{Accepted, BodyWriter, Spooler};
 
 /// What became of a message.
@@ -146,7 +147,8 @@ pub(super) async fn store(
         [only] => Some(only.path.verbatim()),
         _ => None,
     };
-    let head = Received {
+    let mut head = settings.judged.field;
+    let received = Received {
         helo: &acceptance.helo,
         client: settings.client,
         hostname: &settings.hostname,
@@ -154,8 +156,8 @@ pub(super) async fn store(
         id,
         only_recipient: only,
         at: now,
-    }
-    .field();
+    };
+    head.extend_from_slice(&received.field());
     let meta = Meta {
         mail_from: acceptance.from.verbatim().to_owned(),
         client_ip: settings.client.to_string(),
@@ -165,6 +167,7 @@ pub(super) async fn store(
         body: acceptance.body,
         received_at_ms: now.0,
         transaction: id.to_string(),
+        verdicts: settings.judged.verdicts,
         ..Meta::default()
     };
     let targets =
@@ -185,6 +188,7 @@ pub(super) struct StoreSettings {
     pub(super) hostname: String,
     pub(super) fingerprint: [u8; 32],
     pub(super) suppress_twins: bool,
+    pub(super) judged: Judged,
 }
 
 /// The sender may not have heard that we have it: his repeat shall not become a second message.

@@ -11,10 +11,11 @@ use tokio::time::timeout;
 use super::Shared;
 use super::guard::Guard;
 use super::ledger::{self, StoreSettings, Stored};
+use super::passage::{self, Passage};
 use crate::mail::smtp::receiver::{Acceptance, Answer, Output, Question, Receiver, Stage};
 use crate::mail::smtp::reply::Reply;
+use crate::mail::verdict::Budget;
 use crate::observe::RefusalStage;
-use crate::spooler::BodyWriter;
 use crate::{clock, crashpoint};
 
 /// Read buffer of one connection.
@@ -46,9 +47,11 @@ struct Session<'a> {
     start: usize,
     end: usize,
     replies: Vec<u8>,
-    body: Option<BodyWriter>,
+    body: Option<Passage>,
     unheard: Option<Unheard>,
     guard: Guard,
+    /// What this connection may still make the checks of senders ask for.
+    lookups: Budget,
     /// The end of what the client sends was seen.
     at_end: bool,
 }
@@ -69,6 +72,7 @@ pub(super) async fn serve(stream: TcpStream, client: IpAddr, number: u64, shared
         body: None,
         unheard: None,
         guard: Guard::new(client, shared),
+        lookups: Budget::default(),
         at_end: false,
     };
     let orderly = session.converse(receiver).await;
@@ -150,7 +154,10 @@ impl Session<'_> {
                 let answer = self.ask(question).await;
                 receiver.answer(answer, clock::monotonic());
             }
-            Output::Begin { .. } => self.body = Some(self.shared.deps.spooler.body()),
+            Output::Begin { .. } => {
+                let (deps, ours) = (&self.shared.deps, &self.shared.session.hostname);
+                self.body = Some(Passage::begin(&deps.spooler, ours, deps.verifier.is_some()));
+            }
             Output::Body(bytes) => self.keep(&bytes, receiver).await,
             Output::Abandon => self.body = None,
             Output::Persist(acceptance) => self.persist(*acceptance, receiver).await,
@@ -201,11 +208,25 @@ impl Session<'_> {
         let Some(body) = self.body.take() else {
             return receiver.store_failed(ticket, Answer::Failed, started);
         };
+        let (body, inspected) = match timeout(self.shared.settings.commit_timeout, body.end()).await {
+            Ok(Ok(ended)) => ended,
+            Ok(Err(error)) => {
+                return receiver.store_failed(ticket, ledger::refusal(&error), clock::monotonic());
+            }
+            Err(_) => return receiver.store_failed(ticket, Answer::Failed, clock::monotonic()),
+        };
+        let verifier = self.shared.deps.verifier.as_ref();
+        let judged = passage::judge(verifier, self.client, &acceptance, inspected, &mut self.lookups).await;
+        if judged.refuse {
+            return receiver.refused(ticket, Reply::dmarc_reject(), clock::monotonic());
+        }
+        let [spf, dkim, dmarc] = judged.verdicts.words3();
         let settings = StoreSettings {
             client: self.client,
             hostname: self.shared.session.hostname.clone(),
             fingerprint: ledger::fingerprint(self.client, &acceptance, &body),
             suppress_twins: self.shared.settings.suppress_twins,
+            judged,
         };
         let fingerprint = settings.fingerprint;
         let (bytes, from) = (acceptance.bytes, acceptance.from.to_string());
@@ -240,7 +261,7 @@ impl Session<'_> {
                 for (id, (lane, to)) in accepted.ids.iter().zip(&lanes) {
                     tracing::info!(
                         event = "relay.ingress.accepted", item.id = %id, lane, session.id = self.name,
-                        client.ip = %self.client, from, to, size_bytes = accepted.size_bytes,
+                        client.ip = %self.client, from, to, size_bytes = accepted.size_bytes, spf, dkim, dmarc,
                         duration_ms = duration.as_millis(), "accepted item {id}",
                     );
                 }

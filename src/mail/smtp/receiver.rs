@@ -395,6 +395,11 @@ impl Receiver {
         self.stored(ticket, not_kept(&answer), now);
     }
 
+    /// The outcome of [`Output::Persist`]: the message is refused for good.
+    pub fn refused(&mut self, ticket: Ticket, reply: Reply, now: Instant) {
+        self.stored(ticket, reply, now);
+    }
+
     /// The spool refused a part of the body under way: read on to its end, then say so.
     pub fn body_failed(&mut self, answer: &Answer) {
         if let Some(message) = self.transaction.as_mut().and_then(|t| t.message.as_mut()) {

@@ -361,6 +361,17 @@ impl Reply {
         Self::coded(554, 4, 6, "Mail loop: too many Received fields")
     }
 
+    /// 550: the domain of `From` asks for the refusal of such mail (RFC 7489 §10.3, RFC 7372 §3.3).
+    #[must_use]
+    pub fn dmarc_reject() -> Self {
+        Self::coded(
+            550,
+            7,
+            26,
+            "Neither SPF nor DKIM vouches for the domain of From, whose DMARC policy is reject",
+        )
+    }
+
     /// 450: rate limit of messages.
     #[must_use]
     pub fn too_many_messages() -> Self {

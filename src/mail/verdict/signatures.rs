@@ -1,0 +1,240 @@
+//! PURE: the signatures of a message, and what can be said about each without asking anybody.
+//!
+//! Promises: at most [`DKIM_SIGNATURES_MAX`] DKIM signatures are looked at (M10), and of each at most
+//! [`SIGNED_FIELDS_MAX`] signed fields, so that the time for one message is bounded. What may not count for anything
+//! (RFC 8301: SHA-1; `l=`) is known before a key is asked for.
+//!
+//! Words: a signature that does not make sense, has expired or comes from the future is `neutral` (RFC 8601 section
+//! 2.7.1: not able to be processed); one that is not good enough is `policy`.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use mail_auth::AuthenticatedMessage;
+use mail_auth::common::crypto::{Algorithm, HashAlgorithm};
+use mail_auth::common::headers::Header;
+use mail_auth::dkim::{Canonicalization, Signature};
+
+use super::body::Form;
+use super::inspector::Flaw;
+use super::tags::Tags;
+use super::{DKIM_SIGNATURES_MAX, Dkim, Word};
+
+/// Most names in `h=` that are followed.
+pub const SIGNED_FIELDS_MAX: usize = 500;
+/// Most ARC sets (RFC 8617 section 4.2.1).
+pub const ARC_SETS_MAX: usize = 50;
+/// How far in the future a signature may have been made, seconds: clocks differ.
+const CLOCK_SKEW_SECONDS: u64 = 300;
+/// Longest domain name or selector that is remembered, octets.
+const NAME_BYTES_MAX: usize = 253;
+/// Octets of `b=` that tell signatures apart (RFC 6008 asks for eight at least).
+const B_PREFIX_BYTES: usize = 8;
+
+/// How a signature covers the body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// Its canonical form.
+    pub form: Form,
+    /// `l=`
+    pub limit: Option<u64>,
+}
+
+/// One DKIM signature.
+#[derive(Debug)]
+pub struct Candidate<'h> {
+    /// What is known so far; [`Word::None`] when a key must be asked for.
+    pub found: Dkim,
+    /// The beginning of `b=`.
+    pub b: String,
+    /// `l=` leaves a part of the body open.
+    pub partial: bool,
+    /// The signature, when a key must be asked for.
+    pub header: Option<Header<'h, Signature>>,
+}
+
+/// A message's header with its signatures.
+#[derive(Debug)]
+pub struct Signed<'h> {
+    /// As the library sees it; its DKIM signatures and errors are moved to `dkim`.
+    pub message: AuthenticatedMessage<'h>,
+    /// The first of the DKIM signatures.
+    pub dkim: Vec<Candidate<'h>>,
+    /// `From` fields.
+    pub from_fields: usize,
+    /// What can be said about ARC without asking: too many sets, not a set, too expensive.
+    pub arc: Option<Word>,
+}
+
+/// How the signatures that will be checked cover the body.
+///
+/// # Errors
+/// [`Flaw`] when the header makes no sense.
+pub fn wanted(header: &[u8]) -> Result<Vec<Wanted>, Flaw> {
+    // Without a time: what has expired is hashed in vain.
+    let signed = read(header, None)?;
+    let mut wanted: Vec<Wanted> = Vec::new();
+    let covered = signed.dkim.iter().filter_map(|candidate| candidate.header.as_ref());
+    let covered = covered.map(|header| coverage(&header.header));
+    let last_seal = signed.arc.is_none().then(|| signed.message.ams_headers.last()).flatten();
+    let sealed = last_seal.map(|header| {
+        let (canonical, limit) = (header.header.cb, header.header.l);
+        Wanted { form: form(canonical), limit: (limit > 0).then_some(limit) }
+    });
+    for one in covered.chain(sealed) {
+        if !wanted.contains(&one) {
+            wanted.push(one);
+        }
+    }
+    Ok(wanted)
+}
+
+/// Reads a header that ends with its empty line, or with the message. `now`: seconds since 1970; without it no
+/// signature is too old or too new.
+///
+/// # Errors
+/// [`Flaw`] when the header makes no sense.
+pub fn read(header: &[u8], now: Option<u64>) -> Result<Signed<'_>, Flaw> {
+    let parsed =
+        catch_unwind(AssertUnwindSafe(|| AuthenticatedMessage::parse_with_opts(header, None, false)));
+    let mut message = parsed.map_err(|_| Flaw::Unreadable)?.unwrap_or_default();
+    let fields = !message.headers.is_empty();
+    let whole = header.is_empty() || header.ends_with(b"\n");
+    if !whole
+        || (fields && message.body_offset() != header.len())
+        || message.headers.iter().any(|(name, _)| name.is_empty() || name.ends_with(b"\n"))
+    {
+        return Err(Flaw::HeaderMalformed);
+    }
+    message.dkim_headers.clear();
+    message.errors.retain(|header| matches!(header.header, mail_auth::Error::Arc(_)));
+    let named = |wanted: &'static [u8]| {
+        message
+            .headers
+            .iter()
+            .copied()
+            .filter(move |(name, _)| name.trim_ascii().eq_ignore_ascii_case(wanted))
+    };
+    let dkim = named(b"DKIM-Signature").take(DKIM_SIGNATURES_MAX);
+    let dkim = dkim.map(|(name, value)| candidate(name, value, now)).collect();
+    let from_fields = named(b"From").count();
+    let seals = named(b"ARC-Seal").count();
+    let arc = arc(&message, seals);
+    Ok(Signed { message, dkim, from_fields, arc })
+}
+
+/// Puts the hashes of the body where the library looks for them. It demands one for every signature it saw.
+pub fn fill(message: &mut AuthenticatedMessage<'_>, hashes: &[(Wanted, Option<[u8; 32]>)]) {
+    for (canonical, algorithm, limit, hash) in &mut message.body_hashes {
+        let one = Wanted { form: form(*canonical), limit: (*limit > 0).then_some(*limit) };
+        let known = hashes.iter().find(|(wanted, _)| *wanted == one).and_then(|(_, hash)| *hash);
+        // No hash equals an empty one.
+        *hash =
+            known.filter(|_| *algorithm == HashAlgorithm::Sha256).map_or_else(Vec::new, |hash| hash.to_vec());
+    }
+}
+
+fn form(canonical: Canonicalization) -> Form {
+    match canonical {
+        Canonicalization::Simple => Form::Simple,
+        Canonicalization::Relaxed => Form::Relaxed,
+    }
+}
+
+fn coverage(signature: &Signature) -> Wanted {
+    Wanted { form: form(signature.cb), limit: (signature.l > 0).then_some(signature.l) }
+}
+
+fn candidate<'h>(name: &'h [u8], value: &'h [u8], now: Option<u64>) -> Candidate<'h> {
+    let tags = Tags::parse(value).unwrap_or_default();
+    let text = |tag| clipped(tags.get(tag).unwrap_or_default());
+    let found = Dkim {
+        domain: domain(tags.get("d").unwrap_or_default()),
+        selector: text("s"),
+        algorithm: text("a").to_ascii_lowercase(),
+        ..Dkim::default()
+    };
+    let b = tags.get("b").unwrap_or_default().chars().take(B_PREFIX_BYTES).collect();
+    let mut candidate = Candidate { found, b, partial: tags.get("l").is_some(), header: None };
+    match acceptable(&tags, value, now) {
+        Ok(signature) => candidate.header = Some(Header { name, value, header: signature }),
+        Err((word, reason)) => {
+            candidate.found.word = word;
+            reason.clone_into(&mut candidate.found.reason);
+        }
+    }
+    candidate
+}
+
+fn acceptable(tags: &Tags, value: &[u8], now: Option<u64>) -> Result<Signature, (Word, &'static str)> {
+    let neutral = |reason| (Word::Neutral, reason);
+    let number = |tag: &str| tags.get(tag).map(str::parse::<u64>).transpose();
+    if tags.get("v") != Some("1") {
+        return Err(neutral(if tags.get("d").is_some() {
+            "version is not 1"
+        } else {
+            "malformed signature"
+        }));
+    }
+    let mut signature = Signature::parse(value).map_err(|_| neutral("malformed signature"))?;
+    if signature.a == Algorithm::RsaSha1 {
+        return Err((Word::Policy, "rsa-sha1 is too weak")); // RFC 8301 section 3.1
+    }
+    if tags.lists("h", "from") != Some(true) {
+        return Err(neutral("From is not signed")); // RFC 6376 section 5.4
+    }
+    if signature.h.len() > SIGNED_FIELDS_MAX {
+        return Err(neutral("too many signed fields"));
+    }
+    if signature.d.len() > NAME_BYTES_MAX || signature.s.len() > NAME_BYTES_MAX {
+        return Err(neutral("malformed signature"));
+    }
+    if tags.lists("q", "dns/txt") == Some(false) {
+        return Err(neutral("unknown way to ask for the key"));
+    }
+    let (Ok(made), Ok(expires), Ok(length)) = (number("t"), number("x"), number("l")) else {
+        return Err(neutral("malformed signature"));
+    };
+    if length == Some(0) {
+        return Err((Word::Policy, "nothing of the body is signed"));
+    }
+    if let (Some(made), Some(now)) = (made, now)
+        && made > now.saturating_add(CLOCK_SKEW_SECONDS)
+    {
+        return Err(neutral("signed in the future"));
+    }
+    if expires
+        .is_some_and(|expires| now.is_some_and(|now| expires <= now) || expires < made.unwrap_or_default())
+    {
+        return Err(neutral("signature has expired"));
+    }
+    // Reports and third-party signatures (RFC 6541, RFC 6651) would be more questions that a stranger chooses.
+    (signature.r, signature.atps, signature.x) = (false, None, 0);
+    Ok(signature)
+}
+
+/// What is wrong with the chain before its seals are looked at.
+fn arc(message: &AuthenticatedMessage<'_>, seals: usize) -> Option<Word> {
+    let (signatures, results) = (&message.ams_headers, &message.aar_headers);
+    if message.has_arc_errors {
+        return Some(Word::Fail);
+    }
+    if seals == 0 && signatures.is_empty() && results.is_empty() {
+        return Some(Word::None);
+    }
+    let weak = |algorithm| algorithm == Algorithm::RsaSha1;
+    let broken = signatures.len() > ARC_SETS_MAX
+        || signatures.len() != message.as_headers.len()
+        || signatures.len() != results.len()
+        || signatures.iter().any(|header| header.header.h.len() > SIGNED_FIELDS_MAX || weak(header.header.a))
+        || message.as_headers.iter().any(|header| weak(header.header.a));
+    broken.then_some(Word::Fail)
+}
+
+/// Lower case, A-labels where that is possible, not longer than a name can be.
+fn domain(text: &str) -> String {
+    clipped(&idna::domain_to_ascii(text).unwrap_or_else(|_| text.to_lowercase()))
+}
+
+fn clipped(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(NAME_BYTES_MAX).collect()
+}
