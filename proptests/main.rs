@@ -18,6 +18,7 @@ mod signed_statements;
 mod smtp_lines;
 mod smtp_sender;
 mod smtp_split;
+mod starttls;
 mod unaccepted_items_are_whole_or_absent;
 mod world;
 

@@ -79,6 +79,7 @@ impl World {
                 }
                 Output::Abandon => assert!(self.body.take().is_some()),
                 Output::Persist(acceptance) => self.store(*acceptance),
+                Output::StartTls => panic!("there is no certificate"),
                 Output::Close => assert!(self.receiver.is_closed()),
             }
         }

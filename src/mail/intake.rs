@@ -3,7 +3,7 @@
 //! Promises: the accept loop outlives every failed `accept` (out of descriptors included); a connection
 //! costs one read buffer and at most one chunk of a body; a peer that writes faster than the disk is slowed
 //! down by TCP; `stop` ends sessions between commands, lets messages under way finish for a while, then
-//! drops them unanswered.
+//! drops them unanswered. A handshake is bounded in time, and shorter while many sessions are open.
 //!
 //! Does not: parse (the machine does), decide who is known (the spool does), or retry a commit.
 //!
@@ -16,6 +16,7 @@ pub(in crate::mail) mod ledger;
 mod passage;
 pub mod screen;
 mod session;
+mod stream;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -37,6 +38,7 @@ use crate::mail::verdict::evaluate::Verifier;
 use crate::observe::{Limited, Metrics, RefusalStage, Throttle};
 use crate::proxy::{Arrival, Gate};
 use crate::spooler::Spooler;
+use crate::tls::handshake::Handshakes;
 use screen::Screen;
 
 /// Lane of postmaster mail that nobody else gets.
@@ -69,6 +71,8 @@ pub struct Settings {
     pub commit_timeout: Duration,
     /// How long messages under way may take to finish after `stop`.
     pub drain_timeout: Duration,
+    /// Offers STARTTLS while there is a certificate; `None`: never.
+    pub tls: Option<Handshakes>,
     /// Every connection comes through a proxy, and begins with a PROXY header.
     pub gate: Option<Arc<Gate>>,
 }
@@ -85,6 +89,7 @@ impl Settings {
             suppress_twins: true,
             commit_timeout: Duration::from_secs(30),
             drain_timeout: Duration::from_secs(30),
+            tls: None,
             gate: None,
         }
     }

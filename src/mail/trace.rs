@@ -19,8 +19,10 @@ pub struct Received<'a> {
     pub client: IpAddr,
     /// Our name.
     pub hostname: &'a str,
-    /// `SMTP`, `ESMTP`, `UTF8SMTP`.
+    /// `SMTP`, `ESMTPS`, `UTF8SMTP`, ...
     pub protocol: &'a str,
+    /// Version and cipher of TLS, two words; empty without it.
+    pub tls: &'a str,
     /// Id in the `250`.
     pub id: ItemId,
     /// The recipient, when it is the only one; as given.
@@ -36,9 +38,13 @@ impl Received<'_> {
         let Self { hostname, protocol, id, .. } = self;
         let (helo, client) = (clean(self.helo), literal(self.client));
         let path = self.only_recipient.map(|path| format!("\r\n\tfor <{}>", clean(path))).unwrap_or_default();
+        let tls = self.tls.split_once(' ').map(|(version, cipher)| {
+            format!("\r\n\t(using {} with cipher {})", clean(version), clean(cipher)) // as Postfix has it
+        });
+        let tls = tls.unwrap_or_default();
         let date = date(self.at);
         format!(
-            "Received: from {helo} ({client})\r\n\tby {hostname} with {protocol} id {id}{path};\r\n\t{date}\r\n"
+            "Received: from {helo} ({client}){tls}\r\n\tby {hostname} with {protocol} id {id}{path};\r\n\t{date}\r\n"
         )
         .into_bytes()
     }
@@ -97,6 +103,7 @@ mod tests {
             client: IpAddr::V4([192, 0, 2, 1].into()),
             hostname: "mx.our.example",
             protocol: "ESMTP",
+            tls: "",
             id,
             only_recipient: Some("Home@our.example"),
             at: WallMs(1_790_000_000_123),
@@ -109,6 +116,11 @@ mod tests {
                  \tfor <Home@our.example>;\r\n\tMon, 21 Sep 2026 14:13:20 +0000\r\n"
             )
         );
+        let encrypted = Received { protocol: "ESMTPS", tls: "TLSv1.3 TLS_AES_256_GCM_SHA384", ..received };
+        let text = String::from_utf8(encrypted.field()).unwrap();
+        let start = "Received: from client.example ([192.0.2.1])\r\n\
+                     \t(using TLSv1.3 with cipher TLS_AES_256_GCM_SHA384)\r\n\tby mx.our.example with ESMTPS id ";
+        assert!(text.starts_with(start), "{text}");
         let several = Received { only_recipient: None, client: "2001:db8::1".parse().unwrap(), ..received };
         let text = String::from_utf8(several.field()).unwrap();
         assert!(!text.contains("for <") && text.contains("([IPv6:2001:db8::1])"), "{text}");
@@ -121,6 +133,7 @@ mod tests {
             client: "::1".parse().unwrap(),
             hostname: "mx",
             protocol: "ESMTP",
+            tls: "",
             id: ItemId([0; 16]),
             only_recipient: Some("a\nb@c"),
             at: WallMs(0),

@@ -12,15 +12,15 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
-use zeroize::Zeroizing;
 
 use super::{CertError, Installed, Pair, Store};
 use crate::clock;
 use crate::observe::Metrics;
+use crate::secrets::{self, SecretError};
 
 /// Time between two looks at the files.
 pub const LOOK_EVERY: Duration = Duration::from_secs(5);
-/// Largest file that is read; a chain of real certificates has some kilobytes.
+/// Largest chain file that is read; a chain of real certificates has some kilobytes.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
 /// An end of validity that is nearer is worth a warning, milliseconds: two weeks.
 const SOON_MS: u64 = 14 * 24 * 3600 * 1000;
@@ -30,16 +30,20 @@ const WARN_EVERY_MS: u64 = 24 * 3600 * 1000;
 /// The pair cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub enum FilesError {
-    /// A file cannot be read.
-    #[error("cannot read {}: {error}; the account the relay runs as must be able to, and `{key}` names the file", path.display())]
+    /// The chain cannot be read.
+    #[error(
+        "cannot read {}: {error}; the account the relay runs as must be able to, and `tls.cert_file` names it",
+        path.display()
+    )]
     Read {
-        /// Key of the configuration.
-        key: &'static str,
         /// The file.
         path: PathBuf,
         /// The system's words.
         error: io::Error,
     },
+    /// The key file is missing, or no secret.
+    #[error("{0}; `tls.key_file` names it")]
+    Key(#[from] SecretError),
     /// What is in them is wrong.
     #[error("{}: {error}", path.display())]
     Content {
@@ -68,8 +72,8 @@ impl Files {
     /// # Errors
     /// [`FilesError`].
     pub fn read(&self) -> Result<Pair, FilesError> {
-        let chain = read("tls.cert_file", &self.cert)?;
-        let key = read("tls.key_file", &self.key)?;
+        let chain = read(&self.cert)?;
+        let key = secrets::read(&self.key)?;
         Pair::read(&chain, &key).map_err(|error| {
             let path = if error.is_about_key() { &self.key } else { &self.cert };
             FilesError::Content { path: path.clone(), error }
@@ -77,24 +81,22 @@ impl Files {
     }
 
     fn stamp(&self) -> Stamp {
-        [&self.cert, &self.key].map(|path| {
-            let seen = std::fs::metadata(path).ok()?; // follows links: a renewal may move one
+        let key = secrets::resolve(&self.key).ok();
+        [Some(&self.cert), key.as_ref()].map(|path| {
+            let seen = std::fs::metadata(path?).ok()?; // follows links: a renewal may move one
             Some((seen.ino(), seen.size(), seen.mtime(), seen.mtime_nsec()))
         })
     }
 }
 
-fn read(key: &'static str, path: &Path) -> Result<Zeroizing<Vec<u8>>, FilesError> {
-    let wrong = |error| FilesError::Read { key, path: path.to_owned(), error };
+fn read(path: &Path) -> Result<Vec<u8>, FilesError> {
+    let wrong = |error| FilesError::Read { path: path.to_owned(), error };
+    let mut bytes = Vec::new();
     let file = std::fs::File::open(path).map_err(wrong)?;
-    let size = file.metadata().map_err(wrong)?.len();
-    if size > FILE_BYTES_MAX {
+    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(wrong)?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
         return Err(wrong(io::Error::new(io::ErrorKind::InvalidData, "it is larger than 1 MiB")));
     }
-    // Room for all of it at once: a buffer that grows leaves copies of the key behind.
-    let room = usize::try_from(size).unwrap_or(0).saturating_add(1);
-    let mut bytes = Zeroizing::new(Vec::with_capacity(room));
-    file.take(FILE_BYTES_MAX).read_to_end(&mut bytes).map_err(wrong)?;
     Ok(bytes)
 }
 

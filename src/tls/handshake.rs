@@ -1,6 +1,8 @@
 //! Driver: one handshake, within a time, and what came of it.
 
+use std::fmt;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::ProtocolVersion;
@@ -9,6 +11,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use super::{Store, https_acceptor, smtp_acceptor};
 use crate::observe::{Metrics, TlsListener, TlsVersion};
 
 /// Why there is no session.
@@ -39,32 +42,68 @@ impl Info {
     }
 }
 
-/// Shakes hands with a client that has just connected, or was just told to begin. Counts and logs the outcome.
-///
-/// * `patience` – for the handshake as a whole, however lively the client is.
-///
-/// # Errors
-/// [`HandshakeError`]; the stream is gone.
-pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
-    acceptor: &TlsAcceptor,
-    stream: S,
-    patience: Duration,
+/// What a listener needs to shake hands. Cheap to clone.
+#[derive(Clone)]
+pub struct Handshakes {
+    acceptor: TlsAcceptor,
+    store: Arc<Store>,
     listener: TlsListener,
-    metrics: &Metrics,
-) -> Result<(TlsStream<S>, Info), HandshakeError> {
-    let shaken = match timeout(patience, acceptor.accept(stream)).await {
-        Ok(shaken) => shaken.map_err(HandshakeError::Failed),
-        Err(_) => Err(HandshakeError::Slow(patience)),
-    };
-    match shaken {
-        Ok(stream) => {
-            let info = info(stream.get_ref().1);
-            metrics.tls.session(listener, info.version);
-            Ok((stream, info))
-        }
-        Err(error) => {
-            metrics.tls.failure(listener);
-            Err(error)
+    metrics: Arc<Metrics>,
+}
+
+impl fmt::Debug for Handshakes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handshakes").field("listener", &self.listener).finish_non_exhaustive()
+    }
+}
+
+impl Handshakes {
+    /// With the rules of this listener.
+    ///
+    /// # Errors
+    /// As [`smtp_acceptor`] and [`https_acceptor`].
+    pub fn new(
+        store: &Arc<Store>,
+        listener: TlsListener,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, rustls::Error> {
+        let acceptor = match listener {
+            TlsListener::Smtp => smtp_acceptor(store)?,
+            TlsListener::Https => https_acceptor(store)?,
+        };
+        Ok(Self { acceptor, store: Arc::clone(store), listener, metrics })
+    }
+
+    /// True when there is a certificate to show.
+    #[must_use]
+    pub fn ready(&self) -> bool {
+        self.store.ready()
+    }
+    /// Shakes hands with a client that has just connected, or was just told to begin. Counts the outcome.
+    ///
+    /// * `patience` – for the handshake as a whole, however lively the client is.
+    ///
+    /// # Errors
+    /// [`HandshakeError`]; the stream is gone.
+    pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        stream: S,
+        patience: Duration,
+    ) -> Result<(TlsStream<S>, Info), HandshakeError> {
+        let shaken = match timeout(patience, self.acceptor.accept(stream)).await {
+            Ok(shaken) => shaken.map_err(HandshakeError::Failed),
+            Err(_) => Err(HandshakeError::Slow(patience)),
+        };
+        match shaken {
+            Ok(stream) => {
+                let info = info(stream.get_ref().1);
+                self.metrics.tls.session(self.listener, info.version);
+                Ok((stream, info))
+            }
+            Err(error) => {
+                self.metrics.tls.failure(self.listener);
+                Err(error)
+            }
         }
     }
 }

@@ -103,6 +103,7 @@ impl Session<'_> {
             Output::Body(bytes) => self.keep(&bytes, receiver).await,
             Output::Abandon => self.draft = None,
             Output::Persist(acceptance) => self.persist(&acceptance, receiver).await,
+            Output::StartTls => receiver.tls_failed(), // never offered here
             Output::Close => {}
         }
     }

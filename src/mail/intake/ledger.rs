@@ -153,6 +153,7 @@ pub(super) async fn store(
         client: settings.client,
         hostname: &settings.hostname,
         protocol: acceptance.protocol,
+        tls: &acceptance.tls,
         id,
         only_recipient: only,
         at: now,
@@ -167,6 +168,7 @@ pub(super) async fn store(
         body: acceptance.body,
         received_at_ms: now.0,
         transaction: id.to_string(),
+        tls: acceptance.tls.clone(),
         verdicts: settings.judged.verdicts,
         ..Meta::default()
     };

@@ -4,7 +4,6 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use spool::ids::ItemId;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -12,10 +11,12 @@ use super::Shared;
 use super::guard::Guard;
 use super::ledger::{self, StoreSettings, Stored};
 use super::passage::{self, Passage};
+use super::stream::Stream;
 use crate::mail::smtp::receiver::{Acceptance, Answer, Output, Question, Receiver, Stage};
 use crate::mail::smtp::reply::Reply;
 use crate::mail::verdict::Budget;
 use crate::observe::RefusalStage;
+use crate::tls::handshake::Handshakes;
 use crate::{clock, crashpoint};
 
 /// Read buffer of one connection.
@@ -42,7 +43,7 @@ struct Session<'a> {
     shared: &'a Shared,
     client: IpAddr,
     name: String,
-    stream: TcpStream,
+    stream: Stream,
     input: Box<[u8]>,
     start: usize,
     end: usize,
@@ -64,7 +65,7 @@ pub(super) async fn serve(stream: TcpStream, client: IpAddr, number: u64, shared
         shared,
         client,
         name: format!("smtp-{number}"),
-        stream,
+        stream: Stream::Plain(stream),
         input: vec![0; READ_BYTES].into_boxed_slice(),
         start: 0,
         end: 0,
@@ -102,6 +103,7 @@ impl Session<'_> {
             }
             self.guard.mind(&mut receiver, self.shared, clock::monotonic());
             if self.start < self.end && receiver.wants_input() {
+                receiver.set_tls_ready(self.shared.settings.tls.as_ref().is_some_and(Handshakes::ready));
                 let pending = &self.input[self.start..self.end];
                 self.start += receiver.receive(pending, clock::monotonic());
                 continue;
@@ -161,7 +163,44 @@ impl Session<'_> {
             Output::Body(bytes) => self.keep(&bytes, receiver).await,
             Output::Abandon => self.body = None,
             Output::Persist(acceptance) => self.persist(*acceptance, receiver).await,
+            Output::StartTls => self.shake_hands(receiver).await?,
             Output::Close => {}
+        }
+        Ok(())
+    }
+
+    /// Goes over to TLS, or ends: there is no way back (J4).
+    async fn shake_hands(&mut self, receiver: &mut Receiver) -> Result<(), Gone> {
+        self.flush().await?;
+        // Nothing that came in the clear may be read inside TLS (J3). The machine has looked; this is the second lock.
+        let leftover = self.start < self.end;
+        let plain = self.stream.take_plain().filter(|_| !leftover);
+        let (Some(tls), Some(plain)) = (&self.shared.settings.tls, plain) else {
+            receiver.tls_failed();
+            return Ok(());
+        };
+        let now = clock::monotonic();
+        let patience = receiver.deadline().map_or(Duration::ZERO, |at| at.saturating_duration_since(now));
+        let shaken = tokio::select! {
+            () = self.shared.kill.cancelled() => return Err(Gone),
+            shaken = tls.accept(plain, patience) => shaken,
+        };
+        match shaken {
+            Ok((stream, info)) => {
+                self.stream = Stream::Tls(Box::new(stream));
+                tracing::debug!(
+                    event = "relay.tls.established", session.id = self.name, client.ip = %self.client,
+                    tls = info.text(), "session goes on inside TLS",
+                );
+                receiver.tls_established(info.text(), clock::monotonic());
+            }
+            Err(error) => {
+                tracing::info!(
+                    event = "relay.tls.handshake_failed", listener = "smtp", session.id = self.name,
+                    client.ip = %self.client, reason = %error, "TLS handshake failed: {error}",
+                );
+                receiver.tls_failed();
+            }
         }
         Ok(())
     }
@@ -290,11 +329,10 @@ impl Session<'_> {
         if self.start < self.end {
             return; // it has sent more already
         }
-        match self.stream.try_read(&mut self.input) {
-            Ok(0) => self.at_end = true,
-            Ok(read) => (self.start, self.end) = (0, read),
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-            Err(_) => self.at_end = true,
+        match self.stream.read_now(&mut self.input) {
+            None => {}
+            Some(Ok(0) | Err(_)) => self.at_end = true,
+            Some(Ok(read)) => (self.start, self.end) = (0, read),
         }
     }
 
@@ -303,7 +341,7 @@ impl Session<'_> {
             return Ok(());
         }
         let gone_before = self.at_end && self.unheard.is_some();
-        let write = timeout(self.shared.session.command_timeout, self.stream.write_all(&self.replies));
+        let write = timeout(self.shared.session.command_timeout, self.stream.write(&self.replies));
         let written = tokio::select! {
             written = write => written,
             () = self.shared.kill.cancelled() => return Err(Gone),
@@ -347,7 +385,7 @@ impl Session<'_> {
     /// Lets the client read our last word: closing with unread input would reset the connection.
     async fn linger(&mut self) {
         let farewell = async {
-            self.stream.shutdown().await?;
+            self.stream.finish().await?;
             let mut left = LINGER_BYTES_MAX;
             while left > 0 {
                 match self.stream.read(&mut self.input).await? {

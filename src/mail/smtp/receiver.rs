@@ -19,6 +19,7 @@
 mod body;
 mod commands;
 mod settings;
+mod starttls;
 #[cfg(test)]
 mod tests;
 
@@ -38,6 +39,7 @@ use crate::mail::smtp::foreign;
 use crate::mail::smtp::reply::Reply;
 
 pub use settings::{Load, Settings, TARPIT_DELAY_MAX};
+use starttls::Tls;
 
 /// Names one request to store a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,6 +84,8 @@ pub struct Acceptance {
     pub helo: String,
     /// Word of the `with` clause (RFC 3848, RFC 6531 §4.3).
     pub protocol: &'static str,
+    /// Version and cipher of TLS; empty without it.
+    pub tls: String,
     /// `SMTPUTF8` was asked for.
     pub utf8: bool,
     /// `BODY=`.
@@ -162,6 +166,9 @@ pub enum Output {
     /// Make the body durable for all recipients or none, then call [`Receiver::persisted`] or
     /// [`Receiver::store_failed`]. No input is taken before.
     Persist(Box<Acceptance>),
+    /// Send what is unsent, forget what was read, shake hands, then call [`Receiver::tls_established`] or
+    /// [`Receiver::tls_failed`]. No input is taken before.
+    StartTls,
     /// Send what is unsent and close.
     Close,
 }
@@ -173,6 +180,7 @@ pub struct Receiver {
     normalize: bool,
     phase: Phase,
     outputs: VecDeque<Output>,
+    tls: Tls,
     hello: Option<Hello>,
     transaction: Option<Transaction>,
     refusing: bool,
@@ -201,6 +209,8 @@ enum Phase {
     Body { source: Source, clock: BodyClock },
     /// Octets of a chunk that may not be; the reply follows them.
     Skip { chunk: BdatReceiver, reply: Reply, clock: BodyClock },
+    /// The outside shakes hands.
+    Handshake { since: Instant },
     /// The message is being made durable.
     Storing { ticket: Ticket },
     /// Nothing more.
@@ -271,6 +281,7 @@ impl Receiver {
             normalize,
             phase: Phase::Greeting { at },
             outputs: VecDeque::new(),
+            tls: Tls::default(),
             hello: None,
             transaction: None,
             draining: false,
@@ -294,7 +305,14 @@ impl Receiver {
     /// True while input is of use: nothing is asked, held or stored.
     #[must_use]
     pub fn wants_input(&self) -> bool {
-        !matches!(self.phase, Phase::Asking(_) | Phase::Held { .. } | Phase::Storing { .. } | Phase::Closed)
+        match self.phase {
+            Phase::Greeting { .. } | Phase::Command { .. } | Phase::Body { .. } | Phase::Skip { .. } => true,
+            Phase::Asking(_)
+            | Phase::Held { .. }
+            | Phase::Handshake { .. }
+            | Phase::Storing { .. }
+            | Phase::Closed => false,
+        }
     }
 
     /// True while the client waits in the tarpit. When there is no room for it there: [`Receiver::release`].
@@ -319,6 +337,7 @@ impl Receiver {
                 let command = *since + self.settings.command_patience(self.load);
                 Some(command.min(self.fruitful_at + self.settings.fruitless_patience(self.load)))
             }
+            Phase::Handshake { since } => Some(*since + self.settings.handshake_patience(self.load)),
             Phase::Body { clock, .. } | Phase::Skip { clock, .. } => {
                 Some(self.settings.body_deadline(clock.since, clock.last, clock.bytes, self.load))
             }
@@ -348,6 +367,7 @@ impl Receiver {
                     }
                 }
                 Phase::Body { .. } | Phase::Skip { .. } => taken += self.body(rest, now),
+                Phase::Handshake { .. } => self.close(), // text where TLS must be
                 Phase::Asking(_) | Phase::Held { .. } | Phase::Storing { .. } => return taken,
                 Phase::Closed => return input.len(),
             }
@@ -420,6 +440,8 @@ impl Receiver {
                 if self.refusing { Reply::no_service_here(hostname) } else { Reply::banner(hostname) };
             self.say(banner, Stage::Session);
             self.phase = Phase::Command { line: LineReader::default(), since: now };
+        } else if let Phase::Handshake { .. } = self.phase {
+            self.close();
         } else if matches!(&self.phase, Phase::Command { since, .. }
             if now < *since + self.settings.command_patience(self.load))
         {

@@ -240,6 +240,18 @@ impl Reply {
         Self::coded(554, 5, 1, "No valid recipients")
     }
 
+    /// 220 to STARTTLS.
+    #[must_use]
+    pub fn ready_for_tls() -> Self {
+        Self::coded(220, 0, 0, "Ready to start TLS")
+    }
+
+    /// 530: MAIL in the clear where that is not allowed (RFC 3207 §4).
+    #[must_use]
+    pub fn must_start_tls() -> Self {
+        Self::coded(530, 7, 0, "Must issue a STARTTLS command first")
+    }
+
     /// 454: STARTTLS without a certificate.
     #[must_use]
     pub fn tls_not_available() -> Self {

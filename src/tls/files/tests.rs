@@ -1,5 +1,7 @@
 //! Files that change under a running watch.
 
+use std::os::unix::fs::PermissionsExt as _;
+
 use rcgen::{CertificateParams, KeyPair};
 
 use super::*;
@@ -33,6 +35,7 @@ impl Place {
     fn replace(&self, path: &Path, text: &str) {
         let fresh = self.dir.path().join("fresh");
         std::fs::write(&fresh, text).unwrap();
+        std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(0o600)).unwrap();
         std::fs::rename(fresh, path).unwrap();
     }
 
@@ -109,6 +112,8 @@ fn the_start_needs_both_files() {
     assert!(said(&place).contains("tls.key_file"), "{}", said(&place));
     place.replace(&place.files.key, "no key");
     assert!(said(&place).contains("key.pem: there is no usable private key"), "{}", said(&place));
-    place.replace(&place.files.key, &"x".repeat(1024 * 1024 + 1));
+    std::fs::set_permissions(&place.files.key, std::fs::Permissions::from_mode(0o644)).unwrap();
+    assert!(said(&place).contains("chmod 600"), "{}", said(&place));
+    place.replace(&place.files.cert, &"x".repeat(1024 * 1024 + 1));
     assert!(said(&place).contains("1 MiB"), "{}", said(&place));
 }

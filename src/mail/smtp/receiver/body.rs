@@ -128,6 +128,7 @@ impl Receiver {
             | Phase::Command { .. }
             | Phase::Asking(_)
             | Phase::Held { .. }
+            | Phase::Handshake { .. }
             | Phase::Storing { .. }
             | Phase::Closed => return 0,
         };
@@ -195,10 +196,12 @@ impl Receiver {
         let ticket = Ticket(self.tickets);
         let (helo, extended) =
             self.hello.as_ref().map_or((String::new(), false), |hello| (hello.name.clone(), hello.extended));
-        let protocol = match (extended, transaction.mail.utf8) {
-            (true, true) => "UTF8SMTP",
-            (true, false) => "ESMTP",
-            (false, _) => "SMTP",
+        let protocol = match (extended, transaction.mail.utf8, self.tls.is_on()) {
+            (true, true, true) => "UTF8SMTPS",
+            (true, true, false) => "UTF8SMTP",
+            (true, false, true) => "ESMTPS",
+            (true, false, false) => "ESMTP",
+            (false, _, _) => "SMTP", // there is no word for HELO inside TLS; the comment tells of it
         };
         self.phase = Phase::Storing { ticket };
         self.outputs.push_back(Output::Persist(Box::new(Acceptance {
@@ -207,6 +210,7 @@ impl Receiver {
             recipients: transaction.recipients,
             helo,
             protocol,
+            tls: self.tls.text(),
             utf8: transaction.mail.utf8,
             body: transaction.mail.body,
             bytes: message.content.bytes(),

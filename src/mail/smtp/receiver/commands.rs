@@ -46,8 +46,7 @@ impl Receiver {
             Command::Vrfy => self.idle(Reply::cannot_verify()),
             Command::Help => self.idle(Reply::help()),
             Command::Quit => self.end(Reply::bye()),
-            // STARTTLS goes here: answer 220, drop what lies behind, forget all state, shake hands.
-            Command::StartTls => self.mistake(Reply::tls_not_available(), Stage::Command),
+            Command::StartTls => self.start_tls(more, now),
             Command::Auth => self.mistake(Reply::bad_sequence("AUTH is not offered"), Stage::Command),
         }
     }
@@ -84,10 +83,10 @@ impl Receiver {
         self.idle(reply);
     }
 
-    /// EHLO keywords (RFC 5321 §4.1.1.1). STARTTLS joins them when there is a certificate and no TLS yet.
+    /// EHLO keywords (RFC 5321 §4.1.1.1).
     fn keywords(&self) -> Vec<String> {
         let settings = &self.settings;
-        vec![
+        let mut keywords = vec![
             "PIPELINING".to_owned(),
             format!("SIZE {}", settings.message_bytes_max),
             "8BITMIME".to_owned(),
@@ -95,12 +94,18 @@ impl Receiver {
             "CHUNKING".to_owned(),
             "ENHANCEDSTATUSCODES".to_owned(),
             format!("LIMITS RCPTMAX={} MAILMAX={}", settings.recipients_max, settings.messages_max),
-        ]
+        ];
+        if self.tls.is_offered() {
+            keywords.push("STARTTLS".to_owned());
+        }
+        keywords
     }
 
     fn mail(&mut self, mail: Mail) {
         if self.hello.is_none() {
             self.mistake(Reply::bad_sequence("EHLO first"), Stage::Command);
+        } else if let Some(reply) = self.lacks_tls() {
+            self.mistake(reply, Stage::Mail);
         } else if self.transaction.is_some() {
             self.mistake(Reply::bad_sequence("MAIL was given already"), Stage::Command);
         } else if self.messages >= self.settings.messages_max {

@@ -72,10 +72,14 @@ pub struct Settings {
     /// Tarpit: from the third unknown recipient on each answer waits this much longer than the one before, up to
     /// [`TARPIT_DELAY_MAX`]. Zero: none, and nobody is asked what a client did in other sessions.
     pub unknown_recipient_delay: Duration,
+    /// No transaction without TLS (RFC 3207 §4). Not for servers that an MX record names.
+    pub require_tls: bool,
     /// Pause before the banner; whoever speaks in it is refused. Zero: none.
     pub greet_delay: Duration,
     /// Longest wait for a complete command, not prolonged by its octets (RFC 5321 §4.5.3.2.7: 5 min).
     pub command_timeout: Duration,
+    /// Longest TLS handshake.
+    pub handshake_timeout: Duration,
     /// Longest silence inside a body (RFC 5321 §4.5.3.2.5: 3 min).
     pub body_timeout: Duration,
     /// Longest time for one body, however lively.
@@ -104,8 +108,10 @@ impl Settings {
             idle_commands_max: 100,
             unknown_recipients_max: 20,
             unknown_recipient_delay: Duration::ZERO,
+            require_tls: false,
             greet_delay: Duration::ZERO,
             command_timeout: Duration::from_secs(300),
+            handshake_timeout: Duration::from_secs(30),
             body_timeout: Duration::from_secs(180),
             message_timeout: Duration::from_secs(6 * 3600),
             body_rate_min: 500,
@@ -121,6 +127,7 @@ impl Settings {
             unknown_recipient_delay: self.unknown_recipient_delay.mul_f64(factor),
             greet_delay: self.greet_delay.mul_f64(factor),
             command_timeout: self.command_timeout.mul_f64(factor),
+            handshake_timeout: self.handshake_timeout.mul_f64(factor),
             body_timeout: self.body_timeout.mul_f64(factor),
             message_timeout: self.message_timeout.mul_f64(factor),
             fruitless_timeout: self.fruitless_timeout.mul_f64(factor),
@@ -142,6 +149,11 @@ impl Settings {
     /// How long the answer to the `count`th unknown recipient waits.
     pub(super) fn tarpit(&self, count: u32) -> Duration {
         self.unknown_recipient_delay.saturating_mul(count.saturating_sub(TARPIT_FROM)).min(TARPIT_DELAY_MAX)
+    }
+
+    /// How long to wait for a handshake.
+    pub(super) fn handshake_patience(&self, load: Load) -> Duration {
+        load.patience(self.handshake_timeout, self.loaded_timeout)
     }
 
     /// When a body that began at `since`, had its latest octet at `last` and `bytes` in all is given up.

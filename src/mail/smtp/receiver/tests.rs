@@ -1,5 +1,7 @@
 //! The session's table of transitions, by rule id, over a little world of known mailboxes.
 
+mod starttls;
+
 use std::time::Duration;
 
 use spool::ids::WallMs;
@@ -90,6 +92,7 @@ impl World {
                 Output::Abandon => assert!(self.body.take().is_some(), "abandoned what never began"),
                 Output::Persist(acceptance) if self.hold_store => self.waiting = Some(*acceptance),
                 Output::Persist(acceptance) => self.store(*acceptance),
+                Output::StartTls => self.wire.push_str("<tls>"),
                 Output::Close => self.wire.push_str("<closed>"),
             }
         }
@@ -143,6 +146,13 @@ fn settings() -> Settings {
 fn codes(wire: &str) -> String {
     let mut found = Vec::new();
     for line in wire.split_inclusive("\r\n") {
+        if let Some(line) = line.strip_prefix("<tls>") {
+            found.push("tls".to_owned());
+            if line == "<closed>" {
+                found.push("closed".to_owned());
+            }
+            continue;
+        }
         if line == "<closed>" {
             found.push("closed".to_owned());
             continue;
