@@ -170,7 +170,6 @@ pub(super) async fn store(
         transaction: id.to_string(),
         tls: acceptance.tls.clone(),
         verdicts: settings.judged.verdicts,
-        ..Meta::default()
     };
     let targets =
         acceptance.recipients.iter().map(|r| (r.lane, r.path.verbatim().as_bytes().to_vec())).collect();
