@@ -1,4 +1,5 @@
 //! Waystation: a durable relay for machines that are not always reachable.
+pub mod acme;
 pub mod admin;
 pub mod cli;
 pub mod clock;

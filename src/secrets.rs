@@ -82,10 +82,19 @@ pub fn resolve(configured: &Path) -> Result<PathBuf, SecretError> {
     resolve_in(configured, directory.as_deref())
 }
 
+/// Whether a configured path names a credential of systemd's, and no file that could be relative to something.
+#[must_use]
+pub fn is_credential(configured: &Path) -> bool {
+    configured.to_str().and_then(credential).is_some()
+}
+
+fn credential(text: &str) -> Option<&str> {
+    let by_directory = || text.strip_prefix('$')?.strip_prefix(CREDENTIALS_DIRECTORY)?.strip_prefix('/');
+    text.strip_prefix(CREDENTIAL).or_else(by_directory)
+}
+
 fn resolve_in(configured: &Path, directory: Option<&Path>) -> Result<PathBuf, SecretError> {
-    let Some(text) = configured.to_str() else { return Ok(configured.to_owned()) };
-    let prefix = format!("${CREDENTIALS_DIRECTORY}/");
-    let Some(name) = text.strip_prefix(CREDENTIAL).or_else(|| text.strip_prefix(&prefix)) else {
+    let Some((text, name)) = configured.to_str().and_then(|text| Some((text, credential(text)?))) else {
         return Ok(configured.to_owned());
     };
     let refused = || SecretError::NoCredential { name: text.to_owned() };

@@ -1,4 +1,5 @@
 //! What stands in front of the relay: proxies, the admin API over HTTP, secret files, ACME.
 
+mod acme;
 mod admin;
 mod proxy;

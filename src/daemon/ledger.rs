@@ -181,12 +181,17 @@ fn elapsed_ms(since: Instant) -> u64 {
     u64::try_from(clock::monotonic().duration_since(since).as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Makes a directory that only its owner may enter; takes away what others may do in one that is there.
+/// Makes a directory that only its owner may enter. One that is there and open to others is closed, with a warning: whoever
+/// opened it should learn it from us and not from a stranger; one that we may not close is refused.
 fn private_dir(dir: &Path) -> std::io::Result<()> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
     let mode = std::fs::metadata(dir)?.permissions().mode();
-    if mode & 0o007 != 0 {
-        std::fs::set_permissions(dir, std::fs::Permissions::from_mode(mode & 0o770))?;
+    if mode & 0o077 != 0 {
+        std::fs::set_permissions(dir, std::fs::Permissions::from_mode(mode & 0o700))?;
+        tracing::warn!(
+            event = "relay.data_dir.closed", dir = %dir.display(), mode = format!("{:04o}", mode & 0o7777),
+            "mail and keys in {} were open to other accounts of this machine; its mode is 0700 now", dir.display()
+        );
     }
     Ok(())
 }

@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::secrets;
+
 pub use sample::sample;
 
 /// Keys outside the tables, and the tables.
@@ -402,7 +404,7 @@ impl Config {
 
     fn anchor(&mut self, dir: &Path) {
         let anchored = |path: &mut PathBuf| {
-            if !path.as_os_str().is_empty() {
+            if !path.as_os_str().is_empty() && !secrets::is_credential(path) {
                 *path = dir.join(&path);
             }
         };

@@ -29,6 +29,7 @@ use crate::gateway::submission::{self, Own};
 use crate::gateway::{Client, ClientError, Options, Status};
 use crate::identity::key::KeyText;
 use crate::identity::keyfile::{self, KeyFileError};
+use crate::secrets::SecretError;
 use deliveries::Deliveries;
 
 /// How long deliveries under way may take after a stop.
@@ -46,6 +47,9 @@ pub enum RunError {
     /// The key.
     #[error(transparent)]
     Key(#[from] KeyFileError),
+    /// The webhook's token.
+    #[error("webhook.bearer_token_file: {0}")]
+    Token(#[from] SecretError),
     /// The outbox.
     #[error(transparent)]
     Outbox(#[from] OutboxError),
@@ -126,13 +130,6 @@ pub async fn open_outbox(
 pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError> {
     let started = clock::wall();
     let key = keyfile::load(&config.key_file)?;
-    if keyfile::is_exposed(&config.key_file)? {
-        tracing::warn!(
-            event = "gateway.key_exposed",
-            "{} can be read by others; chmod 600 it",
-            config.key_file.display()
-        );
-    }
     let key_text = key.key_text();
     let destination = Arc::new(setup::destination(&config)?);
     let stored_ids = destination.stored_ids().await;

@@ -20,10 +20,12 @@ use bytes::Bytes;
 use http_body_util::StreamBody;
 use hyper::body::{Frame, Incoming};
 use hyper::client::conn::http1;
+use hyper::header::HeaderValue;
 use hyper::{Request, Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use tokio::fs::File;
 use tokio::io::AsyncReadExt;
+use zeroize::Zeroizing;
 
 use crate::gateway::destination::{Letter, Outcome};
 use crate::gateway::dial::{self, Endpoint, Trust};
@@ -42,7 +44,7 @@ pub struct Webhook {
 
 /// A secret that does not show itself.
 #[derive(Clone)]
-struct Token(String);
+struct Token(Zeroizing<String>);
 
 impl std::fmt::Debug for Token {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -53,7 +55,12 @@ impl std::fmt::Debug for Token {
 impl Webhook {
     /// Posts to `endpoint`; `bearer_token`, if not empty, goes into `Authorization`; `timeout` is for one whole request.
     #[must_use]
-    pub fn new(endpoint: Endpoint, trust: Trust, bearer_token: Option<String>, timeout: Duration) -> Self {
+    pub fn new(
+        endpoint: Endpoint,
+        trust: Trust,
+        bearer_token: Option<Zeroizing<String>>,
+        timeout: Duration,
+    ) -> Self {
         let bearer_token = bearer_token.filter(|token| !token.is_empty()).map(Token);
         Self { endpoint, trust, bearer_token, timeout }
     }
@@ -83,7 +90,12 @@ impl Webhook {
             .header("x-waystation-mail-from", field_value(&letter.mail_from))
             .header("x-waystation-rcpt-to", field_value(&letter.rcpt_to));
         if let Some(Token(token)) = &self.bearer_token {
-            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+            let field = Zeroizing::new(format!("Bearer {}", token.as_str()));
+            let mut field = HeaderValue::try_from(field.as_str()).map_err(|_| {
+                Outcome::unavailable("the token in webhook.bearer_token_file fits no header field")
+            })?;
+            field.set_sensitive(true);
+            request = request.header(header::AUTHORIZATION, field);
         }
         let request = request.body(body).map_err(|error| Outcome::unavailable(error.to_string()))?;
         let stream = dial::open(&self.endpoint, &self.trust)
@@ -187,7 +199,12 @@ mod tests {
         };
         let token = Some("secret".to_owned());
         let endpoint = Endpoint::http(&url).unwrap();
-        let hook = Webhook::new(endpoint, Trust::new(None).unwrap(), token, Duration::from_secs(20));
+        let hook = Webhook::new(
+            endpoint,
+            Trust::new(None).unwrap(),
+            token.map(Zeroizing::new),
+            Duration::from_secs(20),
+        );
         assert!(!format!("{hook:?}").contains("secret"));
         let letter = letter(&dir);
         tokio::join!(hook.deliver(&letter), serving)

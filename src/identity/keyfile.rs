@@ -1,20 +1,18 @@
 //! The secret key's file.
 //!
-//! Promises: a key file is created with mode 0600, whole and synced or not at all, and never overwritten.
+//! Promises: a key file is read only when nobody else can; it is created with mode 0600, whole and synced or not at all, and never overwritten.
 //!
 //! Failure policy: every failure names the file; nothing is retried.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
 use super::key::{SecretKey, SecretKeyError};
-
-/// Most bytes read from a key file; a PKCS#8 PEM of an Ed25519 key has 119 or 168.
-const KEY_FILE_BYTES_MAX: u64 = 8 * 1024;
+use crate::secrets::{self, SecretError};
 
 /// A key file could not be read or made.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +33,9 @@ pub enum KeyFileError {
         /// The system's reason.
         source: io::Error,
     },
+    /// It cannot be read, or others can read it, too.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
     /// The contents are no secret key.
     #[error("{}: {source}", path.display())]
     Content {
@@ -52,29 +53,13 @@ pub fn generate() -> SecretKey {
     SecretKey::from_seed(&seed)
 }
 
-/// Reads a key file.
+/// Reads a key file that nobody but its owner can read, as ssh does it.
 ///
 /// # Errors
-/// [`KeyFileError::Io`] or [`KeyFileError::Content`].
+/// [`KeyFileError::Secret`] or [`KeyFileError::Content`].
 pub fn load(path: &Path) -> Result<SecretKey, KeyFileError> {
-    let failed = |operation| move |source| KeyFileError::Io { operation, path: path.to_owned(), source };
-    let file = File::open(path).map_err(failed("open"))?;
-    let mut pem = Zeroizing::new(String::new());
-    file.take(KEY_FILE_BYTES_MAX).read_to_string(&mut pem).map_err(failed("read"))?;
+    let pem = secrets::read_text(path)?;
     SecretKey::from_pem(&pem).map_err(|source| KeyFileError::Content { path: path.to_owned(), source })
-}
-
-/// Whether others than the owner may read or write the file; worth a warning.
-///
-/// # Errors
-/// [`KeyFileError::Io`].
-pub fn is_exposed(path: &Path) -> Result<bool, KeyFileError> {
-    let meta = fs::metadata(path).map_err(|source| KeyFileError::Io {
-        operation: "look at",
-        path: path.to_owned(),
-        source,
-    })?;
-    Ok(meta.permissions().mode() & 0o077 != 0)
 }
 
 /// Writes a new key file, mode 0600, and syncs it and its directory.
@@ -112,6 +97,8 @@ pub fn write_new(path: &Path, secret: &[u8]) -> Result<(), KeyFileError> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     #[test]
@@ -121,8 +108,9 @@ mod tests {
         let key = generate();
         save_new(&path, &key).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert!(!is_exposed(&path).unwrap());
         assert_eq!(load(&path).unwrap().key_text(), key.key_text());
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+        assert!(matches!(load(&path), Err(KeyFileError::Secret(SecretError::Exposed { .. }))));
     }
 
     #[test]
@@ -138,8 +126,8 @@ mod tests {
     fn garbage_names_the_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("passport.key");
-        fs::write(&path, "not a key").unwrap();
+        write_new(&path, b"not a key").unwrap();
         assert!(load(&path).unwrap_err().to_string().contains("passport.key"));
-        assert!(matches!(load(&dir.path().join("none")), Err(KeyFileError::Io { .. })));
+        assert!(matches!(load(&dir.path().join("none")), Err(KeyFileError::Secret(SecretError::Io { .. }))));
     }
 }

@@ -5,6 +5,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use zeroize::Zeroizing;
+
 use super::RunError;
 use crate::gateway::command::Command;
 use crate::gateway::config::Config;
@@ -13,6 +15,7 @@ use crate::gateway::dial::{Endpoint, Trust};
 use crate::gateway::lmtp::{Address, Lmtp};
 use crate::gateway::maildir::Maildir;
 use crate::gateway::webhook::Webhook;
+use crate::secrets;
 
 /// Longest bearer token read from its file, bytes.
 const TOKEN_BYTES_MAX: usize = 4096;
@@ -43,9 +46,8 @@ pub(super) fn destination(config: &Config) -> Result<Destination, RunError> {
         let token = if table.bearer_token_file.as_os_str().is_empty() {
             None
         } else {
-            let text =
-                std::fs::read_to_string(&table.bearer_token_file).map_err(io(&table.bearer_token_file))?;
-            let token: String = text.trim().chars().take(TOKEN_BYTES_MAX).collect();
+            let text = secrets::read_text(&table.bearer_token_file)?;
+            let token = Zeroizing::new(text.trim().chars().take(TOKEN_BYTES_MAX).collect::<String>());
             Some(token)
         };
         let extra = Some(config.extra_ca_file.as_path()).filter(|path| !path.as_os_str().is_empty());

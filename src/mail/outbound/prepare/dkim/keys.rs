@@ -1,14 +1,11 @@
 //! DKIM keys: files, generation, and the DNS records that belong to them.
 //!
-//! Promises: a key file that others than its owner and group may read is refused, because who has the key can sign
-//! as the domain; RSA keys have at least 2048 bits (RFC 8301 section 3.2; the key library refuses shorter ones);
+//! Promises: a key file that others than its owner may read is refused, because who has the key can sign as the domain
+//! ([`secrets`]); RSA keys have at least 2048 bits (RFC 8301 section 3.2; the key library refuses shorter ones);
 //! what was read of a file is wiped from memory when the key is made. The key itself lives in the signer.
 //!
 //! Failure policy: every failure names the file and what to do.
 
-use std::fs::File;
-use std::io::{self, Read as _};
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use data_encoding::BASE64;
@@ -17,12 +14,10 @@ use mail_auth::dkim::generate::DkimKeyPair;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs1KeyDer, PrivatePkcs8KeyDer};
 use zeroize::{Zeroize as _, Zeroizing};
 
-/// Most bytes read from a key file; a PEM of 4096 bits has about 3300.
-const KEY_FILE_BYTES_MAX: u64 = 16 * 1024;
+use crate::secrets::{self, SecretError};
+
 /// Bits of a new RSA key: what fits a DNS answer and every verifier takes (RFC 8301 section 3.2).
 const RSA_BITS: usize = 2048;
-/// Mode bits that make a key file too open: anything for others, writing for the group.
-const EXPOSED_MODE: u32 = 0o027;
 /// `OBJECT IDENTIFIER rsaEncryption, NULL` (RFC 8017 appendix A.1).
 const RSA_ALGORITHM: &[u8] = &[0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01, 0x05, 0x00];
 /// A PKCS#8 version 1 key of Ed25519 in front of its 32 octets (RFC 8410 section 7); every tool reads version 1.
@@ -37,24 +32,9 @@ const SEQUENCE: u8 = 0x30;
 /// A key file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
-    /// The file system said no.
-    #[error("cannot {operation} {}: {source}", path.display())]
-    Io {
-        /// What was tried.
-        operation: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// The system's reason.
-        source: io::Error,
-    },
-    /// Too many may read it.
-    #[error("{} has mode {mode:03o}, so that others can sign as your domain; run `chmod 600` on it", path.display())]
-    Exposed {
-        /// The file.
-        path: PathBuf,
-        /// Its permission bits.
-        mode: u32,
-    },
+    /// It cannot be read, or others can.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
     /// The contents are no key of this kind.
     #[error("{} is no private key for DKIM: {problem}", path.display())]
     Content {
@@ -143,14 +123,7 @@ pub fn ed25519_record(key: &Ed25519Key) -> String {
 
 /// The first PEM block of a private file: its label and what is in it.
 fn read(path: &Path) -> Result<(String, Zeroizing<Vec<u8>>), KeyError> {
-    let failed = |operation| move |source| KeyError::Io { operation, path: path.to_owned(), source };
-    let file = File::open(path).map_err(failed("open"))?;
-    let mode = file.metadata().map_err(failed("look at"))?.permissions().mode() & 0o777;
-    if mode & EXPOSED_MODE != 0 {
-        return Err(KeyError::Exposed { path: path.to_owned(), mode });
-    }
-    let mut text = Zeroizing::new(String::new());
-    file.take(KEY_FILE_BYTES_MAX).read_to_string(&mut text).map_err(failed("read"))?;
+    let text = secrets::read_text(path)?;
     let problem = || content(path, "it is no PEM file".to_owned());
     let after = text.split_once("-----BEGIN ").ok_or_else(problem)?.1;
     let (label, after) = after.split_once("-----").ok_or_else(problem)?;
@@ -195,6 +168,7 @@ fn der(tag: u8, parts: &[&[u8]]) -> Zeroizing<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
     use crate::identity::keyfile::write_new;
@@ -219,9 +193,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("ed");
         write_new(&path, generate_ed25519().unwrap().pem.as_bytes()).unwrap();
-        for (mode, fine) in [(0o600, true), (0o400, true), (0o440, true), (0o644, false), (0o620, false)] {
+        for (mode, fine) in [(0o600, true), (0o400, true), (0o440, false), (0o644, false), (0o620, false)] {
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
-            let exposed = matches!(load_ed25519(&path), Err(KeyError::Exposed { .. })); // T8
+            let exposed = matches!(load_ed25519(&path), Err(KeyError::Secret(SecretError::Exposed { .. }))); // T8
             assert_eq!(exposed, !fine, "{mode:o}");
         }
     }
@@ -239,6 +213,6 @@ mod tests {
             assert!(matches!(refused, KeyError::Content { .. }), "{name}: {refused}");
             assert!(refused.to_string().contains(name));
         }
-        assert!(matches!(load_rsa(&dir.path().join("none")), Err(KeyError::Io { .. })));
+        assert!(matches!(load_rsa(&dir.path().join("none")), Err(KeyError::Secret(SecretError::Io { .. }))));
     }
 }

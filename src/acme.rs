@@ -1,0 +1,199 @@
+//! Certificates from an ACME server (RFC 8555), got and renewed while the relay runs.
+//!
+//! Promises: a certificate on disk is served at once, and a restart orders nothing that is not due ([`plan`]); a new one is
+//! stable on disk, with its key, before it is forgotten where it came from; validations are answered for as long as they run.
+//! Does not: listen (the HTTP and HTTPS listeners do), or judge certificates (`tls` does).
+//! Failure policy: an order that fails is a log line with the server's words, a number, and another try later. It never ends
+//! the relay: mail goes on without TLS, or with the certificate that is there.
+
+mod answers;
+mod disk;
+mod order;
+pub mod plan;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+pub use answers::Answers;
+use disk::Place;
+pub use order::{OrderError, PATIENCE};
+use plan::{Pauses, Plan, Validity};
+
+use crate::clock;
+use crate::observe::Metrics;
+use crate::secrets::SecretError;
+use crate::tls::{Installed, Store};
+
+/// Longest sleep before the clock is looked at again: it may have been set, or the machine have slept.
+const LOOK_EVERY: Duration = Duration::from_secs(3600);
+
+/// How names are proved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// A file over plain HTTP (RFC 8555 section 8.3).
+    Http01,
+    /// A certificate over TLS (RFC 8737).
+    TlsAlpn01,
+}
+
+impl Proof {
+    /// The word of the protocol.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Http01 => "http-01",
+            Self::TlsAlpn01 => "tls-alpn-01",
+        }
+    }
+}
+
+/// Which certificate is wanted, and from whom.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where account and certificate are kept.
+    pub dir: PathBuf,
+    /// URL of the server's directory.
+    pub directory_url: String,
+    /// Mail address for its notices.
+    pub contact: Option<String>,
+    /// Names in the certificate, lower-case A-labels, not empty.
+    pub names: Vec<String>,
+    /// How they are proved.
+    pub proof: Proof,
+    /// Authority of the server itself, PEM; the first certificate counts. `None`: the public ones.
+    pub ca_file: Option<PathBuf>,
+    /// Waits after failures.
+    pub pauses: Pauses,
+}
+
+/// Gets and renews one certificate.
+#[derive(Debug)]
+pub struct Client {
+    settings: Settings,
+    place: Place,
+    store: Arc<Store>,
+    answers: Arc<Answers>,
+    metrics: Arc<Metrics>,
+    plan: Plan,
+}
+
+impl Client {
+    /// Serves the certificate that is on disk, if there is one, and plans the next order.
+    ///
+    /// # Errors
+    /// [`SecretError`] when the directory cannot be used, or others can read the key in it.
+    pub fn start(
+        settings: Settings,
+        store: Arc<Store>,
+        answers: Arc<Answers>,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, SecretError> {
+        let place = Place::of(&settings.dir, &settings.directory_url);
+        place.make()?;
+        let held = match place.certificate()? {
+            Some(Ok(pair)) => Some(store.serve(pair)),
+            Some(Err(error)) => {
+                let file = place.certificate_file();
+                tracing::error!(
+                    event = "relay.acme.damaged", file = %file.display(), %error,
+                    "the certificate kept in {} cannot be used, ordering another", file.display()
+                );
+                None
+            }
+            None => None,
+        };
+        if let Some(held) = &held {
+            tracing::info!(
+                event = "relay.acme.loaded",
+                names = held.names.join(","),
+                not_after_ms = held.not_after.0,
+                "serving the certificate got before"
+            );
+        }
+        // With another list of names it is served meanwhile, and a new one is due.
+        let fits = held.filter(|held| settings.names.iter().all(|name| held.covers(name)));
+        let now = clock::wall();
+        let plan = Plan::new(fits.as_ref().map(validity), settings.pauses, now, rand::random());
+        Ok(Self { settings, place, store, answers, metrics, plan })
+    }
+
+    /// Orders whenever one is due, until `stop`.
+    pub async fn run(mut self, stop: CancellationToken) {
+        loop {
+            self.metrics.edge.acme_next(self.plan.due().0);
+            let wait = self.plan.wait(clock::wall());
+            if !wait.is_zero() {
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = tokio::time::sleep(wait.min(LOOK_EVERY)) => continue,
+                }
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = self.order() => {}
+            }
+        }
+    }
+
+    async fn order(&mut self) {
+        let settings = &self.settings;
+        let names = settings.names.join(",");
+        tracing::info!(
+            event = "relay.acme.ordering",
+            directory = settings.directory_url,
+            names,
+            challenge = settings.proof.word(),
+            "ordering a certificate"
+        );
+        let got = order::run(settings, &self.place, &self.answers, &self.store).await;
+        let installed = match got {
+            Ok(got) => self.install(&got),
+            Err(error) => Err(error),
+        };
+        let now = clock::wall();
+        self.metrics.edge.acme_order(installed.is_ok());
+        match installed {
+            Ok(installed) => {
+                self.plan.installed(validity(&installed), now, rand::random());
+                tracing::info!(
+                    event = "relay.acme.installed",
+                    names = installed.names.join(","),
+                    not_after_ms = installed.not_after.0,
+                    next_ms = self.plan.due().0,
+                    "serving a new certificate"
+                );
+            }
+            Err(error) => {
+                if matches!(error, OrderError::NoAccount(_)) {
+                    self.place.drop_account();
+                }
+                self.plan.failed(now, rand::random());
+                let wait_seconds = self.plan.wait(now).as_secs();
+                tracing::error!(
+                    event = "relay.acme.failed", directory = self.settings.directory_url, names, %error,
+                    failures = self.plan.failures(), wait_seconds, served = self.store.ready(),
+                    "no certificate from the ACME server: {error}; the next try is in {wait_seconds} s"
+                );
+            }
+        }
+    }
+
+    /// Keeps the pair, and serves it. One that cannot be kept is served all the same: the next start orders again.
+    fn install(&self, got: &order::Got) -> Result<Installed, OrderError> {
+        let installed = self
+            .store
+            .install(got.chain_pem.as_bytes(), got.key_pem.as_bytes())
+            .map_err(|error| OrderError::Server(format!("it gave a certificate of no use: {error}")))?;
+        if let Err(error) = self.place.keep_certificate(&got.key_pem, &got.chain_pem) {
+            tracing::error!(event = "relay.acme.not_kept", %error, "the new certificate is served, and not kept: {error}");
+        }
+        Ok(installed)
+    }
+}
+
+fn validity(installed: &Installed) -> Validity {
+    Validity { from: installed.not_before, to: installed.not_after }
+}
