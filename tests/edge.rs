@@ -2,4 +2,5 @@
 
 mod acme;
 mod admin;
+mod combined;
 mod proxy;
