@@ -20,7 +20,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 
 pub use forwarded::client_address;
-use header::Parsed;
+pub use header::{Parsed, parse};
 
 use crate::clock;
 use crate::observe::{Metrics, ProxyRefusal};

@@ -4,6 +4,7 @@ mod cli;
 mod crash;
 mod dialogs;
 mod edge;
+mod fuzz_corpus;
 mod gateway;
 mod intake_process;
 mod layering;

@@ -1,0 +1,4 @@
+//! See `smtp_receiver` in `bodies.rs`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| waystation_fuzz::smtp_receiver(data));

@@ -1,0 +1,4 @@
+//! See `tunnel_frame` in `bodies.rs`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| waystation_fuzz::tunnel_frame(data));
