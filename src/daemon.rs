@@ -28,7 +28,7 @@ use tokio_util::task::TaskTracker;
 use crate::admin::api::{self, Admin, Presence};
 use crate::admin::ask::Terms;
 use crate::config::{AdmissionMode, Config};
-use crate::http;
+use crate::http::{self, Guests};
 use crate::identity::key::KeyText;
 use crate::mail::admission::Admission;
 use crate::mail::intake;
@@ -219,7 +219,10 @@ pub async fn start(config: &Config, stop: CancellationToken) -> Result<Daemon, S
 
     let shown = config.metrics_enabled.then(|| Arc::clone(&metrics));
     let router = http::router(pulse, shown, tunnel.router(), extras);
-    let door = http::Door { gate: edge::http_gate(config, &metrics) };
+    let door = http::Door {
+        gate: edge::http_gate(config, &metrics),
+        guests: Some(Guests::new(&config.http.trusted_proxies, &metrics)),
+    };
     tasks.spawn(http::serve(http_listener, door, router, stop.clone(), tasks.clone()));
 
     tracing::info!(

@@ -7,6 +7,7 @@
 
 pub mod admin;
 pub mod guard;
+mod guests;
 mod serve;
 
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use serde_json::{Value, json};
 use tower::ServiceExt as _;
 
 pub use admin::AdminDoor;
+pub use guests::{GUESTS_PER_ADDRESS_MAX, Guests};
 pub use serve::{CONNECTIONS_MAX, ConnectionPlace, Door, serve};
 
 use crate::observe::Metrics;

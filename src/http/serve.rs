@@ -18,6 +18,7 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
 use super::guard::Line;
+use super::guests::Guests;
 use crate::proxy::{Arrival, Gate};
 
 /// Most connections at a time; tunnels count for as long as they live.
@@ -34,6 +35,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub struct Door {
     /// Connections from trusted proxies begin with a PROXY header; `None`: none does.
     pub gate: Option<Arc<Gate>>,
+    /// Counts connections that are no tunnel; `None`: nobody does.
+    pub guests: Option<Arc<Guests>>,
 }
 
 /// Serves `router` on `listener` until `stop`; open requests may finish, tunnels end by their own rules.
@@ -64,7 +67,7 @@ pub async fn serve(
                 // Frames of the tunnel are small; waiting for more of them only adds delay.
                 let _ = socket.set_nodelay(true);
                 let router = router.clone();
-                let (gate, stop) = (door.gate.clone(), stop.clone());
+                let (gate, guests, stop) = (door.gate.clone(), door.guests.clone(), stop.clone());
                 tasks.spawn(async move {
                     if let Some(gate) = gate {
                         peer = tokio::select! {
@@ -74,6 +77,10 @@ pub async fn serve(
                                 Err(_) => return, // counted and logged
                             },
                         };
+                    }
+                    let guest = guests.map(|guests| guests.enter(peer.ip()));
+                    if matches!(guest, Some(None)) {
+                        return; // counted
                     }
                     connection(TokioIo::new(socket), (peer, line), router, stop, place).await;
                 });

@@ -13,6 +13,7 @@
 //! Failure policy: the first failed check ends the connection with its code.
 
 use core::net::IpAddr; // addresses only, no sockets
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use spool::ids::WallMs;
@@ -24,7 +25,7 @@ use super::control::{
     AuthChallenge, AuthChallengeRequest, AuthChallengeResponse, Credit, Feature, Features, SessionRole,
     ToGateway, ToRelay, UNPROVED_BYTES_MAX,
 };
-use super::rates::Rates;
+use super::rates::{Rates, prefix};
 use crate::identity::challenge::{AuthCode, Challenges, Fresh};
 use crate::identity::invite::Code;
 use crate::identity::key::KeyText;
@@ -35,6 +36,8 @@ pub const MESSAGES_MAX: u32 = 4;
 pub const UNPROVED_TIME_MAX: Duration = Duration::from_secs(10);
 /// Most connections without a proof at a time.
 pub const HALF_OPEN_MAX: usize = 1024;
+/// Most of them from one address (IPv6: one /64), so that one client cannot keep all others from logging in.
+pub const HALF_OPEN_PER_ADDRESS_MAX: usize = 256;
 
 /// What all handshakes share: the challenges, the rates, and how many strangers are inside.
 #[derive(Debug)]
@@ -43,26 +46,45 @@ pub struct Door {
     challenges: Challenges,
     rates: Option<Rates>,
     half_open: usize,
+    /// The same by address; no entry is zero, so there are at most [`HALF_OPEN_MAX`].
+    half_open_by_address: HashMap<IpAddr, usize>,
 }
 
 impl Door {
     /// A door of the relay `host`; without `rates` attempts are not limited.
     #[must_use]
     pub fn new(host: String, challenge_ttl: Duration, rates: Option<Rates>) -> Self {
-        Self { host, challenges: Challenges::new(challenge_ttl), rates, half_open: 0 }
+        Self {
+            host,
+            challenges: Challenges::new(challenge_ttl),
+            rates,
+            half_open: 0,
+            half_open_by_address: HashMap::new(),
+        }
     }
 
-    /// Lets one more stranger in; `false` when there are too many. Each `true` needs one [`Door::left`].
+    /// Lets one more stranger from `client` in; `false` when there are too many. Each `true` needs one
+    /// [`Door::left`].
     #[must_use]
-    pub fn enter(&mut self) -> bool {
-        let room = self.half_open < HALF_OPEN_MAX;
-        self.half_open += usize::from(room);
+    pub fn enter(&mut self, client: IpAddr) -> bool {
+        let own = self.half_open_by_address.get(&prefix(client)).copied().unwrap_or(0);
+        let room = self.half_open < HALF_OPEN_MAX && own < HALF_OPEN_PER_ADDRESS_MAX;
+        if room {
+            self.half_open += 1;
+            self.half_open_by_address.insert(prefix(client), own + 1);
+        }
         room
     }
 
-    /// A stranger has gone, or is none any more.
-    pub fn left(&mut self) {
+    /// A stranger from `client` has gone, or is none any more.
+    pub fn left(&mut self, client: IpAddr) {
         self.half_open = self.half_open.saturating_sub(1);
+        let left = self.half_open_by_address.get(&prefix(client)).map_or(0, |own| own.saturating_sub(1));
+        if left == 0 {
+            self.half_open_by_address.remove(&prefix(client));
+        } else {
+            self.half_open_by_address.insert(prefix(client), left);
+        }
     }
 
     /// Strangers inside.
@@ -412,12 +434,19 @@ mod tests {
             assert!(matches!(world.hear(&mut client, &request), Step::Say(_)));
         }
         assert_eq!(world.hear(&mut client, &request), Step::Refuse(AuthCode::InvalidMessage));
-        for _ in 0..HALF_OPEN_MAX {
-            assert!(world.door.enter());
+        let at = |n: usize| IpAddr::from([192, 0, 2, (n / HALF_OPEN_PER_ADDRESS_MAX) as u8]);
+        for n in 0..HALF_OPEN_MAX {
+            assert!(world.door.enter(at(n)));
+            assert_eq!(world.door.half_open(), n + 1);
+            if n == HALF_OPEN_PER_ADDRESS_MAX - 1 {
+                assert!(!world.door.enter(at(0)), "one address has had its share"); // X4
+            }
         }
-        assert!(!world.door.enter());
-        world.door.left();
-        assert!(world.door.enter());
+        assert!(!world.door.enter("198.51.100.1".parse().unwrap()));
+        world.door.left(at(0));
+        assert!(world.door.enter("198.51.100.1".parse().unwrap()));
+        (1..HALF_OPEN_MAX).for_each(|n| world.door.left(at(n)));
+        assert_eq!(world.door.half_open_by_address.len(), 1);
     }
 
     #[test]

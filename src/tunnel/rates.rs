@@ -98,7 +98,8 @@ impl Bucket {
     }
 }
 
-fn prefix(client: IpAddr) -> IpAddr {
+/// What one subscriber has: an IPv4 address, an IPv6 /64.
+pub(super) fn prefix(client: IpAddr) -> IpAddr {
     match client.to_canonical() {
         IpAddr::V4(v4) => IpAddr::V4(v4),
         IpAddr::V6(v6) => {

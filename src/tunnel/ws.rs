@@ -44,7 +44,7 @@ use crate::clock;
 use crate::identity::challenge::{AuthCode, Fresh};
 use crate::identity::key::KeyText;
 use crate::identity::registry::{Entry, Registry};
-use crate::observe::{AuthOutcome, Metrics};
+use crate::observe::{AuthOutcome, Limited, Metrics, Throttle};
 use crate::proxy::client_address;
 
 /// Time for a closing handshake, and for what is still to be written before it.
@@ -96,6 +96,8 @@ pub struct Tunnel {
     door: Mutex<Door>,
     registry: Mutex<Registry<Arc<Wake>>>,
     pub(super) metrics: Arc<Metrics>,
+    /// Brake of log lines about refusals.
+    lines: Throttle,
     pub(super) stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -124,6 +126,7 @@ impl Tunnel {
             door: Mutex::new(door),
             registry: Mutex::new(Registry::default()),
             metrics,
+            lines: Throttle::default(),
             stop,
             tasks,
         })
@@ -167,8 +170,11 @@ impl Tunnel {
         let Some(on_upgrade) = request.extensions_mut().remove::<OnUpgrade>() else {
             return upgrade::not_upgradable();
         };
-        let Some(stranger) = Stranger::enter(self) else { return upgrade::busy() };
         let client = self.client(&request);
+        let Some(stranger) = Stranger::enter(self, client) else {
+            self.metrics.abuse.limited(Limited::TunnelStrangers);
+            return upgrade::busy();
+        };
         let protocol = upgrade::first_protocol(request.headers());
         // The listener counts connections by what it put in here.
         let place = std::mem::take(request.extensions_mut());
@@ -270,10 +276,14 @@ impl Tunnel {
             let step =
                 handshake.hear(&message, fresh, &mut lock(&self.door), clock::monotonic(), clock::wall());
             let named = Named::of(&handshake);
-            tracing::info!(
-                event = "relay.ws.auth.attempted", session.id = %id, remote_address = %client,
-                lane = named.lane, session_role = named.role, "login message"
-            );
+            // What was refused can come again at once; both its lines are braked.
+            if !matches!(step, Step::Refuse(_)) || self.lines.allows(&self.metrics.abuse, clock::monotonic())
+            {
+                tracing::info!(
+                    event = "relay.ws.auth.attempted", session.id = %id, remote_address = %client,
+                    lane = named.lane, session_role = named.role, "login message"
+                );
+            }
             match step {
                 Step::Say(challenge) => {
                     tracing::info!(
@@ -361,10 +371,12 @@ impl Tunnel {
             | AuthCode::InvitationRefused
             | AuthCode::Revoked => AuthOutcome::Rejected,
         });
-        tracing::info!(
-            event = "relay.ws.auth.rejected", session.id = %id, remote_address = %client,
-            lane = named.lane, session_role = named.role, code = code.word(), "login refused"
-        );
+        if self.lines.allows(&self.metrics.abuse, clock::monotonic()) {
+            tracing::info!(
+                event = "relay.ws.auth.rejected", session.id = %id, remote_address = %client,
+                lane = named.lane, session_role = named.role, code = code.word(), "login refused"
+            );
+        }
         let error = ToGateway::AuthError(AuthError { code: code.word().to_owned() });
         wire.send(Outgoing::Text(error.to_text()));
         wire.close(code.close_code(), code.word());
@@ -423,17 +435,17 @@ impl Drop for Seat {
 }
 
 /// A connection without a proof, counted at the door until dropped.
-struct Stranger(Arc<Tunnel>);
+struct Stranger(Arc<Tunnel>, IpAddr);
 
 impl Stranger {
-    fn enter(tunnel: &Arc<Tunnel>) -> Option<Self> {
-        lock(&tunnel.door).enter().then(|| Self(Arc::clone(tunnel)))
+    fn enter(tunnel: &Arc<Tunnel>, client: IpAddr) -> Option<Self> {
+        lock(&tunnel.door).enter(client).then(|| Self(Arc::clone(tunnel), client))
     }
 }
 
 impl Drop for Stranger {
     fn drop(&mut self) {
-        lock(&self.0.door).left();
+        lock(&self.0.door).left(self.1);
     }
 }
 
