@@ -1,5 +1,6 @@
 //! Scenarios.
 
+mod attacks;
 mod cli;
 mod crash;
 mod dialogs;
