@@ -1,6 +1,7 @@
 //! Early talkers, harvests, block lists and senders nobody can answer, against the real process and a name server.
 
 use hickory_resolver::proto::rr::RecordType;
+use waystation::identity::key::SecretKey;
 
 use super::prey::{Client, Prey, honest};
 use crate::support::dns::{Dns, Trouble};
@@ -60,8 +61,8 @@ async fn listed_clients_reach_the_postmaster_only() {
         ("WAYSTATION_VERIFY__TIMEOUT_MS", "2000"),
     ];
     let prey = Prey::start(&env).await;
-    let key = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
-    prey.ask(&["mailbox", "add", key]);
+    let key = SecretKey::from_seed(&[9; 32]).key_text();
+    prey.ask(&["mailbox", "add", key.as_str()]);
     let rcpt = format!("RCPT TO:<{key}@our.example>");
     for (last, listed) in [
         (1, None),

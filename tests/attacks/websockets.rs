@@ -240,7 +240,7 @@ async fn a_challenge_serves_one_key_on_one_connection_once() {
     first.write_all(&signed).await.expect("sent");
     assert_eq!(said(&mut first).await["type"], "auth_ok");
     let (third, _) = fresh().await;
-    refused(third, signed, "challenge_mismatch").await;
+    refused(third, signed, "challenge_already_used").await;
     // Sixteen spellings decode to the same octets; one is the key's name.
     let canonical = name(&key);
     let last = canonical.chars().last().expect("52 characters");
