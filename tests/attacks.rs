@@ -4,7 +4,7 @@
 //! bounded: memory, descriptors, log lines. Method: the process under attack is one of its own ([`prey`]); many
 //! clients are many source addresses of 127.0.0.0/8. Each attack prints what it measured and asserts bounds, not
 //! times. Sizes are small enough for two processors; the environment makes them bigger:
-//! `ATTACK_CONNECTIONS` (10000), `ATTACK_SLOW_SENDERS` (200), `ATTACK_LARGE_MESSAGES` (12).
+//! `WAYSTATION_ATTACK_CONNECTIONS` (10000), `WAYSTATION_ATTACK_SLOW_SENDERS` (200), `WAYSTATION_ATTACK_LARGE_MESSAGES` (12).
 
 mod bombs;
 mod crowds;

@@ -21,7 +21,7 @@ async fn a_prefix_that_floods_is_capped_and_others_are_served() {
     let prey = Prey::start(&[("WAYSTATION_SMTP__GREET_DELAY_MS", "0")]).await;
     honest([127, 1, 1, 1], &prey).await;
     let (memory, descriptors) = (prey.memory(), prey.descriptors());
-    let attempts = size("ATTACK_CONNECTIONS", 10_000);
+    let attempts = size("WAYSTATION_ATTACK_CONNECTIONS", 10_000);
     let (mut held, mut refused) = (Vec::new(), 0_usize);
     for n in 0..attempts {
         let from = [127, 66, 6, u8::try_from(n % 250).unwrap_or(0) + 1];
@@ -64,7 +64,7 @@ async fn slow_senders_of_large_messages_cost_little_memory_each() {
     let prey = Prey::start(&[("WAYSTATION_SMTP__GREET_DELAY_MS", "0")]).await;
     honest([127, 1, 1, 1], &prey).await;
     let memory = prey.memory();
-    let senders = size("ATTACK_SLOW_SENDERS", 200);
+    let senders = size("WAYSTATION_ATTACK_SLOW_SENDERS", 200);
     let mut slow = Vec::new();
     let line = [vec![b'x'; 76], b"\r\n".to_vec()].concat();
     for n in 0..senders {
@@ -110,7 +110,7 @@ async fn many_messages_of_the_largest_size_go_to_disk_and_not_into_memory() {
     let prey = Prey::start(&env).await;
     honest([127, 1, 1, 1], &prey).await;
     let memory = prey.memory();
-    let messages = size("ATTACK_LARGE_MESSAGES", 12);
+    let messages = size("WAYSTATION_ATTACK_LARGE_MESSAGES", 12);
     let mut senders = JoinSet::new();
     for n in 0..messages {
         let smtp = prey.smtp;

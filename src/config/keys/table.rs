@@ -131,7 +131,7 @@ pub(in crate::config) const KEYS: &[Key] = &[
         "smtp.greet_delay_ms",
         Kind::Whole(0, 30_000),
         "100",
-        "Pause before the greeting. Whoever speaks in it is no mail server and is refused.",
+        "Pause before the greeting. Whoever speaks in it is no mail server and is refused. http.trusted_proxies do not wait.",
     ),
     key(
         "smtp.dnsbl_zones",
@@ -398,7 +398,7 @@ pub(in crate::config) const KEYS: &[Key] = &[
         "limits.smtp_messages_per_minute_per_ip",
         Kind::Whole(1, 1_000_000),
         "30",
-        "Messages; further ones get 451.",
+        "Messages; further ones get 450.",
     ),
     key(
         "limits.ws_auth_attempts_per_minute_per_ip",
@@ -410,7 +410,7 @@ pub(in crate::config) const KEYS: &[Key] = &[
         "limits.deny_window_seconds",
         Kind::Whole(1, DAY),
         "300",
-        "How long an address that went over a limit is refused.",
+        "How long an address that went over a limit is refused; each further time twice as long, up to a day.",
     ),
     key(
         "limits.unknown_recipient_delay_ms",
