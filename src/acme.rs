@@ -106,6 +106,7 @@ impl Client {
             None => None,
         };
         if let Some(held) = &held {
+            metrics.tls.set_expiry(held.not_after.0);
             tracing::info!(
                 event = "relay.acme.loaded",
                 names = held.names.join(","),
@@ -158,6 +159,7 @@ impl Client {
         match installed {
             Ok(installed) => {
                 self.plan.installed(validity(&installed), now, rand::random());
+                self.metrics.tls.set_expiry(installed.not_after.0);
                 tracing::info!(
                     event = "relay.acme.installed",
                     names = installed.names.join(","),

@@ -107,10 +107,15 @@ pub fn check_level(level: &str) -> Result<(), LogError> {
     filter(level).map(|_| ())
 }
 
+/// Libraries that log what they carry when they are let: mail, and invitation codes. They never are.
+const CARRIERS: [&str; 2] = ["tungstenite=warn", "tokio_tungstenite=warn"];
+
 fn filter(level: &str) -> Result<EnvFilter, LogError> {
-    EnvFilter::builder()
+    let asked = EnvFilter::builder()
         .parse(level)
-        .map_err(|e| LogError::Level { level: level.to_owned(), problem: e.to_string() })
+        .map_err(|e| LogError::Level { level: level.to_owned(), problem: e.to_string() })?;
+    // The last word about a target counts, and the narrower target before the wider one.
+    Ok(CARRIERS.iter().filter_map(|quiet| quiet.parse().ok()).fold(asked, EnvFilter::add_directive))
 }
 
 /// Sends log lines to standard error, once per process.

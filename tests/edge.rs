@@ -4,3 +4,4 @@ mod acme;
 mod admin;
 mod combined;
 mod proxy;
+mod secrets;
