@@ -107,7 +107,7 @@ pub fn check_level(level: &str) -> Result<(), LogError> {
     filter(level).map(|_| ())
 }
 
-/// Libraries that log what they carry when they are let: mail, and invitation codes. They never are.
+/// Libraries that log what they carry when they are let: mail, and invitation codes. `trace` alone does not let them.
 const CARRIERS: [&str; 2] = ["tungstenite=warn", "tokio_tungstenite=warn"];
 
 fn filter(level: &str) -> Result<EnvFilter, LogError> {
