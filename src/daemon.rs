@@ -10,6 +10,7 @@ mod abuse;
 mod edge;
 pub mod ledger;
 mod outbound;
+pub mod tls;
 mod verify;
 mod vitals;
 
@@ -79,6 +80,9 @@ pub enum StartError {
         /// The system's words.
         error: io::Error,
     },
+    /// No certificate.
+    #[error(transparent)]
+    Tls(#[from] tls::TlsError),
     /// Deliveries cannot be set up.
     #[error(transparent)]
     Outbound(#[from] outbound::SetupError),
@@ -119,6 +123,10 @@ pub enum EndError {
 pub struct Daemon {
     /// Where HTTP and tunnel listen.
     pub http: SocketAddr,
+    /// Where HTTPS listens.
+    pub https: Option<SocketAddr>,
+    /// TLS of the listeners.
+    pub tls: Option<tls::Served>,
     /// Where SMTP listens.
     pub smtp: Vec<SocketAddr>,
     /// Where the admin socket is.
@@ -142,6 +150,7 @@ pub struct Daemon {
 pub async fn start(config: &Config, stop: CancellationToken) -> Result<Daemon, StartError> {
     let guard = edge::admin_guard(config)?;
     let metrics = Arc::new(Metrics::new());
+    let served = tls::Served::open(config, &metrics)?;
     let poisoned = CancellationToken::new();
     let ledger = {
         let (settings, metrics, poisoned) = (config.clone(), Arc::clone(&metrics), poisoned.clone());
@@ -153,6 +162,10 @@ pub async fn start(config: &Config, stop: CancellationToken) -> Result<Daemon, S
     };
     ledger.log_recovery();
     let http_listener = listen("HTTP", "http.listen", config.http.listen).await?;
+    let https_listener = match config.http.tls_listen {
+        Some(address) => Some(listen("HTTPS", "http.tls_listen", address).await?),
+        None => None,
+    };
     let mut smtp_listeners = Vec::new();
     if config.smtp.enabled {
         for address in &config.smtp.listen {
@@ -162,6 +175,8 @@ pub async fn start(config: &Config, stop: CancellationToken) -> Result<Daemon, S
     let admin_listener = api::bind(&config.admin_socket)
         .map_err(|error| StartError::Admin { socket: config.admin_socket.clone(), error })?;
     let http = local(&http_listener, config.http.listen);
+    let https =
+        https_listener.as_ref().zip(config.http.tls_listen).map(|(l, configured)| local(l, configured));
     let smtp: Vec<_> =
         smtp_listeners.iter().zip(&config.smtp.listen).map(|(l, configured)| local(l, *configured)).collect();
 
@@ -197,7 +212,11 @@ pub async fn start(config: &Config, stop: CancellationToken) -> Result<Daemon, S
         screen: abuse::screen(config, deliveries.router.dns(), &metrics),
         verifier: verify::verifier(config, &deliveries.router, &metrics),
     };
-    let intake = intake::Settings { gate: edge::smtp_gate(config, &metrics), ..intake_settings(config) };
+    let intake = intake::Settings {
+        gate: edge::smtp_gate(config, &metrics),
+        tls: served.as_ref().map(tls::Served::smtp),
+        ..intake_settings(config)
+    };
     tasks.spawn(intake::run(smtp_listeners, intake, deps, stop.clone()));
 
     tasks.spawn(outbound::run(outbound::settings(config), deliveries, stop.clone()));
@@ -222,19 +241,31 @@ pub async fn start(config: &Config, stop: CancellationToken) -> Result<Daemon, S
     let door = http::Door {
         gate: edge::http_gate(config, &metrics),
         guests: Some(Guests::new(&config.http.trusted_proxies, &metrics)),
+        ..http::Door::default()
     };
-    tasks.spawn(http::serve(http_listener, door, router, stop.clone(), tasks.clone()));
+    let plain = tls::plain_router(&router, config, http, https);
+    if let Some(served) = &served {
+        served.watch(&tasks, &stop);
+        if let Some(listener) = https_listener {
+            let door = served.door(&door);
+            tasks.spawn(http::serve(listener, door, router, stop.clone(), tasks.clone()));
+        }
+    }
+    tasks.spawn(http::serve(http_listener, door, plain, stop.clone(), tasks.clone()));
 
     tracing::info!(
         event = "relay.started",
         version = env!("CARGO_PKG_VERSION"),
         http = %http,
+        https = ?https,
         smtp = ?smtp,
         data_dir = %config.data_dir.display(),
         "relay started"
     );
     Ok(Daemon {
         http,
+        https,
+        tls: served,
         smtp,
         admin_socket: config.admin_socket.clone(),
         metrics,
@@ -381,6 +412,7 @@ fn intake_settings(config: &Config) -> intake::Settings {
         message_bytes_max: smtp.max_message_bytes,
         recipients_max: smtp.max_recipients,
         command_timeout: Duration::from_secs(smtp.command_timeout_seconds),
+        require_tls: smtp.require_tls,
         unknown_recipient_delay: abuse::unknown_recipient_delay(config),
         greet_delay: Duration::from_millis(smtp.greet_delay_ms),
         ..receiver::Settings::new(&config.hostname, &config.domains)

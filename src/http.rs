@@ -1,4 +1,4 @@
-//! The public HTTP listener: health, readiness, metrics, the doors to the tunnel and, with a token, to the admin API.
+//! The public HTTP listeners: health, readiness, metrics, the doors to the tunnel and, with a token, to the admin API.
 //!
 //! Promises: a bounded number of connections; a client that does not send its request in time is cut; every
 //! unknown request gets 404 `{"error":"not_found"}`, whatever it carries. Does not: know what admin requests mean, or
@@ -8,6 +8,7 @@
 pub mod admin;
 pub mod guard;
 mod guests;
+mod plain;
 mod serve;
 
 use std::sync::Arc;
@@ -22,7 +23,8 @@ use tower::ServiceExt as _;
 
 pub use admin::AdminDoor;
 pub use guests::{GUESTS_PER_ADDRESS_MAX, Guests};
-pub use serve::{CONNECTIONS_MAX, ConnectionPlace, Door, serve};
+pub use plain::plain;
+pub use serve::{CONNECTIONS_MAX, ConnectionPlace, Door, Places, serve};
 
 use crate::observe::Metrics;
 

@@ -1,4 +1,4 @@
-//! `serve`: runs the relay until a signal.
+//! `serve`: runs the relay until a signal. SIGHUP: the certificate files are read again.
 
 use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
@@ -46,18 +46,27 @@ async fn serve(global: &Global, config: &Config) -> anyhow::Result<Exit> {
     let stop = CancellationToken::new();
     let mut term = signal(SignalKind::terminate()).context("cannot wait for signals")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for signals")?;
+    let mut hangup = signal(SignalKind::hangup()).context("cannot wait for signals")?;
     let daemon = daemon::start(config, stop.clone()).await?;
     if global.config.is_none() && !global.json {
         let text = introduction(config, &daemon, screen::Paint::new(global.color.on_stdout()));
         // Nobody has to read it.
         let _ = screen::print(&text);
     }
+    let tls = daemon.tls.clone();
     let ended = daemon.ended();
     tokio::pin!(ended);
-    tokio::select! {
-        outcome = &mut ended => return Ok(outcome.map(|()| Exit::Done)?),
-        _ = term.recv() => {}
-        _ = interrupt.recv() => {}
+    loop {
+        tokio::select! {
+            outcome = &mut ended => return Ok(outcome.map(|()| Exit::Done)?),
+            _ = term.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hangup.recv() => {
+                if let Some(tls) = &tls {
+                    tls.reload();
+                }
+            }
+        }
     }
     stop.cancel();
     tokio::select! {
@@ -79,6 +88,9 @@ fn introduction(config: &Config, daemon: &Daemon, paint: screen::Paint) -> Strin
     let mut text = format!("\n{}\n\n", paint.strong("Waystation is running."));
     text.push_str(&field("mail", &format!("smtp://{smtp} for {domain}")));
     text.push_str(&field("gateways", &format!("ws://{}/ws", daemon.http)));
+    if let Some(https) = daemon.https {
+        text.push_str(&field("", &format!("wss://{}:{}/ws", config.hostname, https.port())));
+    }
     text.push_str(&field("status", &format!("http://{}/ready and /metrics", daemon.http)));
     text.push_str(&field("data", &data_dir.display().to_string()));
     text.push_str(&format!("\n{}\n", paint.strong("Connect a gateway, in a second terminal:")));

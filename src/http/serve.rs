@@ -1,4 +1,4 @@
-//! Driver: accepts connections, within limits, and lets hyper speak HTTP/1.1 on them.
+//! Driver: accepts connections, within limits, in the clear or inside TLS, and lets hyper speak HTTP/1.1 on them.
 //!
 //! `axum::serve` has neither a connection limit nor a time limit for request heads; both are here.
 
@@ -11,6 +11,7 @@ use axum::extract::ConnectInfo;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -20,11 +21,15 @@ use tower::ServiceExt as _;
 use super::guard::Line;
 use super::guests::Guests;
 use crate::proxy::{Arrival, Gate};
+use crate::tls::ALPN_ACME;
+use crate::tls::handshake::Handshakes;
 
 /// Most connections at a time; tunnels count for as long as they live.
 pub const CONNECTIONS_MAX: usize = 200_000;
 /// How long a client may take for its request head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long a client may take for its TLS handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes of one request head; an upgrade request has a few hundred.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 /// Pause after a failed accept (out of file descriptors), so that the loop does not burn the processor.
@@ -37,6 +42,20 @@ pub struct Door {
     pub gate: Option<Arc<Gate>>,
     /// Counts connections that are no tunnel; `None`: nobody does.
     pub guests: Option<Arc<Guests>>,
+    /// HTTPS; `None`: in the clear.
+    pub tls: Option<Handshakes>,
+    /// Listeners that share these share one limit.
+    pub places: Places,
+}
+
+/// [`CONNECTIONS_MAX`] places. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Places(Arc<Semaphore>);
+
+impl Default for Places {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(CONNECTIONS_MAX)))
+    }
 }
 
 /// Serves `router` on `listener` until `stop`; open requests may finish, tunnels end by their own rules.
@@ -49,14 +68,13 @@ pub async fn serve(
     stop: CancellationToken,
     tasks: TaskTracker,
 ) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let loopback = listener.local_addr().is_ok_and(|address| address.ip().is_loopback());
-    let line = Line { encrypted: false, loopback };
+    let line = Line { encrypted: door.tls.is_some(), loopback };
     loop {
         let place = tokio::select! {
             () = stop.cancelled() => return,
             // Never closed, so the error branch cannot happen; if it did, ending is right.
-            place = Arc::clone(&places).acquire_owned() => match place { Ok(p) => p, Err(_) => return },
+            place = Arc::clone(&door.places.0).acquire_owned() => match place { Ok(p) => p, Err(_) => return },
         };
         let accepted = tokio::select! {
             () = stop.cancelled() => return,
@@ -67,7 +85,8 @@ pub async fn serve(
                 // Frames of the tunnel are small; waiting for more of them only adds delay.
                 let _ = socket.set_nodelay(true);
                 let router = router.clone();
-                let (gate, guests, stop) = (door.gate.clone(), door.guests.clone(), stop.clone());
+                let (gate, guests, tls) = (door.gate.clone(), door.guests.clone(), door.tls.clone());
+                let stop = stop.clone();
                 tasks.spawn(async move {
                     if let Some(gate) = gate {
                         peer = tokio::select! {
@@ -82,7 +101,21 @@ pub async fn serve(
                     if matches!(guest, Some(None)) {
                         return; // counted
                     }
-                    connection(TokioIo::new(socket), (peer, line), router, stop, place).await;
+                    let from = (peer, line);
+                    let Some(tls) = tls else { return connection(socket, from, router, stop, place).await };
+                    let shaken = tokio::select! {
+                        () = stop.cancelled() => return,
+                        shaken = tls.accept(socket, HANDSHAKE_TIMEOUT) => shaken,
+                    };
+                    match shaken {
+                        // The handshake was all there is to a validation (RFC 8737 section 3).
+                        Ok((stream, _)) if stream.get_ref().1.alpn_protocol() == Some(ALPN_ACME) => {}
+                        Ok((stream, _)) => connection(stream, from, router, stop, place).await,
+                        Err(error) => tracing::debug!(
+                            event = "relay.tls.handshake_failed", listener = "https", client.ip = %peer.ip(),
+                            reason = %error, "TLS handshake failed: {error}"
+                        ),
+                    }
                 });
             }
             Err(error) => {
@@ -93,8 +126,8 @@ pub async fn serve(
     }
 }
 
-async fn connection(
-    io: TokioIo<tokio::net::TcpStream>,
+async fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    stream: S,
     (peer, line): (SocketAddr, Line),
     router: Router,
     stop: CancellationToken,
@@ -112,7 +145,7 @@ async fn connection(
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(HEAD_BYTES_MAX)
-        .serve_connection(io, service)
+        .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     tokio::pin!(connection);
     let ended = tokio::select! {
