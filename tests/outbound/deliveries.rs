@@ -289,6 +289,16 @@ async fn a_spool_without_space_pauses_deliveries_until_it_has_some() {
     assert!(!outlet.switch.is_on());
 }
 
+/// Waits until `is` holds; too long a wait fails the test.
+async fn in_time(what: &str, is: impl AsyncFn() -> bool) {
+    let look = async {
+        while !is().await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    assert!(tokio::time::timeout(Duration::from_secs(60), look).await.is_ok(), "waited in vain for {what}");
+}
+
 /// O15: hosts that do not answer are remembered for other domains too, and who waits for them can be told why.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_host_is_not_dialled_by_every_domain() {
@@ -301,14 +311,10 @@ async fn a_dead_host_is_not_dialled_by_every_domain() {
         outlet.dns.mx(&format!("d{n}.test"), &[(10, "gone.test")]);
     }
     let first = outlet.submit("a@d0.test").await;
-    while outlet.submission(first).await.attempts == 0 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    in_time("the first attempt", async || outlet.submission(first).await.attempts > 0).await;
     for n in 1..3 {
         let id = outlet.submit(&format!("b@d{n}.test")).await;
-        while outlet.story(id).await.len() < 2 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        in_time("a step that says why it waits", async || outlet.story(id).await.len() > 1).await;
         assert_eq!(outlet.submission(id).await.attempts, 0, "it was not dialled");
         let (state, note) = outlet.story(id).await.pop().expect("steps");
         assert_eq!((state.as_str(), note.attempts.len()), ("ready", 0));
