@@ -11,6 +11,7 @@ mod crowds;
 mod lists;
 mod prey;
 mod relaying;
+mod starttls;
 mod stolen_key;
 mod websockets;
 

@@ -130,3 +130,31 @@ async fn a_sender_whose_domain_takes_no_mail_is_refused() {
     assert!(asked <= 20 * 2, "{asked}");
     assert_eq!(prey.metric("waystation_abuse_refused_total{limit=\"null_mx\"}").await, 2.0);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_tarpit_answers_at_once_and_keeps_nobody_out() {
+    // One place in the tarpit (a fourth of all); the wait in it would outlast this test.
+    let env = [
+        ("WAYSTATION_SMTP__GREET_DELAY_MS", "0"),
+        ("WAYSTATION_SMTP__MAX_CONNECTIONS", "4"),
+        ("WAYSTATION_LIMITS__UNKNOWN_RECIPIENT_DELAY_MS", "60000"),
+    ];
+    let prey = Prey::start(&env).await;
+    let mut held = Client::greeted([127, 4, 1, 1], prey.smtp).await;
+    held.say("MAIL FROM:<a@client.example>").await;
+    held.say("RCPT TO:<u1@our.example>").await;
+    held.say("RCPT TO:<u2@our.example>").await;
+    held.send(b"RCPT TO:<u3@our.example>\r\n").await.expect("sent");
+    let started = waystation::clock::monotonic();
+    while prey.metric("waystation_abuse_tarpit_sessions").await < 1.0 {
+        assert!(started.elapsed() < super::prey::PATIENCE, "nobody is in the tarpit");
+    }
+    let mut other = Client::greeted([127, 4, 2, 1], prey.smtp).await;
+    other.say("MAIL FROM:<a@client.example>").await;
+    for n in 1..6 {
+        assert!(other.say(format!("RCPT TO:<u{n}@our.example>")).await.starts_with("550 5.1.1"));
+    }
+    assert_eq!(prey.metric("waystation_abuse_tarpitted_total").await, 1.0);
+    drop(other);
+    honest([127, 4, 3, 1], &prey).await;
+}

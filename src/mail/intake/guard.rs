@@ -44,16 +44,22 @@ impl Guard {
         Self { client, held: None, lookup, senders: Senders::default() }
     }
 
-    /// Takes and gives back the place in the tarpit; to be called whenever the machine has moved.
-    pub(super) fn mind(&mut self, receiver: &mut Receiver, shared: &Shared, now: Instant) {
+    /// Takes and gives back the place in the tarpit; to be called whenever the machine has moved. True when there
+    /// was none, so that the machine has moved again.
+    #[must_use]
+    pub(super) fn mind(&mut self, receiver: &mut Receiver, shared: &Shared, now: Instant) -> bool {
         if !receiver.is_held() {
             self.held = None;
         } else if self.held.is_none() {
             match Arc::clone(&shared.tarpit).try_acquire_owned() {
                 Ok(place) => self.held = Some(Held::taken(place, &shared.deps.metrics)),
-                Err(_) => receiver.release(now),
+                Err(_) => {
+                    receiver.release(now);
+                    return true;
+                }
             }
         }
+        false
     }
 
     /// Why nobody may send as `from`, if so.

@@ -101,7 +101,9 @@ impl Session<'_> {
             if receiver.is_closed() {
                 return self.flush().await;
             }
-            self.guard.mind(&mut receiver, self.shared, clock::monotonic());
+            if self.guard.mind(&mut receiver, self.shared, clock::monotonic()) {
+                continue;
+            }
             if self.start < self.end && receiver.wants_input() {
                 receiver.set_tls_ready(self.shared.settings.tls.as_ref().is_some_and(Handshakes::ready));
                 let pending = &self.input[self.start..self.end];
@@ -195,10 +197,12 @@ impl Session<'_> {
                 receiver.tls_established(info.text(), clock::monotonic());
             }
             Err(error) => {
-                tracing::info!(
-                    event = "relay.tls.handshake_failed", listener = "smtp", session.id = self.name,
-                    client.ip = %self.client, reason = %error, "TLS handshake failed: {error}",
-                );
+                if self.shared.lines.allows(&self.shared.deps.metrics.abuse, clock::monotonic()) {
+                    tracing::info!(
+                        event = "relay.tls.handshake_failed", listener = "smtp", session.id = self.name,
+                        client.ip = %self.client, reason = %error, "TLS handshake failed: {error}",
+                    );
+                }
                 receiver.tls_failed();
             }
         }
