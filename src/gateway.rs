@@ -8,26 +8,32 @@
 //! The promise, end to end: a message is acked only when its destination has it and the memory of it is on stable
 //! storage; until then the relay keeps it and offers it again.
 
+pub mod audit;
 pub mod backoff;
 pub mod bootstrap;
 pub mod bounces;
 mod carrier;
+pub mod checked;
 pub mod client;
 pub mod command;
 pub mod config;
 pub mod destination;
 pub mod dial;
 mod handle;
+pub mod head;
+pub mod keyring;
 pub mod lmtp;
 pub mod maildir;
 pub mod memory;
 pub mod outbox;
 pub mod proof;
+pub mod receipts;
 pub mod run;
 pub mod sendmail;
 pub mod socket;
 pub mod staging;
 pub mod submission;
 pub mod webhook;
+pub mod wellknown;
 
 pub use handle::{Client, ClientError, Message, Options, Status};

@@ -38,6 +38,7 @@ fn help_is_useful_on_every_level() {
         &["gateway"],
         &["gateway", "bootstrap"],
         &["gateway", "run"],
+        &["gateway", "audit"],
         &["gateway", "status"],
         &["keys"],
         &["keys", "dkim"],

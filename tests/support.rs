@@ -14,6 +14,7 @@ pub(crate) mod process;
 pub(crate) mod programs;
 pub(crate) mod relay;
 pub(crate) mod script_relay;
+pub(crate) mod signing_relay;
 #[allow(dead_code, reason = "a means of proof is there before every one of its parts is used")]
 pub(crate) mod sink;
 

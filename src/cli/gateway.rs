@@ -1,5 +1,6 @@
-//! `gateway bootstrap | run | status | send`: the home side.
+//! `gateway bootstrap | run | status | send | audit`: the home side.
 
+mod audit;
 pub(super) mod send;
 
 use std::path::{Path, PathBuf};
@@ -11,8 +12,10 @@ use super::{Exit, Global, Stop, screen};
 use crate::clock;
 use crate::gateway::bootstrap::{self, BootstrapError, CONFIG_NAME};
 use crate::gateway::config::Config;
+use crate::gateway::dial::Endpoint;
+use crate::gateway::keyring::Pin;
 use crate::gateway::outbox::{OutboxError, Story};
-use crate::gateway::{ClientError, run, socket};
+use crate::gateway::{ClientError, run, socket, wellknown};
 use crate::identity::keyfile;
 use crate::observe::{self, LogFormat, LogSettings};
 
@@ -27,10 +30,12 @@ const CHECK_TIMEOUT: Duration = Duration::from_secs(15);
 
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Verb {
-    /// Make a key and a configuration for a relay; contacts nobody, overwrites nothing
+    /// Make a key and a configuration for a relay, and pin the relay's keys; overwrites nothing
     #[command(after_help = "Examples:\n  \
         waystation gateway bootstrap wss://relay.example.org/ws\n  \
-        waystation gateway bootstrap ws://127.0.0.1:8080/ws --dir ~/mail --maildir ~/Maildir")]
+        waystation gateway bootstrap ws://127.0.0.1:8080/ws --dir ~/mail --maildir ~/Maildir\n  \
+        waystation gateway bootstrap wss://relay.example.org/ws --relay-key relay-1:BASE64\n\n\
+        Asks https://HOST/.well-known/waystation for the relay's keys and domain, and nobody else.")]
     Bootstrap(Bootstrap),
     /// Connect to the relay and deliver what comes
     #[command(after_help = "Examples:\n  \
@@ -45,6 +50,13 @@ pub(crate) enum Verb {
         States of a submission: queued (here), accepted (the relay has it), sent, failed, indeterminate.\n\
         Exit code 3 when no gateway runs, or the submission is unknown.")]
     Status(Status),
+    /// Check the relay's receipts and the delivered files: gaps, swaps, changes
+    #[command(after_help = "Examples:\n  \
+        waystation gateway audit\n  \
+        waystation gateway audit --maildir ~/Maildir --json\n\n\
+        Says the first thing that does not add up. Asks nobody and changes nothing.\n\
+        Exit codes: 0 everything adds up, 1 something does not.")]
+    Audit(audit::Audit),
     /// Take a message from standard input and send it, as sendmail does
     #[command(after_help = "Examples:\n  \
         printf 'Subject: hi\\n\\nhello\\n' | waystation gateway send you@example.org\n  \
@@ -73,9 +85,15 @@ pub(crate) struct Bootstrap {
     /// Where mail will be delivered; relative to DIR
     #[arg(long, value_name = "PATH", default_value = "Maildir")]
     maildir: PathBuf,
-    /// Domain of the address; by default inferred from the URL
+    /// Domain of the address; by default what the relay says, else inferred from the URL
     #[arg(long, value_name = "DOMAIN")]
     mail_domain: Option<String>,
+    /// Pin this key of the relay instead of fetching its keys, KEYID:BASE64; may be given more than once
+    #[arg(long, value_name = "KEY", conflicts_with = "offline")]
+    relay_key: Vec<String>,
+    /// Contact nobody and pin nothing: nothing the relay says is verified until a key is put into gateway.toml
+    #[arg(long, conflicts_with = "check")]
+    offline: bool,
     /// Also see whether the relay can be reached
     #[arg(long)]
     check: bool,
@@ -87,19 +105,30 @@ pub(crate) fn run(global: &Global, verb: Verb) -> anyhow::Result<Exit> {
         Verb::Bootstrap(args) => runtime.block_on(make(global, &args)),
         Verb::Run => runtime.block_on(serve(global)),
         Verb::Status(args) => runtime.block_on(status(global, args.id.as_deref())),
+        Verb::Audit(args) => audit::audit(global, &args),
         Verb::Send(args) => runtime.block_on(send::send(global, args)),
     }
 }
 
 async fn make(global: &Global, args: &Bootstrap) -> anyhow::Result<Exit> {
-    let made = bootstrap::bootstrap(&args.relay_url, &args.dir, &args.maildir, args.mail_domain.as_deref())
-        .map_err(|error| {
+    let failed = |error: BootstrapError| {
         let exit = match error {
             BootstrapError::Url(_) | BootstrapError::Exists(_) | BootstrapError::Config(_) => Exit::Usage,
             BootstrapError::Key(_) | BootstrapError::Io { .. } => Exit::Failed,
         };
         Stop::new(exit, error.to_string())
-    })?;
+    };
+    let Found { pins, mut mail_domain, note } = find(args).await?;
+    mail_domain = args.mail_domain.clone().or(mail_domain);
+    let plan = bootstrap::Plan {
+        relay_url: &args.relay_url,
+        dir: &args.dir,
+        maildir: &args.maildir,
+        mail_domain: mail_domain.as_deref(),
+        aliases: &[],
+        pins: &pins,
+    };
+    let made = bootstrap::bootstrap(&plan).map_err(failed)?;
     let reached = if args.check { Some(reach(&args.relay_url).await) } else { None };
     if global.json {
         let mut object = serde_json::to_value(&made)?;
@@ -110,8 +139,9 @@ async fn make(global: &Global, args: &Bootstrap) -> anyhow::Result<Exit> {
     } else {
         let key = if made.key_is_new { "made" } else { "kept" };
         let at = made.config_file.display();
+        let relay_keys: String = made.relay_keys.iter().map(|key| format!("relay    {key}\n")).collect();
         screen::print(&format!(
-            "address  {}\nkey      {} ({key})\nconfig   {at}\n\nNext: waystation gateway run --config {at}\n",
+            "address  {}\nkey      {} ({key})\nconfig   {at}\n{relay_keys}\n{note}\nNext: waystation gateway run --config {at}\n",
             made.address,
             made.key_file.display(),
         ))?;
@@ -122,9 +152,64 @@ async fn make(global: &Global, args: &Bootstrap) -> anyhow::Result<Exit> {
     }
 }
 
+/// What is known of the relay before the configuration is written.
+struct Found {
+    pins: Vec<Pin>,
+    mail_domain: Option<String>,
+    /// One line for the user about the keys.
+    note: String,
+}
+
+/// Reads the relay's keys from the arguments, or fetches them.
+async fn find(args: &Bootstrap) -> anyhow::Result<Found> {
+    let none = |note: &str| Found { pins: Vec::new(), mail_domain: None, note: format!("{note}\n") };
+    // A URL that is none is said so before anything is dialled; so is a configuration that exists.
+    Endpoint::relay(&args.relay_url).map_err(|error| Stop::new(Exit::Usage, error.to_string()))?;
+    let config_file = args.dir.join(CONFIG_NAME);
+    if config_file.exists() {
+        return Err(Stop::new(Exit::Usage, BootstrapError::Exists(config_file).to_string()).into());
+    }
+    if args.offline {
+        return Ok(none("No key of the relay is pinned: nothing it says is verified."));
+    }
+    if !args.relay_key.is_empty() {
+        let read = |text: &String| {
+            let advice = "`waystation keys attestation --show` on the relay prints it";
+            Pin::read(text).ok_or_else(|| {
+                Stop::new(
+                    Exit::Usage,
+                    format!("--relay-key {text}: not KEYID:BASE64 of an Ed25519 key; {advice}"),
+                )
+            })
+        };
+        let pins = args.relay_key.iter().map(read).collect::<Result<_, _>>()?;
+        return Ok(Found { pins, ..none("The relay's keys are the given ones.") });
+    }
+    let document = wellknown::fetch(&args.relay_url).await.map_err(|error| {
+        let ways = "give the relay's key with --relay-key KEYID:BASE64 (`waystation keys attestation --show` on the relay \
+                    prints it), or use --offline to pin none";
+        Stop::new(Exit::Later, format!("cannot fetch the relay's keys: {error}; {ways}"))
+    })?;
+    let Some(document) = document else {
+        return Ok(none("The relay is one that publishes no keys: nothing it says is verified."));
+    };
+    let pins = document.pins();
+    let note = match (pins.is_empty(), args.relay_url.starts_with("wss:")) {
+        (true, _) => "The relay signs nothing, so no key of it is pinned.",
+        (false, true) => {
+            "Compare the relay's fingerprint with `waystation keys attestation --show` on the relay, if you can."
+        }
+        (false, false) => {
+            "The relay's keys came over a connection without TLS: compare the fingerprint with \
+             `waystation keys attestation --show` on the relay."
+        }
+    };
+    Ok(Found { pins, mail_domain: document.domains.into_iter().next(), ..none(note) })
+}
+
 /// Whether something answers at the relay's address.
 async fn reach(relay_url: &str) -> Result<(), String> {
-    use crate::gateway::dial::{self, Endpoint, Trust};
+    use crate::gateway::dial::{self, Trust};
     let endpoint = Endpoint::relay(relay_url).map_err(|error| error.to_string())?;
     let trust = Trust::new(None).map_err(|error| error.to_string())?;
     match tokio::time::timeout(CHECK_TIMEOUT, dial::open(&endpoint, &trust)).await {

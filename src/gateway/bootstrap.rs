@@ -1,4 +1,5 @@
-//! `gateway bootstrap`: a key and a configuration for a relay URL. Contacts nobody.
+//! `gateway bootstrap`: a key and a configuration for a relay URL. What the relay says about itself was fetched before
+//! (`wellknown.rs`); this contacts nobody.
 //!
 //! Never overwrites: a key that exists is used, a configuration that exists is an error. Both are on stable storage
 //! when [`bootstrap`] returns.
@@ -9,9 +10,11 @@ use std::path::{Path, PathBuf};
 
 use crate::gateway::config::{self, ConfigError};
 use crate::gateway::dial::Endpoint;
+use crate::gateway::keyring::Pin;
 use crate::gateway::staging::make_dir;
-use crate::identity::key::KeyText;
+use crate::identity::key::SecretKey;
 use crate::identity::keyfile::{self, KeyFileError};
+use crate::mail::relay_keys::fingerprint;
 
 /// Name of the configuration file.
 pub const CONFIG_NAME: &str = "gateway.toml";
@@ -33,6 +36,10 @@ pub struct Made {
     pub address: String,
     /// The relay.
     pub relay_url: String,
+    /// Further addresses.
+    pub aliases: Vec<String>,
+    /// The relay's keys that were pinned: name and fingerprint.
+    pub relay_keys: Vec<String>,
 }
 
 /// Why nothing was made, or not all.
@@ -60,17 +67,29 @@ pub enum BootstrapError {
     Config(#[from] ConfigError),
 }
 
-/// Makes `dir`, a key and a configuration in it. `maildir` is where mail will go; relative to `dir` if relative.
-/// `mail_domain` overrides what [`infer_mail_domain`] would say.
+/// What is to be made.
+#[derive(Clone, Debug)]
+pub struct Plan<'a> {
+    /// The relay's tunnel.
+    pub relay_url: &'a str,
+    /// Where key and configuration go.
+    pub dir: &'a Path,
+    /// Where mail will go; relative to `dir` if relative.
+    pub maildir: &'a Path,
+    /// Domain of the address; `None`: what [`infer_mail_domain`] says.
+    pub mail_domain: Option<&'a str>,
+    /// Further addresses.
+    pub aliases: &'a [String],
+    /// Keys of the relay.
+    pub pins: &'a [Pin],
+}
+
+/// Makes the directory, a key and a configuration in it.
 ///
 /// # Errors
 /// [`BootstrapError`]; nothing that existed before was changed.
-pub fn bootstrap(
-    relay_url: &str,
-    dir: &Path,
-    maildir: &Path,
-    mail_domain: Option<&str>,
-) -> Result<Made, BootstrapError> {
+pub fn bootstrap(plan: &Plan<'_>) -> Result<Made, BootstrapError> {
+    let Plan { relay_url, dir, maildir, mail_domain, aliases, pins } = *plan;
     let endpoint = Endpoint::relay(relay_url)?;
     let config_file = dir.join(CONFIG_NAME);
     let key_file = dir.join(KEY_NAME);
@@ -82,10 +101,11 @@ pub fn bootstrap(
         return Err(BootstrapError::Exists(config_file));
     }
     let domain = mail_domain.map_or_else(|| infer_mail_domain(relay_url), str::to_owned);
-    let text = config::sample(&endpoint.url, &domain, &maildir.to_string_lossy());
+    let text = config::sample_with(&endpoint.url, &domain, &maildir.to_string_lossy(), aliases, pins);
     config::Config::parse(&text, &config_file)?;
     make_dir(dir).map_err(failed(dir))?;
     let (key, key_is_new) = key(&key_file)?;
+    let key = key.key_text();
     let mut file =
         fs::OpenOptions::new().write(true).create_new(true).open(&config_file).map_err(|error| {
             if error.kind() == io::ErrorKind::AlreadyExists {
@@ -105,14 +125,29 @@ pub fn bootstrap(
         key: key.to_string(),
         address: key.address(&domain),
         relay_url: endpoint.url,
+        aliases: aliases.to_vec(),
+        relay_keys: pins.iter().map(|pin| format!("{} {}", pin.key_id, fingerprint(&pin.key))).collect(),
     })
 }
 
-fn key(path: &Path) -> Result<(KeyText, bool), BootstrapError> {
+/// Makes `dir` and the key in it, or reads the one that is there.
+///
+/// # Errors
+/// [`BootstrapError::Exists`] when there is a configuration already, [`BootstrapError::Key`], [`BootstrapError::Io`].
+pub fn prepare_key(dir: &Path) -> Result<SecretKey, BootstrapError> {
+    let config_file = dir.join(CONFIG_NAME);
+    if config_file.exists() {
+        return Err(BootstrapError::Exists(config_file));
+    }
+    make_dir(dir).map_err(|source| BootstrapError::Io { path: dir.to_owned(), source })?;
+    Ok(key(&dir.join(KEY_NAME))?.0)
+}
+
+fn key(path: &Path) -> Result<(SecretKey, bool), BootstrapError> {
     let fresh = keyfile::generate();
     match keyfile::save_new(path, &fresh) {
-        Ok(()) => Ok((fresh.key_text(), true)),
-        Err(KeyFileError::Exists { .. }) => Ok((keyfile::load(path)?.key_text(), false)),
+        Ok(()) => Ok((fresh, true)),
+        Err(KeyFileError::Exists { .. }) => Ok((keyfile::load(path)?, false)),
         Err(error) => Err(error.into()),
     }
 }
@@ -138,8 +173,25 @@ mod tests {
 
     const URL: &str = "wss://relay.example.org/ws";
 
+    fn plan<'a>(relay_url: &'a str, dir: &'a Path) -> Plan<'a> {
+        Plan { relay_url, dir, maildir: Path::new("Maildir"), mail_domain: None, aliases: &[], pins: &[] }
+    }
+
     fn make(dir: &Path) -> Result<Made, BootstrapError> {
-        bootstrap(URL, dir, Path::new("Maildir"), None)
+        bootstrap(&plan(URL, dir))
+    }
+
+    #[test]
+    fn pinned_keys_and_addresses_are_in_the_configuration() {
+        let dir = tempfile::tempdir().unwrap();
+        let pins = [1, 2]
+            .map(|n| Pin { key_id: format!("relay-{n}"), key: SecretKey::from_seed(&[n; 32]).key_text() });
+        let aliases = ["me@example.org".to_owned(), "\"q\"@example.org".to_owned()];
+        let made = bootstrap(&Plan { aliases: &aliases, pins: &pins, ..plan(URL, dir.path()) }).unwrap();
+        assert_eq!(made.relay_keys.len(), 2);
+        let text = fs::read_to_string(&made.config_file).unwrap();
+        let config = config::Config::parse(&text, &made.config_file).unwrap();
+        assert_eq!((config.pins(), config.aliases), (pins.to_vec(), aliases.to_vec()));
     }
 
     #[test]
@@ -172,7 +224,7 @@ mod tests {
     fn unusable_urls_make_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path().join("x");
-        assert!(matches!(bootstrap("http://h", &dir, Path::new("M"), None), Err(BootstrapError::Url(_))));
+        assert!(matches!(bootstrap(&plan("http://h", &dir)), Err(BootstrapError::Url(_))));
         assert!(!dir.exists());
     }
 

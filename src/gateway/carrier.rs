@@ -29,11 +29,14 @@ use tokio_tungstenite::tungstenite::Message as Ws;
 use tokio_util::sync::CancellationToken;
 
 use crate::gateway::backoff::Backoff;
-use crate::gateway::client::{ClientSession, LanePosition, Offer, Output, Settings, Verdict};
+use crate::gateway::checked::Checked;
+use crate::gateway::client::{ClientSession, LanePosition, Offer, Output, Received, Settings, Verdict};
 use crate::gateway::destination::Letter;
 use crate::gateway::dial::{Endpoint, Trust};
 use crate::gateway::handle::{ClientError, Message, Options, StatusBoard};
+use crate::gateway::keyring::Keyring;
 use crate::gateway::memory::{Memory, MemoryError};
+use crate::gateway::receipts::{Entry, Fate};
 use crate::gateway::staging::{Draft, Staging};
 use crate::tunnel::Dialect;
 use crate::{clock, crashpoint};
@@ -53,6 +56,9 @@ pub(crate) struct Decision {
     pub(crate) seq: u64,
     pub(crate) path: PathBuf,
     pub(crate) kept_by_relay: bool,
+    pub(crate) verified: bool,
+    /// What is to be kept of its receipt.
+    pub(crate) entry: Option<Entry>,
     pub(crate) verdict: Verdict,
 }
 
@@ -68,15 +74,17 @@ enum End {
 }
 
 /// A stream being received.
+#[expect(clippy::large_enum_variant, reason = "few at a time, and the small one is rare")]
 enum Reception {
     Draft {
         offer: Offer,
         draft: Draft,
+        checked: Box<Checked>,
+        /// Our field as it was written on top.
+        top: Vec<u8>,
     },
     /// Its item is in hand already: the bytes are dropped, the decision to come answers it.
-    Swallow {
-        item_id: String,
-    },
+    Swallow { item_id: String },
 }
 
 /// What a carrier is made of.
@@ -85,6 +93,7 @@ pub(crate) struct Kit {
     pub(crate) endpoint: Endpoint,
     pub(crate) trust: Trust,
     pub(crate) memory: Memory,
+    pub(crate) keyring: Keyring,
     pub(crate) staging: Staging,
     pub(crate) board: StatusBoard,
     pub(crate) hand_out: mpsc::Sender<Message>,
@@ -107,7 +116,7 @@ impl Carrier {
     pub(crate) fn new(kit: Kit) -> Self {
         let (decide, decisions) = mpsc::channel(in_hand_max(&kit.options));
         let position = LanePosition { seq: kit.memory.seq_max(), chain: None };
-        let handover = Handover::new(kit.options.outbox.clone());
+        let handover = Handover::new(kit.options.outbox.clone(), kit.memory.clone());
         Self {
             kit,
             decide,
@@ -217,11 +226,17 @@ impl Carrier {
     fn settle(&mut self, decision: Decision) {
         let memory = self.kit.memory.clone();
         self.settling.push(Box::pin(async move {
+            let mut decision = decision;
+            let entry = decision.entry.take();
             let remembered = match &decision.verdict {
                 Verdict::Stored if decision.kept_by_relay => {
-                    memory.remember(&decision.item_id, decision.seq).await
+                    memory.remember(&decision.item_id, decision.seq, entry).await
                 }
-                Verdict::Stored | Verdict::Later { .. } | Verdict::Refused { .. } => Ok(()),
+                Verdict::Refused { .. } => match entry {
+                    Some(entry) => memory.keep(Entry { fate: Fate::Refused, ..entry }).await,
+                    None => Ok(()),
+                },
+                Verdict::Stored | Verdict::Later { .. } => Ok(()),
             };
             (decision, remembered)
         }));
@@ -236,7 +251,11 @@ impl Carrier {
         let _ = std::fs::remove_file(&decision.path);
         self.kit.board.update(|status| {
             match decision.verdict {
-                Verdict::Stored => status.stored += 1,
+                Verdict::Stored => {
+                    status.stored += 1;
+                    let count = if decision.verified { &mut status.verified } else { &mut status.unverified };
+                    *count += 1;
+                }
                 Verdict::Later { .. } => status.returned += 1,
                 Verdict::Refused { .. } => status.refused += 1,
             }
@@ -333,16 +352,20 @@ impl Carrier {
                 Output::Ping => line.send(Ws::Ping(Bytes::new())),
                 Output::Seal { stream, repeatable } => self.handover.seal(stream, repeatable),
                 Output::Submitted(submitted) => self.handover.heard(submitted),
-                Output::Ready { dialect, replaced } => self.ready(dialect, replaced),
+                Output::Ready { dialect, replaced, relay_keys } => {
+                    self.ready(dialect, replaced);
+                    self.kit.keyring.announced(&relay_keys);
+                    self.kit.board.update(|status| status.relay_keys = self.kit.keyring.shown());
+                }
                 Output::Begin { stream, offer } => self.begin(session, receptions, stream, offer),
                 Output::Append { stream, bytes } => {
                     if let Some(Reception::Draft { draft, .. }) = receptions.get_mut(&stream) {
                         draft.append(&bytes).await.map_err(|source| self.cannot_receive(source))?;
                     }
                 }
-                Output::Complete { stream } => {
+                Output::Complete { stream, received } => {
                     if let Some(reception) = receptions.remove(&stream) {
-                        self.complete(session, reception).await?;
+                        self.complete(session, reception, &received).await?;
                     }
                 }
                 Output::Abandon { stream } => {
@@ -386,7 +409,7 @@ impl Carrier {
         session: &mut ClientSession,
         receptions: &mut HashMap<String, Reception>,
         stream: String,
-        offer: Offer,
+        mut offer: Offer,
     ) {
         if !offer.item_id.is_empty() && self.kit.memory.knows(&offer.item_id) {
             tracing::info!(
@@ -400,14 +423,35 @@ impl Carrier {
         let reception = if self.in_hand.contains(&offer.item_id) {
             Reception::Swallow { item_id: offer.item_id }
         } else {
-            Reception::Draft { offer, draft: self.kit.staging.draft() }
+            if offer.item_id.is_empty() {
+                offer.item_id = format!("t1{:016x}", rand::random::<u64>());
+            }
+            let checked = self.check(&stream, &offer);
+            let top = checked.field(&offer.item_id);
+            let draft = self.kit.staging.draft(top.clone());
+            Reception::Draft { offer, draft, checked: Box::new(checked), top }
         };
         receptions.insert(stream, reception);
     }
 
-    async fn complete(&mut self, session: &mut ClientSession, reception: Reception) -> Result<(), Lost> {
-        let (mut offer, draft) = match reception {
-            Reception::Draft { offer, draft } => (offer, draft),
+    /// Looks at what the relay signed, as far as it can be told before the body has come.
+    fn check(&self, stream: &str, offer: &Offer) -> Checked {
+        let (keys, lane) = (self.kit.keyring.trusted(), self.kit.options.key.key_text());
+        let checked = Checked::of_offer(stream, offer, lane.as_str(), &keys, clock::wall());
+        match &offer.announced {
+            Some(announced) => checked.against(&offer.item_id, announced),
+            None => checked,
+        }
+    }
+
+    async fn complete(
+        &mut self,
+        session: &mut ClientSession,
+        reception: Reception,
+        received: &Received,
+    ) -> Result<(), Lost> {
+        let (offer, draft, checked, top) = match reception {
+            Reception::Draft { offer, draft, checked, top } => (offer, draft, checked, top),
             Reception::Swallow { item_id } => {
                 // Decided while it came in again? Then nobody else will answer.
                 if self.kit.memory.knows(&item_id) {
@@ -418,29 +462,42 @@ impl Carrier {
                 return Ok(());
             }
         };
-        let (path, size_bytes) = draft.finish().await.map_err(|source| self.cannot_receive(source))?;
-        let kept_by_relay = session.acks();
-        if offer.item_id.is_empty() {
-            offer.item_id = format!("t1{:016x}", rand::random::<u64>());
+        let mut staged = draft.finish().await.map_err(|source| self.cannot_receive(source))?;
+        let checked = checked.against(&offer.item_id, received);
+        let field = checked.field(&offer.item_id);
+        let top_bytes = field.len();
+        if field != top {
+            // What was announced and what came are two things: rare enough to be written twice.
+            staged.retop(top.len(), field).await.map_err(|source| self.cannot_receive(source))?;
         }
+        let kept = if staged.altered {
+            Some(staged.kept(top_bytes).await.map_err(|source| self.cannot_receive(source))?)
+        } else {
+            None
+        };
+        let kept_by_relay = session.acks();
         crashpoint::reach("gateway.item.received");
-        tracing::debug!(
-            event = "gateway.item.received",
-            item.id = offer.item_id,
-            seq = offer.seq,
-            size_bytes
-        );
+        self.tell_item(&offer, &checked, staged.altered);
         self.in_hand.insert(offer.item_id.clone());
         self.kit.board.update(|status| status.in_hand = self.in_hand.len() as u64);
+        let entry = (kept_by_relay && offer.seq > 0).then(|| Entry {
+            id: offer.item_id.clone(),
+            seq: offer.seq,
+            fate: Fate::Stored,
+            at_ms: clock::wall().0,
+            verdict: checked.word().to_owned(),
+            receipt: offer.receipt,
+            kept,
+        });
         let letter = Letter {
             item_id: offer.item_id,
             seq: offer.seq,
             mail_from: offer.mail_from,
             rcpt_to: offer.rcpt_to,
-            size_bytes,
-            path,
+            size_bytes: staged.size_bytes,
+            path: staged.path,
         };
-        let message = Message::new(letter, kept_by_relay, self.decide.clone());
+        let message = Message::new(letter, kept_by_relay, checked, entry, self.decide.clone());
         // There is room: no more are in hand than the channel holds. Closed means nobody takes messages any more; the
         // message undecides itself, and the stop that follows ends us.
         let _ = self.kit.hand_out.try_send(message);

@@ -40,7 +40,9 @@ use crate::tunnel::frame::{Frame, StartBody};
 use outbound::Outbound;
 pub use outbound::{ANSWER_PATIENCE, LEGACY_PATIENCE, STREAMS_OPEN_MAX, UNANSWERED_MAX, Wanted};
 use stream::{Done, Stream, Want};
-pub use values::{End, LanePosition, Notice, Offer, Output, Settings, Submission, Submitted, Verdict};
+pub use values::{
+    End, LanePosition, Notice, Offer, Output, Received, Settings, Submission, Submitted, Verdict,
+};
 
 /// Close code for "handshake not finished in time" and "relay is silent" (tunnel section 2.5).
 pub const CLOSE_TIMEOUT: u16 = 4408;
@@ -325,7 +327,7 @@ impl ClientSession {
             last_heard: now,
         };
         let replaced = ok.replaced_socket_id.is_some();
-        self.outputs.push_back(Output::Ready { dialect, replaced });
+        self.outputs.push_back(Output::Ready { dialect, replaced, relay_keys: ok.relay_keys.clone() });
     }
 
     fn start(&mut self, id: String, start: StartBody) {
@@ -363,6 +365,10 @@ impl ClientSession {
                     mail_from: start.mail_from.clone(),
                     rcpt_to: start.rcpt_to.clone(),
                     size_bytes: start.size,
+                    attestation: start.auth_attestation.clone(),
+                    receipt: start.receipt.clone(),
+                    chain: stream::read_hash(start.chain.as_deref()),
+                    announced: announced(&start),
                 },
             });
         }
@@ -402,11 +408,14 @@ impl ClientSession {
             }
         };
         self.advance(&item_id, &done);
+        let received = done.received();
         if self.acks() {
             self.awaiting.insert(item_id.clone(), done.sha256);
         }
         match done.want {
-            Want::Keep => self.outputs.push_back(Output::Complete { stream: id.to_owned() }),
+            Want::Keep => {
+                self.outputs.push_back(Output::Complete { stream: id.to_owned(), received });
+            }
             Want::Discard(verdict) => self.verdict(&item_id, verdict),
         }
     }
@@ -440,6 +449,12 @@ impl ClientSession {
             self.outputs.push_back(Output::Close { code, reason });
         }
     }
+}
+
+/// The body that a start body announces, if it does.
+fn announced(start: &StartBody) -> Option<Received> {
+    let size = start.size?.checked_sub(start.trace_bytes.unwrap_or(0))?;
+    Some(Received { sha256: stream::read_hash(start.sha256.as_deref())?, size, head_sha256: None })
 }
 
 fn too_large(limit: u64) -> Verdict {

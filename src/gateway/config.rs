@@ -11,12 +11,14 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::gateway::keyring::Pin;
+use crate::mail::relay_keys::TrustedKeys;
 use crate::secrets;
 
-pub use sample::sample;
+pub use sample::{sample, sample_with};
 
 /// Keys outside the tables, and the tables.
-const KEYS: [&str; 24] = [
+const KEYS: [&str; 25] = [
     "relay_url",
     "relay_name",
     "allow_tunnel_1",
@@ -41,6 +43,7 @@ const KEYS: [&str; 24] = [
     "webhook",
     "submission",
     "outbox",
+    "relay_keys",
 ];
 /// Keys inside the tables.
 const TABLE_KEYS: [(&str, &[&str]); 6] = [
@@ -141,6 +144,19 @@ pub struct Config {
     /// Mail on its way to the relay.
     #[serde(default)]
     pub outbox: OutboxTable,
+    /// The relay's keys; none: nothing it says is verified.
+    #[serde(default)]
+    pub relay_keys: Vec<RelayKeyTable>,
+}
+
+/// `[[relay_keys]]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RelayKeyTable {
+    /// Its name at the relay.
+    pub key_id: String,
+    /// Standard base64 of the 32 raw bytes.
+    pub public_key: String,
 }
 
 /// `[maildir]`
@@ -343,6 +359,17 @@ impl Config {
             ));
         }
         self.check_mail_out()?;
+        let mut keys = TrustedKeys::default();
+        let pins = self.pins();
+        if pins.len() < self.relay_keys.len()
+            || pins.iter().any(|pin| keys.pin(&pin.key_id, pin.key).is_err())
+        {
+            return Err((
+                "relay_keys",
+                "a key that cannot be read, or two keys of one name",
+                "`waystation keys attestation --show` on the relay prints key_id and public_key",
+            ));
+        }
         if let Some(command) = &self.command
             && command.argv.first().is_none_or(String::is_empty)
         {
@@ -367,6 +394,13 @@ impl Config {
             ));
         }
         Ok(())
+    }
+
+    /// The pinned keys; [`Config::parse`] has seen that they can be read.
+    #[must_use]
+    pub fn pins(&self) -> Vec<Pin> {
+        let read = |table: &RelayKeyTable| Pin::read(&format!("{}:{}", table.key_id, table.public_key));
+        self.relay_keys.iter().filter_map(read).collect()
     }
 
     fn check_mail_out(&self) -> Result<(), (&'static str, &'static str, &'static str)> {

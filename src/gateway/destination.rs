@@ -1,8 +1,9 @@
 //! Where a message goes at home, and what the place said.
 //!
 //! A destination gets a whole message in a file and its envelope, and answers with one [`Outcome`]. What it
-//! gets is byte for byte what the relay sent (trace fields, then the message as the sender gave it): nothing is
-//! added, no `Return-Path`, no `Delivered-To`.
+//! gets is one field of ours, `Waystation-Attestation` (`checked.rs`), then byte for byte what the relay sent (trace fields,
+//! then the message as the sender gave it), without forged copies of that field: nothing else is added, no
+//! `Return-Path`, no `Delivered-To`.
 //!
 //! Policy on failure, the same for all four kinds:
 //! * what concerns this message alone and may pass is [`Outcome::Later`]: it goes back to the relay, which offers

@@ -41,13 +41,17 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::gateway::carrier::{self, Carrier, Decision, Kit};
+use crate::gateway::checked::Checked;
 use crate::gateway::client::Verdict;
 use crate::gateway::destination::{Letter, one_line};
 use crate::gateway::dial::{DialError, Endpoint, Trust};
+use crate::gateway::keyring::{Keyring, Pin};
 use crate::gateway::memory::{Memory, MemoryError};
 use crate::gateway::outbox::Outbox;
+use crate::gateway::receipts::Entry;
 use crate::gateway::{backoff, staging};
 use crate::identity::key::SecretKey;
+use crate::mail::relay_keys::PinError;
 use crate::tunnel::control::Credit;
 
 /// Delay asked of the relay for a message that was dropped without a decision.
@@ -94,6 +98,8 @@ pub struct Options {
     pub delivered_before: Vec<String>,
     /// Where submissions come from; `None`: only mail comes in.
     pub outbox: Option<Outbox>,
+    /// The relay's keys; none: nothing it says is verified.
+    pub relay_keys: Vec<Pin>,
 }
 
 impl Options {
@@ -118,6 +124,7 @@ impl Options {
             silence_max: Duration::from_secs(90),
             delivered_before: Vec::new(),
             outbox: None,
+            relay_keys: Vec::new(),
         }
     }
 
@@ -136,6 +143,9 @@ pub enum ClientError {
     /// The relay URL or the extra trust anchors are unusable.
     #[error(transparent)]
     Dial(#[from] DialError),
+    /// The pinned keys contradict one another.
+    #[error("relay_keys: {0}")]
+    Keys(#[from] PinError),
     /// The memory of delivered items is unusable.
     #[error(transparent)]
     Memory(#[from] MemoryError),
@@ -175,6 +185,15 @@ pub struct Status {
     pub refused: u64,
     /// Items sent back for later, in this process's life.
     pub returned: u64,
+    /// Of the stored ones, items whose attestation and receipt were true.
+    #[serde(default)]
+    pub verified: u64,
+    /// Of the stored ones, the others.
+    #[serde(default)]
+    pub unverified: u64,
+    /// The relay keys that are believed: name and fingerprint.
+    #[serde(default)]
+    pub relay_keys: Vec<String>,
     /// Items offered again that had been delivered before, in this process's life.
     pub repeats: u64,
     /// Items received and not decided yet.
@@ -255,10 +274,12 @@ impl Client {
         let memory = Memory::open(&data_dir, &options.delivered_before)?;
         let staging =
             staging::Staging::open(&staging_dir, options.key.key_text()).map_err(failed(&staging_dir))?;
+        let keyring = Keyring::open(&data_dir, &options.relay_keys)?;
         let board = StatusBoard::default();
+        board.update(|status| status.relay_keys = keyring.shown());
         let stop = CancellationToken::new();
         let (hand_out, messages) = mpsc::channel(carrier::in_hand_max(&options));
-        let kit = Kit { options, endpoint, trust, memory, staging, board: board.clone(), hand_out };
+        let kit = Kit { options, endpoint, trust, memory, keyring, staging, board: board.clone(), hand_out };
         let carrier = Carrier::new(kit);
         let task = tokio::spawn(carrier.run(stop.clone()));
         Ok(Self { messages, board, stop: stop.drop_guard(), task, _lock: lock })
@@ -308,12 +329,20 @@ fn lock(path: &Path) -> Result<std::fs::File, ClientError> {
 pub struct Message {
     letter: Letter,
     kept_by_relay: bool,
+    checked: Box<Checked>,
+    entry: Option<Entry>,
     decisions: Option<mpsc::Sender<Decision>>,
 }
 
 impl Message {
-    pub(crate) fn new(letter: Letter, kept_by_relay: bool, decisions: mpsc::Sender<Decision>) -> Self {
-        Self { letter, kept_by_relay, decisions: Some(decisions) }
+    pub(crate) fn new(
+        letter: Letter,
+        kept_by_relay: bool,
+        checked: Checked,
+        entry: Option<Entry>,
+        decisions: mpsc::Sender<Decision>,
+    ) -> Self {
+        Self { letter, kept_by_relay, checked: Box::new(checked), entry, decisions: Some(decisions) }
     }
 
     /// The relay's name for it; the same whenever it is offered again. A random one in tunnel 1.
@@ -346,11 +375,19 @@ impl Message {
         self.letter.size_bytes
     }
 
-    /// The file it is in: the relay's trace fields, then the message as its sender gave it. Not synced. May be renamed
+    /// The file it is in: our field `Waystation-Attestation`, the relay's trace fields, then the message as its sender gave
+    /// it, without fields of that name. Not synced. May be renamed
     /// away; what is still there after the decision is removed.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.letter.path
+    }
+
+    /// What the relay signed about its sender and about having had it, verified with the pinned keys. The first field of
+    /// the file says the same.
+    #[must_use]
+    pub fn checked(&self) -> &Checked {
+        &self.checked
     }
 
     /// Whether the relay keeps it until it is acked (tunnel 2).
@@ -393,6 +430,8 @@ impl Message {
                 seq,
                 path,
                 kept_by_relay: self.kept_by_relay,
+                verified: self.checked.verdict().is_ok(),
+                entry: self.entry.take(),
                 verdict,
             });
         }

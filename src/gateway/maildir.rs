@@ -165,8 +165,36 @@ fn file_name(letter: &Letter, host: &str) -> String {
     format!("{seconds}.Q{:012}-W{}.{host}", letter.seq, name_id(&letter.item_id))
 }
 
+/// A delivered file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delivered {
+    /// Where.
+    pub path: PathBuf,
+    /// The item id as it stands in the name ([`name_id`]).
+    pub id: String,
+    /// Position in the lane; 0 for a report on mail out.
+    pub seq: u64,
+}
+
+/// The files of ours in the Maildir at `path`, oldest first; a folder that cannot be read counts as empty.
+#[must_use]
+pub fn files(path: &Path) -> Vec<Delivered> {
+    let mut found = Vec::new();
+    for folder in ["new", "cur"] {
+        let folder = path.join(folder);
+        for name in entries(&folder) {
+            if let Some((seq, id)) = parts(&name) {
+                found.push(Delivered { path: folder.join(&name), id: id.to_owned(), seq });
+            }
+        }
+    }
+    found.sort_by_key(|file| file.seq);
+    found
+}
+
 /// The item id in a form that can stand in a file name: itself where it is plain, else a hash of it.
-fn name_id(item_id: &str) -> String {
+#[must_use]
+pub fn name_id(item_id: &str) -> String {
     let plain = (1..=64).contains(&item_id.len()) && item_id.bytes().all(|b| b.is_ascii_alphanumeric());
     if plain {
         return item_id.to_owned();
@@ -177,10 +205,16 @@ fn name_id(item_id: &str) -> String {
 
 /// The id in a file name of ours.
 fn id_in(name: &str) -> Option<&str> {
+    parts(name).map(|(_, id)| id)
+}
+
+/// Position and id in a file name of ours.
+fn parts(name: &str) -> Option<(u64, &str)> {
     let rest = name.split_once(".Q")?.1;
     let (seq, rest) = rest.split_once("-W")?;
     let id = rest.split_once('.')?.0;
-    (seq.bytes().all(|b| b.is_ascii_digit()) && !id.is_empty()).then_some(id)
+    let seq = if seq.bytes().all(|b| b.is_ascii_digit()) { seq.parse().ok()? } else { return None };
+    (!id.is_empty()).then_some((seq, id))
 }
 
 fn modified_seconds(path: &Path) -> u64 {

@@ -4,7 +4,8 @@
 //! item, its seq, flags, checksum. The newest [`ITEMS_MAX`] are kept; when the file holds twice as many records it is written anew
 //! beside itself, synced and renamed over. Several records that wait together share one sync.
 //!
-//! Promise: when [`Memory::remember`] returns `Ok`, the record is on stable storage; only then may an ack leave.
+//! Promise: when [`Memory::remember`] returns `Ok`, the record is on stable storage, and so is the item's receipt
+//! (`receipts.rs`, written by the same thread); only then may an ack leave.
 //!
 //! Policy on failure: a torn last record (crash in the middle of a write) is cut off. A damaged record elsewhere is left
 //! out and counted: the worst it can cost is one second delivery of one replayed item. After a failed write or sync the
@@ -20,7 +21,8 @@ use sha2::{Digest, Sha256};
 use spool::ids::ItemId;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::crashpoint;
+use crate::gateway::receipts::{self, Entry, Fate, Line, Store};
+use crate::{clock, crashpoint};
 
 /// Most items remembered.
 pub const ITEMS_MAX: usize = 100_000;
@@ -32,6 +34,8 @@ const HEADER: &[u8; 16] = b"wsgw-memory-v1\0\n";
 const RECORD_BYTES: usize = 32;
 /// Bytes of a record that its checksum covers.
 const CHECKED_BYTES: usize = 24;
+/// Most bytes that a file of ours has.
+const BYTES_MAX: usize = HEADER.len() + (2 * ITEMS_MAX + QUEUE_MAX + 1) * RECORD_BYTES;
 
 /// What the file is called inside the gateway's data directory.
 pub const FILE_NAME: &str = "delivered.log";
@@ -82,8 +86,10 @@ pub struct Memory {
 
 #[derive(Debug)]
 struct Request {
-    key: ItemKey,
-    seq: u64,
+    /// The item to remember.
+    item: Option<(ItemKey, u64)>,
+    /// The receipt to keep.
+    entry: Option<Entry>,
     done: oneshot::Sender<Result<(), MemoryError>>,
 }
 
@@ -122,13 +128,17 @@ impl Memory {
         for id in also {
             known.insert(ItemKey::of(id), 0);
         }
-        let log = Log::open(path, &mut known)?;
+        let mut log = Log::open(path, &mut known)?;
+        let dir_of_receipts = dir.join(receipts::DIR_NAME);
+        let broken = |source| MemoryError::Io { path: dir_of_receipts.clone(), source };
+        let (store, newest) = Store::open(dir).map_err(broken)?;
+        log.catch_up(&newest, &mut known)?;
         let known = Arc::new(Mutex::new(known));
         let (writer, requests) = mpsc::channel(QUEUE_MAX);
         let shared = Arc::clone(&known);
         std::thread::Builder::new()
             .name("gateway-memory".to_owned())
-            .spawn(move || write_loop(log, requests, &shared))
+            .spawn(move || write_loop(log, store, requests, &shared))
             .map_err(|source| MemoryError::Io { path: dir.join(FILE_NAME), source })?;
         Ok(Self { known, writer })
     }
@@ -145,16 +155,43 @@ impl Memory {
         lock(&self.known).seq_max
     }
 
-    /// Remembers an item as delivered; returns when that is on stable storage.
+    /// Remembers an item as delivered, and keeps its receipt; returns when that is on stable storage.
     ///
     /// # Errors
     /// [`MemoryError::Poisoned`] or the failure that poisoned it.
-    pub async fn remember(&self, item_id: &str, seq: u64) -> Result<(), MemoryError> {
+    pub async fn remember(&self, item_id: &str, seq: u64, entry: Option<Entry>) -> Result<(), MemoryError> {
+        self.ask(Some((ItemKey::of(item_id), seq)), entry).await
+    }
+
+    /// Keeps a receipt of something that is not remembered as delivered; returns when that is on stable storage.
+    ///
+    /// # Errors
+    /// [`MemoryError::Poisoned`] or the failure that poisoned it.
+    pub async fn keep(&self, entry: Entry) -> Result<(), MemoryError> {
+        self.ask(None, Some(entry)).await
+    }
+
+    async fn ask(&self, item: Option<(ItemKey, u64)>, entry: Option<Entry>) -> Result<(), MemoryError> {
         let (done, answer) = oneshot::channel();
-        let request = Request { key: ItemKey::of(item_id), seq, done };
+        let request = Request { item, entry, done };
         self.writer.send(request).await.map_err(|_| MemoryError::Poisoned)?;
         answer.await.map_err(|_| MemoryError::Poisoned)?
     }
+}
+
+/// Positions of the items that the memory in `dir` knows; reads only, and may be called while a gateway runs.
+///
+/// # Errors
+/// What the file system said; no file is no items.
+pub fn delivered(dir: &Path) -> io::Result<HashMap<ItemKey, u64>> {
+    let mut bytes = Vec::new();
+    match File::open(dir.join(FILE_NAME)) {
+        Ok(file) => file.take(BYTES_MAX as u64).read_to_end(&mut bytes)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(HashMap::new()),
+        Err(error) => return Err(error),
+    };
+    let records = bytes.strip_prefix(HEADER.as_slice()).unwrap_or_default();
+    Ok(records.chunks_exact(RECORD_BYTES).filter_map(decode).collect())
 }
 
 fn lock(known: &Mutex<Known>) -> std::sync::MutexGuard<'_, Known> {
@@ -163,12 +200,11 @@ fn lock(known: &Mutex<Known>) -> std::sync::MutexGuard<'_, Known> {
 }
 
 /// Takes all that waits, writes it, syncs once, answers each; ends when all handles are gone or after a failure.
-fn write_loop(mut log: Log, mut requests: mpsc::Receiver<Request>, known: &Mutex<Known>) {
+fn write_loop(mut log: Log, mut store: Store, mut requests: mpsc::Receiver<Request>, known: &Mutex<Known>) {
     let mut batch = Vec::with_capacity(QUEUE_MAX);
     while requests.blocking_recv_many(&mut batch, QUEUE_MAX) > 0 {
-        let bytes: Vec<u8> = batch.iter().flat_map(|r| encode(r.key, r.seq)).collect();
         crashpoint::reach("gateway.memory.before_write");
-        if let Err(error) = log.append(&bytes) {
+        if let Err(error) = write(&mut log, &mut store, &mut batch, known) {
             let mut first = Some(error);
             for request in batch.drain(..) {
                 let _ = request.done.send(Err(first.take().unwrap_or(MemoryError::Poisoned)));
@@ -176,8 +212,8 @@ fn write_loop(mut log: Log, mut requests: mpsc::Receiver<Request>, known: &Mutex
             return;
         }
         crashpoint::reach("gateway.memory.after_sync");
-        for request in &batch {
-            lock(known).insert(request.key, request.seq);
+        for (key, seq) in batch.iter().filter_map(|request| request.item) {
+            lock(known).insert(key, seq);
         }
         for request in batch.drain(..) {
             let _ = request.done.send(Ok(()));
@@ -196,6 +232,33 @@ fn write_loop(mut log: Log, mut requests: mpsc::Receiver<Request>, known: &Mutex
     }
 }
 
+/// Writes a batch. One sync is enough when all of it has receipts: their file alone is synced then, and what a power
+/// failure takes from the other one is put back from it ([`Log::catch_up`]).
+fn write(
+    log: &mut Log,
+    store: &mut Store,
+    batch: &mut [Request],
+    known: &Mutex<Known>,
+) -> Result<(), MemoryError> {
+    let bytes: Vec<u8> =
+        batch.iter().filter_map(|r| r.item).flat_map(|(key, seq)| encode(key, seq)).collect();
+    let bare = batch.iter().any(|request| request.entry.is_none());
+    let mut lines: Vec<Line> = batch.iter_mut().filter_map(|r| r.entry.take()).map(Line::Entry).collect();
+    if store.is_new() && !lines.is_empty() {
+        lines.insert(0, Line::Begin { seq: lock(known).seq_max, at_ms: clock::wall().0 });
+    }
+    log.write(&bytes)?;
+    if bare || store.is_full() || store.is_new() {
+        log.sync()?;
+    }
+    if lines.is_empty() {
+        return Ok(());
+    }
+    store
+        .append(&lines)
+        .map_err(|source| MemoryError::Io { path: log.path.with_file_name(receipts::DIR_NAME), source })
+}
+
 /// The open file.
 #[derive(Debug)]
 struct Log {
@@ -210,8 +273,7 @@ impl Log {
         let mut file = options().create(true).truncate(false).open(&path).map_err(io)?;
         let mut bytes = Vec::new();
         // Bounded by what we write ourselves; a foreign file of another size is cut short here and refused below.
-        let bytes_max = HEADER.len() + (2 * ITEMS_MAX + QUEUE_MAX + 1) * RECORD_BYTES;
-        Read::by_ref(&mut file).take(bytes_max as u64).read_to_end(&mut bytes).map_err(io)?;
+        Read::by_ref(&mut file).take(BYTES_MAX as u64).read_to_end(&mut bytes).map_err(io)?;
         if bytes.len() < HEADER.len() && HEADER.starts_with(&bytes) {
             // New, or killed while it was being made.
             file.set_len(0).and_then(|()| file.seek(SeekFrom::Start(0))).map_err(io)?;
@@ -241,11 +303,28 @@ impl Log {
         Ok(Self { path, file, records: whole })
     }
 
-    fn append(&mut self, bytes: &[u8]) -> Result<(), MemoryError> {
-        let written = self.file.write_all(bytes).and_then(|()| self.file.sync_data());
-        written.map_err(|source| MemoryError::Io { path: self.path.clone(), source })?;
+    /// Adds what the newest receipts say was stored and this file has lost.
+    fn catch_up(&mut self, newest: &[Entry], known: &mut Known) -> Result<(), MemoryError> {
+        let mut bytes = Vec::new();
+        for entry in newest.iter().filter(|entry| entry.fate == Fate::Stored) {
+            let key = ItemKey::of(&entry.id);
+            if known.seqs.get(&key).is_none_or(|seq| *seq == 0) {
+                known.insert(key, entry.seq);
+                bytes.extend(encode(key, entry.seq));
+            }
+        }
+        self.write(&bytes)?;
+        self.sync()
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), MemoryError> {
+        self.file.write_all(bytes).map_err(|source| MemoryError::Io { path: self.path.clone(), source })?;
         self.records += bytes.len() / RECORD_BYTES;
         Ok(())
+    }
+
+    fn sync(&mut self) -> Result<(), MemoryError> {
+        self.file.sync_data().map_err(|source| MemoryError::Io { path: self.path.clone(), source })
     }
 
     /// Writes the records into a new file and puts it in the place of the old one.
@@ -308,7 +387,7 @@ mod tests {
     async fn filled(dir: &tempfile::TempDir, ids: &[&str]) {
         let memory = Memory::open(dir.path(), &[]).unwrap();
         for (n, id) in ids.iter().enumerate() {
-            memory.remember(id, n as u64 + 1).await.unwrap();
+            memory.remember(id, n as u64 + 1, None).await.unwrap();
         }
     }
 
@@ -331,7 +410,7 @@ mod tests {
             std::fs::write(file(&dir), &bytes[..bytes.len() - RECORD_BYTES + cut]).unwrap();
             let memory = Memory::open(dir.path(), &[]).unwrap();
             assert!(memory.knows("a") && !memory.knows("b"));
-            memory.remember("c", 3).await.unwrap();
+            memory.remember("c", 3, None).await.unwrap();
             drop(memory);
             assert!(Memory::open(dir.path(), &[]).unwrap().knows("c"));
         }
@@ -374,10 +453,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut log = Log::open(file(&dir), &mut Known::default()).unwrap();
         for n in 0..5_u64 {
-            log.append(&encode(ItemKey::of(&n.to_string()), n)).unwrap();
+            log.write(&encode(ItemKey::of(&n.to_string()), n)).unwrap();
         }
         log.replace(&encode(ItemKey::of("4"), 4)).unwrap();
-        log.append(&encode(ItemKey::of("5"), 5)).unwrap();
+        log.write(&encode(ItemKey::of("5"), 5)).unwrap();
         let mut known = Known::default();
         assert_eq!(Log::open(file(&dir), &mut known).unwrap().records, 2);
         assert_eq!(known.seq_max, 5);

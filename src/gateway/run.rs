@@ -150,6 +150,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
         silence_max: Duration::from_secs(config.idle_timeout_seconds),
         delivered_before: stored_ids.clone(),
         outbox: Some(outbox.clone()),
+        relay_keys: config.pins(),
         ..Options::new(config.relay_url.clone(), key, config.data_dir.clone())
     };
     let own = own(&config, &key_text);

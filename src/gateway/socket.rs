@@ -334,12 +334,17 @@ impl Report {
             ("address", self.address.clone()),
             ("destination", self.destination.clone()),
             ("stored", status.stored.to_string()),
+            ("verified", format!("{} of them, {} not", status.verified, status.unverified)),
             ("refused", status.refused.to_string()),
             ("returned", status.returned.to_string()),
             ("repeats", status.repeats.to_string()),
             ("in hand", status.in_hand.to_string()),
             ("mail out", out),
         ];
+        if status.relay_keys.is_empty() {
+            rows.push(("relay key", "none pinned: nothing the relay says is verified".to_owned()));
+        }
+        rows.extend(status.relay_keys.iter().map(|key| ("relay key", printable(key))));
         if !self.submission.is_empty() {
             rows.push(("submission", self.submission.clone()));
         }

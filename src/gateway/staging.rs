@@ -5,9 +5,14 @@
 //! programs share. Nothing is synced here: a message counts only when its destination says so.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use data_encoding::HEXLOWER;
+use sha2::{Digest, Sha256};
+
+use crate::gateway::head::Filter;
+use crate::gateway::receipts::Kept;
 use crate::identity::key::KeyText;
 
 /// How much of a stream is gathered before it is written, bytes.
@@ -28,8 +33,20 @@ pub struct Draft {
     gathered: Vec<u8>,
     file: Option<File>,
     bytes: u64,
+    filter: Filter,
     /// Nobody else owns the file yet.
     ours: bool,
+}
+
+/// One message, received.
+#[derive(Debug)]
+pub struct Staged {
+    /// Its file.
+    pub path: PathBuf,
+    /// Bytes in it.
+    pub size_bytes: u64,
+    /// Forged copies of our field were taken out.
+    pub altered: bool,
 }
 
 impl Staging {
@@ -48,33 +65,38 @@ impl Staging {
         Ok(Self { dir: dir.to_owned(), prefix, next: 0 })
     }
 
-    /// Begins a message. No file is made before there are bytes to write.
-    pub fn draft(&mut self) -> Draft {
+    /// Begins a message with our own field, `top`. No file is made before there are bytes to write.
+    pub fn draft(&mut self, top: Vec<u8>) -> Draft {
         self.next += 1;
         let path = self.dir.join(format!("{}{}", self.prefix, self.next));
-        Draft { path, gathered: Vec::new(), file: None, bytes: 0, ours: true }
+        let bytes = top.len() as u64;
+        Draft { path, gathered: top, file: None, bytes, filter: Filter::default(), ours: true }
     }
 }
 
 impl Draft {
-    /// Adds bytes; writes when enough are gathered.
+    /// Adds bytes, without forged copies of our field; writes when enough are gathered.
     ///
     /// # Errors
     /// What the file system said; the draft is of no use afterwards.
     pub async fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.gathered.extend_from_slice(bytes);
-        self.bytes += bytes.len() as u64;
+        let before = self.gathered.len();
+        self.filter.take(bytes, &mut self.gathered);
+        self.bytes += (self.gathered.len() - before) as u64;
         if self.gathered.len() >= PIECE_BYTES { self.write().await } else { Ok(()) }
     }
 
-    /// Writes what is left. Returns the file's path and size; whoever gets it owns the file.
+    /// Writes what is left. Whoever gets the file owns it.
     ///
     /// # Errors
     /// What the file system said.
-    pub async fn finish(mut self) -> io::Result<(PathBuf, u64)> {
+    pub async fn finish(mut self) -> io::Result<Staged> {
+        let before = self.gathered.len();
+        self.filter.finish(&mut self.gathered);
+        self.bytes += (self.gathered.len() - before) as u64;
         self.write().await?;
         self.ours = false;
-        Ok((self.path.clone(), self.bytes))
+        Ok(Staged { path: self.path.clone(), size_bytes: self.bytes, altered: self.filter.removed() })
     }
 
     async fn write(&mut self) -> io::Result<()> {
@@ -100,6 +122,57 @@ impl Drop for Draft {
             let _ = fs::remove_file(&self.path);
         }
     }
+}
+
+impl Staged {
+    /// Puts another field in the place of the first `old` bytes.
+    ///
+    /// # Errors
+    /// What the file system said; the file is as it was.
+    pub async fn retop(&mut self, old: usize, top: Vec<u8>) -> io::Result<()> {
+        let path = self.path.clone();
+        self.size_bytes = self.size_bytes - old as u64 + top.len() as u64;
+        blocking(move || {
+            let beside = PathBuf::from(format!("{}-top", path.display()));
+            let mut from = File::open(&path)?;
+            from.seek(SeekFrom::Start(old as u64))?;
+            let mut to = create(&beside)?;
+            to.write_all(&top)?;
+            io::copy(&mut from, &mut to)?;
+            fs::rename(&beside, &path)
+        })
+        .await
+    }
+
+    /// What is in the file behind its first `top` bytes.
+    ///
+    /// # Errors
+    /// What the file system said.
+    pub async fn kept(&self, top: usize) -> io::Result<Kept> {
+        let path = self.path.clone();
+        blocking(move || {
+            let mut file = File::open(&path)?;
+            file.seek(SeekFrom::Start(top as u64))?;
+            let mut hash = Sha256::new();
+            let mut piece = vec![0; PIECE_BYTES];
+            let mut size = 0;
+            loop {
+                match file.read(&mut piece)? {
+                    0 => break,
+                    n => {
+                        hash.update(&piece[..n]);
+                        size += n as u64;
+                    }
+                }
+            }
+            Ok(Kept { size, sha256: HEXLOWER.encode(&hash.finalize()) })
+        })
+        .await
+    }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
 }
 
 fn create(path: &Path) -> io::Result<File> {
@@ -133,29 +206,47 @@ mod tests {
     async fn a_finished_draft_is_a_file_with_all_bytes() {
         let dir = tempfile::tempdir().unwrap();
         let mut staging = open(dir.path(), 1);
-        let mut draft = staging.draft();
+        let mut draft = staging.draft(Vec::new());
         let piece = vec![7; PIECE_BYTES / 2 + 1];
         for _ in 0..5 {
             draft.append(&piece).await.unwrap();
             assert!(draft.gathered.len() < PIECE_BYTES);
         }
-        let (path, bytes) = draft.finish().await.unwrap();
-        assert_eq!(bytes, 5 * piece.len() as u64);
-        assert_eq!(fs::metadata(path).unwrap().len(), bytes);
-        let (path, bytes) = staging.draft().finish().await.unwrap();
-        assert_eq!((fs::metadata(path).unwrap().len(), bytes), (0, 0));
+        let Staged { path, size_bytes, altered } = draft.finish().await.unwrap();
+        assert_eq!((size_bytes, altered), (5 * piece.len() as u64, false));
+        assert_eq!(fs::metadata(path).unwrap().len(), size_bytes);
+        let Staged { path, size_bytes, .. } = staging.draft(Vec::new()).finish().await.unwrap();
+        assert_eq!((fs::metadata(path).unwrap().len(), size_bytes), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn our_field_is_on_top_alone_and_can_be_changed() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut staging = open(dir.path(), 1);
+        let mut draft = staging.draft(b"Waystation-Attestation: ok\r\n".to_vec());
+        draft.append(b"Subject: x\r\nWaystation-Attestation: forged\r\n\r\nbo").await.unwrap();
+        draft.append(b"dy").await.unwrap();
+        let mut staged = draft.finish().await.unwrap();
+        assert!(staged.altered);
+        let kept = staged.kept(28).await.unwrap();
+        assert_eq!(kept.sha256, HEXLOWER.encode(&Sha256::digest(b"Subject: x\r\n\r\nbody")));
+        staged.retop(28, b"Waystation-Attestation: expired\r\n".to_vec()).await.unwrap();
+        let bytes = fs::read(&staged.path).unwrap();
+        assert_eq!(bytes, b"Waystation-Attestation: expired\r\nSubject: x\r\n\r\nbody");
+        assert_eq!((staged.size_bytes, kept.size), (bytes.len() as u64, bytes.len() as u64 - 33));
+        assert_eq!(count(dir.path()), 1);
     }
 
     #[tokio::test]
     async fn dropped_drafts_and_leftovers_go_away_and_foreign_files_stay() {
         let dir = tempfile::tempdir().unwrap();
         let mut staging = open(dir.path(), 1);
-        let mut draft = staging.draft();
+        let mut draft = staging.draft(Vec::new());
         draft.append(&vec![0; PIECE_BYTES]).await.unwrap();
         assert_eq!(count(dir.path()), 1);
         drop(draft);
         assert_eq!(count(dir.path()), 0);
-        staging.draft().finish().await.unwrap();
+        staging.draft(Vec::new()).finish().await.unwrap();
         fs::write(dir.path().join("foreign"), b"x").unwrap();
         open(dir.path(), 2);
         assert_eq!(count(dir.path()), 2);

@@ -39,7 +39,7 @@ impl Home {
         let dir = tempfile::tempdir().expect("temporary directory");
         let home = Self { dir };
         let made = waystation()
-            .args(["gateway", "bootstrap", relay_url, "--dir"])
+            .args(["gateway", "bootstrap", relay_url, "--offline", "--dir"])
             .arg(home.path())
             .output()
             .expect("started");
@@ -120,13 +120,15 @@ impl Home {
         told.status.success().then(|| serde_json::from_slice(&told.stdout).expect("JSON"))
     }
 
-    /// Messages in `new/` and `cur/`: contents by item id. Panics when one id is there twice.
+    /// Messages in `new/` and `cur/` without the gateway's own field: contents by item id. Panics when one id is there
+    /// twice.
     pub(crate) fn maildir(&self) -> HashMap<String, Vec<u8>> {
         let mut found = HashMap::new();
         for folder in ["new", "cur"] {
             for name in self.names(folder) {
                 let bytes = fs::read(self.path().join("Maildir").join(folder).join(&name)).expect("read");
                 let id = name.split("-W").nth(1).and_then(|rest| rest.split('.').next()).expect("an item id");
+                let bytes = untop(&bytes).to_vec();
                 assert!(found.insert(id.to_owned(), bytes).is_none(), "item {id} is there twice");
             }
         }
@@ -199,6 +201,16 @@ impl Drop for Running {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// A delivered message without the field that the gateway puts on top of each item; a report on our own mail has none.
+pub(crate) fn untop(bytes: &[u8]) -> &[u8] {
+    if !bytes.starts_with(b"Waystation-Attestation: ") {
+        return bytes;
+    }
+    let ends = bytes.windows(3).position(|three| three.starts_with(b"\r\n") && !b"\t ".contains(&three[2]));
+    // An empty message ends with the field.
+    ends.map_or(&[], |at| &bytes[at + 2..])
 }
 
 /// The binary under test.

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::DOMAIN;
 use crate::gateway::bootstrap;
+use crate::gateway::checked::FIELD_NAME;
 use crate::gateway::config::Config;
 use crate::gateway::outbox::State;
 use crate::gateway::run::{self, RunError};
@@ -32,7 +33,14 @@ pub(super) struct Arrived {
 impl Home {
     /// Makes key and configuration, as `gateway bootstrap` does.
     pub(super) fn bootstrap(dir: &Path, relay_url: &str) -> anyhow::Result<Self> {
-        let made = bootstrap::bootstrap(relay_url, dir, Path::new("Maildir"), Some(DOMAIN))?;
+        let made = bootstrap::bootstrap(&bootstrap::Plan {
+            relay_url,
+            dir,
+            maildir: Path::new("Maildir"),
+            mail_domain: Some(DOMAIN),
+            aliases: &[],
+            pins: &[],
+        })?;
         let text = std::fs::read_to_string(&made.config_file).context("gateway.toml")?;
         let mut config = Config::parse(&text, &made.config_file)?;
         // Nobody wants to watch a backoff.
@@ -106,8 +114,8 @@ fn delivery(path: &Path) -> String {
     path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
-/// Separates our own first field from what the stranger wrote.
-fn open(bytes: &[u8]) -> Arrived {
+/// Where the first field of a header ends.
+fn first_field(bytes: &[u8]) -> usize {
     let mut end = 0;
     for line in bytes.split_inclusive(|b| *b == b'\n') {
         let continues = matches!(line.first(), Some(b' ' | b'\t'));
@@ -116,6 +124,14 @@ fn open(bytes: &[u8]) -> Arrived {
         }
         end += line.len();
     }
+    end
+}
+
+/// Separates our own first fields from what the stranger wrote.
+fn open(bytes: &[u8]) -> Arrived {
+    let attested = bytes.starts_with(FIELD_NAME.as_bytes());
+    let bytes = if attested { &bytes[first_field(bytes)..] } else { bytes };
+    let end = first_field(bytes);
     let trace = String::from_utf8_lossy(&bytes[..end]).into_owned();
     let id = trace.split(" id ").nth(1).and_then(|rest| rest.split([';', ' ', '\r', '\n']).next());
     Arrived { id: id.unwrap_or_default().to_owned(), body: bytes[end..].to_vec() }
@@ -127,7 +143,7 @@ mod tests {
 
     #[test]
     fn our_own_field_is_told_from_the_message() {
-        let arrived = open(b"Received: from a\r\n\tby b id 06gv\r\n\tfor <c>;\r\nReceived: x\r\n\r\nhi\r\n");
+        let arrived = open(b"Waystation-Attestation: ok;\r\n\titem=x\r\nReceived: from a\r\n\tby b id 06gv\r\n\tfor <c>;\r\nReceived: x\r\n\r\nhi\r\n");
         assert_eq!(arrived.id, "06gv");
         assert_eq!(arrived.body, b"Received: x\r\n\r\nhi\r\n");
     }

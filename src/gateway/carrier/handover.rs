@@ -10,19 +10,22 @@
 //! outbox that cannot be written ends the gateway.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use std::collections::hash_map;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::StreamExt;
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, OptionFuture};
 use futures_util::stream::FuturesUnordered;
 use spool::error::SpoolError;
 use spool::ids::ItemId;
 
 use crate::gateway::client::{ClientSession, End, Submitted, Wanted};
 use crate::gateway::handle::ClientError;
+use crate::gateway::memory::{Memory, MemoryError};
 use crate::gateway::outbox::{Due, Look, Noted, Outbox};
+use crate::gateway::receipts::{Entry, Fate};
+use crate::tunnel::signed::Signed;
 use crate::{clock, crashpoint};
 
 /// First wait after "not now"; doubles up to [`LATER_MAX`].
@@ -69,6 +72,8 @@ pub(super) enum Done {
     /// What was too old has been ended.
     Expired,
     Failed(SpoolError),
+    /// A receipt cannot be kept.
+    Unkept(MemoryError),
 }
 
 /// A submission that the session has, or had until the relay said something about it.
@@ -81,6 +86,7 @@ struct UnderWay {
 /// See the module.
 pub(super) struct Handover {
     outbox: Option<Outbox>,
+    memory: Memory,
     work: FuturesUnordered<BoxFuture<'static, Done>>,
     /// What is not to be looked for, by stream.
     under_way: HashMap<String, UnderWay>,
@@ -99,9 +105,10 @@ pub(super) struct Handover {
 }
 
 impl Handover {
-    pub(super) fn new(outbox: Option<Outbox>) -> Self {
+    pub(super) fn new(outbox: Option<Outbox>, memory: Memory) -> Self {
         Self {
             outbox,
+            memory,
             work: FuturesUnordered::new(),
             under_way: HashMap::new(),
             silent: HashMap::new(),
@@ -183,13 +190,23 @@ impl Handover {
     /// The relay has said something about a submission, or has not.
     pub(super) fn heard(&mut self, submitted: Submitted) {
         match submitted {
-            Submitted::Accepted { stream, submission_id } => {
+            Submitted::Accepted { stream, submission_id, receipt } => {
                 let Some((outbox, id)) = self.named(&stream) else { return };
                 tracing::info!(
                     event = "gateway.submission.accepted", submission.id = %id, relay_id = submission_id,
                     "the relay has {id}"
                 );
-                self.note(stream, async move { outbox.accepted(id, submission_id).await });
+                let kept = receipt.map(|receipt| self.keep(&submission_id, receipt));
+                self.noting(&stream);
+                self.work.push(Box::pin(async move {
+                    if let Some(Err(error)) = OptionFuture::from(kept).await {
+                        return Done::Unkept(error);
+                    }
+                    match outbox.accepted(id, submission_id).await {
+                        Ok(()) => Done::Noted { stream },
+                        Err(error) => Done::Failed(error),
+                    }
+                }));
             }
             Submitted::Ended { stream, end, text, result_id } => {
                 self.silent.remove(&stream);
@@ -283,6 +300,7 @@ impl Handover {
             Done::Noted { stream } => self.answered(&stream),
             Done::Expired => {}
             Done::Failed(error) => return Err(error.into()),
+            Done::Unkept(error) => return Err(error.into()),
         }
         Ok(())
     }
@@ -300,7 +318,8 @@ impl Handover {
                 | Done::Ended { .. }
                 | Done::Noted { .. }
                 | Done::Expired
-                | Done::Failed(_) => {
+                | Done::Failed(_)
+                | Done::Unkept(_) => {
                     self.done(done, session.as_deref_mut())?;
                 }
             }
@@ -329,7 +348,7 @@ impl Handover {
                 return;
             }
             let stream = due.submission.stream.clone();
-            if let Entry::Vacant(place) = self.under_way.entry(stream) {
+            if let hash_map::Entry::Vacant(place) = self.under_way.entry(stream) {
                 place.insert(UnderWay { due: due.clone(), noting: false });
                 session.submit(due.submission);
             }
@@ -374,6 +393,25 @@ impl Handover {
                 Err(error) => Done::Failed(error),
             }
         }));
+    }
+
+    /// Keeps the receipt for a submission; `gateway audit` verifies it.
+    fn keep(
+        &self,
+        submission_id: &str,
+        receipt: Signed,
+    ) -> impl Future<Output = Result<(), MemoryError>> + Send + 'static {
+        let memory = self.memory.clone();
+        let entry = Entry {
+            id: submission_id.to_owned(),
+            seq: 0,
+            fate: Fate::Submitted,
+            at_ms: clock::wall().0,
+            verdict: String::new(),
+            receipt: Some(receipt),
+            kept: None,
+        };
+        async move { memory.keep(entry).await }
     }
 
     fn noting(&mut self, stream: &str) {

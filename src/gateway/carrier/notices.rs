@@ -4,9 +4,35 @@
 
 use super::Carrier;
 use crate::clock;
-use crate::gateway::client::Notice;
+use crate::gateway::checked::{Checked, FIELD_NAME};
+use crate::gateway::client::{Notice, Offer};
 
 impl Carrier {
+    /// One event for each item that came in; loud when the relay's keys are known and it does not verify.
+    pub(super) fn tell_item(&self, offer: &Offer, checked: &Checked, altered: bool) {
+        let (id, seq, word) = (offer.item_id.as_str(), offer.seq, checked.word());
+        if altered {
+            tracing::warn!(
+                event = "gateway.item.forged_field",
+                item.id = id,
+                "{id} came with a {FIELD_NAME} field of its own, which was taken out"
+            );
+        }
+        if word == "ok" || self.kit.keyring.trusted().is_empty() {
+            tracing::debug!(event = "gateway.item.received", item.id = id, seq, attestation = word);
+        } else {
+            let receipt = checked.receipt.as_ref().err().map_or("ok", |reason| reason.as_str());
+            tracing::warn!(
+                event = "gateway.item.unverified",
+                item.id = id,
+                seq,
+                attestation = word,
+                receipt,
+                "{id} is delivered as not verified: {word}"
+            );
+        }
+    }
+
     /// Logs a notice; gives its text when it explains the end of a session.
     pub(super) fn notice(&mut self, notice: Notice) -> Option<String> {
         match notice {

@@ -192,13 +192,13 @@ impl ClientSession {
     }
 
     pub(super) fn outbound_accepted(&mut self, accepted: OutboundAccepted) {
-        let OutboundAccepted { stream_id: stream, submission_id, .. } = accepted;
+        let OutboundAccepted { stream_id: stream, submission_id, receipt } = accepted;
         if !self.outbound.results {
             return self.notice(Notice::Garbage("outbound_accepted without the feature".to_owned()));
         }
         self.answered(&stream);
         let submission_id = one_line(&submission_id);
-        self.outputs.push_back(Output::Submitted(Submitted::Accepted { stream, submission_id }));
+        self.outputs.push_back(Output::Submitted(Submitted::Accepted { stream, submission_id, receipt }));
     }
 
     pub(super) fn delivery_result(&mut self, result: RelayDeliveryResult) {

@@ -207,7 +207,7 @@ impl Pair {
                 Output::Append { stream, bytes } => {
                     self.drafts.get_mut(&stream).unwrap().1.extend_from_slice(&bytes);
                 }
-                Output::Complete { stream } => {
+                Output::Complete { stream, .. } => {
                     let (offer, bytes) = self.drafts.remove(&stream).unwrap();
                     home.delivered.push((offer.item_id.clone(), bytes));
                     self.client.verdict(&offer.item_id, Verdict::Stored);

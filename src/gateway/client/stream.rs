@@ -8,7 +8,7 @@ use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
 use sha2::{Digest, Sha256};
 use spool::ids::ItemId;
 
-use super::Verdict;
+use super::{Received, Verdict};
 use crate::tunnel::frame::StartBody;
 
 /// First bytes of what the lane's chain hashes (see `spool/DESIGN.md`).
@@ -40,6 +40,12 @@ pub(super) struct Done {
     pub(super) sha256: String,
     trace_sha256: [u8; 32],
     rest_sha256: [u8; 32],
+    rest_bytes: u64,
+}
+
+/// The hash in a field of a start body.
+pub(super) fn read_hash(text: Option<&str>) -> Option<[u8; 32]> {
+    HEXLOWER_PERMISSIVE.decode(text?.as_bytes()).ok()?.try_into().ok()
 }
 
 impl Stream {
@@ -65,9 +71,7 @@ impl Stream {
         if self.start.sha256.as_ref().is_some_and(|announced| !announced.eq_ignore_ascii_case(&sha256)) {
             return Err("sha256");
         }
-        let chain = self.start.chain.and_then(|chain| {
-            HEXLOWER_PERMISSIVE.decode(chain.as_bytes()).ok().and_then(|bytes| bytes.try_into().ok())
-        });
+        let chain = read_hash(self.start.chain.as_deref());
         Ok(Done {
             want: self.want,
             seq: self.start.seq,
@@ -75,11 +79,17 @@ impl Stream {
             sha256,
             trace_sha256: self.trace.finalize().into(),
             rest_sha256,
+            rest_bytes: self.bytes.saturating_sub(self.start.trace_bytes.unwrap_or(0)),
         })
     }
 }
 
 impl Done {
+    /// The body as it arrived.
+    pub(super) fn received(&self) -> Received {
+        Received { sha256: self.rest_sha256, size: self.rest_bytes, head_sha256: Some(self.trace_sha256) }
+    }
+
     /// Whether the lane's chain goes on from `before` by this item. True as long as one of both is not known.
     pub(super) fn continues(&self, before: Option<[u8; 32]>, item_id: &str) -> bool {
         let (Some(before), Some(after), Some(seq), Ok(id)) =

@@ -51,7 +51,10 @@ impl Home {
         let mut home = Self::new(settings());
         home.log_in(&format!("relay-auth:{ID}:{NONCE}:{HOST}"), &[Feature::Ack, Feature::Replay]);
         let ready = home.drain().pop();
-        assert_eq!(ready, Some(Output::Ready { dialect: Dialect::Two, replaced: false }));
+        assert_eq!(
+            ready,
+            Some(Output::Ready { dialect: Dialect::Two, replaced: false, relay_keys: Vec::new() })
+        );
         home
     }
 
@@ -59,7 +62,10 @@ impl Home {
         let mut home = Self::new(Settings { allow_tunnel_1: true, ..settings() });
         home.log_in(&format!("relay-auth:{ID}:{NONCE}"), &[]);
         let ready = home.drain().pop();
-        assert_eq!(ready, Some(Output::Ready { dialect: Dialect::One, replaced: false }));
+        assert_eq!(
+            ready,
+            Some(Output::Ready { dialect: Dialect::One, replaced: false, relay_keys: Vec::new() })
+        );
         home
     }
 
@@ -257,7 +263,7 @@ fn an_item_is_handed_out_and_acked_only_on_a_verdict() {
     let item = Item::first();
     home.send(&item);
     let outputs = home.drain();
-    let [Output::Begin { offer, .. }, Output::Append { bytes, .. }, Output::Complete { stream }] =
+    let [Output::Begin { offer, .. }, Output::Append { bytes, .. }, Output::Complete { stream, .. }] =
         &outputs[..]
     else {
         panic!("{outputs:?}")

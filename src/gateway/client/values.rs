@@ -8,6 +8,7 @@ use crate::gateway::proof;
 use crate::identity::key::SecretKey;
 use crate::tunnel::Dialect;
 use crate::tunnel::control::Credit;
+use crate::tunnel::signed::{RelayKey, Signed};
 
 /// What a session needs to know; the same for all sessions of one gateway.
 #[derive(Clone, Debug)]
@@ -60,6 +61,25 @@ pub struct Offer {
     pub rcpt_to: String,
     /// Bytes to come, if announced.
     pub size_bytes: Option<u64>,
+    /// The relay's statement about the sender.
+    pub attestation: Option<Signed>,
+    /// The relay's receipt for it.
+    pub receipt: Option<Signed>,
+    /// The lane's chain after it, if told.
+    pub chain: Option<[u8; 32]>,
+    /// The body to come, if announced.
+    pub announced: Option<Received>,
+}
+
+/// The body of an item: what follows the trace fields of the relay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Received {
+    /// SHA-256.
+    pub sha256: [u8; 32],
+    /// Bytes.
+    pub size: u64,
+    /// SHA-256 of the trace fields; `None` while they have not come.
+    pub head_sha256: Option<[u8; 32]>,
 }
 
 /// A submission to hand over.
@@ -99,6 +119,8 @@ pub enum Submitted {
         stream: String,
         /// Its name at the relay.
         submission_id: String,
+        /// The relay's receipt for it.
+        receipt: Option<Signed>,
     },
     /// It ended. The driver notes that durably, then calls `ClientSession::result_noted`.
     Ended {
@@ -132,6 +154,7 @@ pub enum Submitted {
 
 /// What the driver shall do, in this order.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "outputs live one at a time and only for a moment")]
 pub enum Output {
     /// Send a text message.
     Text(String),
@@ -154,6 +177,8 @@ pub enum Output {
         dialect: Dialect,
         /// An older session of this key was pushed out.
         replaced: bool,
+        /// The keys the relay signs with, as it says.
+        relay_keys: Vec<RelayKey>,
     },
     /// A stream begins; nothing of it is to be kept if the driver answers by `ClientSession::discard`.
     Begin {
@@ -173,6 +198,8 @@ pub enum Output {
     Complete {
         /// The stream.
         stream: String,
+        /// Its body.
+        received: Received,
     },
     /// It will not be completed, or was damaged: throw away what was kept.
     Abandon {

@@ -2,10 +2,30 @@
 //!
 //! Promises: reads back as the defaults, and so does each line once uncommented (the tests of [`super`] hold it to that).
 
+use crate::gateway::keyring::Pin;
+
 /// A complete, commented configuration for a relay and a Maildir; all other keys stand commented with their defaults.
 #[must_use]
 pub fn sample(relay_url: &str, mail_domain: &str, maildir: &str) -> String {
+    sample_with(relay_url, mail_domain, maildir, &[], &[])
+}
+
+/// [`sample`], with further addresses and pinned keys.
+#[must_use]
+pub fn sample_with(
+    relay_url: &str,
+    mail_domain: &str,
+    maildir: &str,
+    aliases: &[String],
+    pins: &[Pin],
+) -> String {
     let quoted = |text: &str| toml::Value::String(text.to_owned()).to_string();
+    let list = aliases.iter().map(|alias| quoted(alias)).collect::<Vec<_>>().join(", ");
+    let aliases = format!("{}aliases = [{list}]", if aliases.is_empty() { "#" } else { "" });
+    let pins = match pins {
+        [] => "#[[relay_keys]]\n#key_id = \"relay-1\"\n#public_key = \"\"\n".to_owned(),
+        pins => pins.iter().map(Pin::toml).collect::<Vec<_>>().join("\n"),
+    };
     let (relay_url, mail_domain, maildir) = (quoted(relay_url), quoted(mail_domain), quoted(maildir));
     format!(
         r#"# A waystation gateway. Relative paths are relative to this file.
@@ -17,7 +37,7 @@ relay_url = {relay_url}
 mail_domain = {mail_domain}
 
 # Further addresses to send as. The relay must know them too (`waystation mailbox alias`), or it refuses the mail.
-#aliases = []
+{aliases}
 
 # The gateway's identity (PKCS#8 PEM, Ed25519). Whoever has this file is this gateway: keep it, and keep it private.
 key_file = "passport.key"
@@ -78,6 +98,11 @@ path = {maildir}
 #bearer_token_file = ""
 #timeout_seconds = 300
 
+# The relay's keys. What it says of a message's sender, and its receipts, count when one of them signed; a key that one of
+# them endorsed is believed too. `waystation keys attestation --show` on the relay prints them. Several tables may stand
+# here; without one nothing is verified.
+
+{pins}
 # Mail out. `waystation gateway send` needs none of this.
 
 #[submission]

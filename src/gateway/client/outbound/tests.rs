@@ -134,7 +134,8 @@ fn a_submission_travels_in_pieces_and_is_completed_only_when_that_was_noted() {
     session.sealed("s", at);
     assert_eq!(frames(&drain(&mut session)), [Frame::End { stream: "s".to_owned() }]);
     session.handle_text(&accepted("s").to_text(), at);
-    let told = Submitted::Accepted { stream: "s".to_owned(), submission_id: "at-relay".to_owned() };
+    let told =
+        Submitted::Accepted { stream: "s".to_owned(), submission_id: "at-relay".to_owned(), receipt: None };
     assert_eq!(news(&mut session), [told]);
     session.handle_text(&result("s", "failed", Some("r")).to_text(), at);
     let told = Submitted::Ended {
