@@ -7,6 +7,7 @@
 //! is poisoned ends the daemon with an error; recovery is the next start.
 
 mod abuse;
+mod acme;
 mod edge;
 pub mod ledger;
 mod outbound;
@@ -233,7 +234,12 @@ pub async fn start(config: &Config, stop: CancellationToken) -> Result<Daemon, S
     });
     let admin = api::router(admin);
     let admin_door = guard.map(|guard| edge::admin_door(config, guard, &admin, &metrics));
-    let extras = http::Extras { admin: admin_door, challenges: None };
+    let acme = match &served {
+        Some(served) => acme::prepare(config, &served.store, &metrics)?,
+        None => None,
+    };
+    let challenges = acme.as_ref().map(|acme| Arc::clone(&acme.challenges));
+    let extras = http::Extras { admin: admin_door, challenges };
     tasks.spawn(api::serve(admin_listener, admin, stop.clone()));
 
     let shown = config.metrics_enabled.then(|| Arc::clone(&metrics));
@@ -252,6 +258,10 @@ pub async fn start(config: &Config, stop: CancellationToken) -> Result<Daemon, S
         }
     }
     tasks.spawn(http::serve(http_listener, door, plain, stop.clone(), tasks.clone()));
+    if let Some(acme) = acme {
+        // The listeners that validations come to are there now.
+        tasks.spawn(acme.client.run(stop.clone()));
+    }
 
     tracing::info!(
         event = "relay.started",

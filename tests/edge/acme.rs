@@ -19,6 +19,7 @@ use waystation::observe::Metrics;
 use waystation::tls::{self, Store};
 
 use crate::support::dns::Dns;
+use crate::support::process::RelayProcess;
 use crate::support::programs::program;
 use crate::support::until;
 
@@ -318,4 +319,105 @@ async fn no_server_at_all_is_a_failure_as_any_other() {
     let _stop = relay.client(settings);
     until("it failed", || relay.counted("failed") >= 2).await;
     assert!(TcpStream::connect(relay.http).await.is_ok(), "the listeners go on");
+}
+
+/// The answer to a request for `/health` over HTTPS, from a certificate that only Pebble vouches for.
+async fn health_over_tls(to: SocketAddr) -> Option<String> {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let verifier = Arc::new(Named);
+    let config =
+        rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .dangerous()
+            .with_custom_certificate_verifier(verifier)
+            .with_no_client_auth();
+    let stream = TcpStream::connect(to).await.ok()?;
+    let name = NAME.try_into().expect("name");
+    let mut stream = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await.ok()?;
+    let ask = format!("GET /health HTTP/1.1\r\nhost: {NAME}\r\nconnection: close\r\n\r\n");
+    stream.write_all(ask.as_bytes()).await.ok()?;
+    let mut answer = String::new();
+    let _ = stream.read_to_string(&mut answer).await;
+    Some(answer)
+}
+
+/// Believes any issuer, and asks for the name.
+#[derive(Debug)]
+struct Named;
+
+impl rustls::client::danger::ServerCertVerifier for Named {
+    fn verify_server_cert(
+        &self,
+        end_entity: &rustls::pki_types::CertificateDer<'_>,
+        _: &[rustls::pki_types::CertificateDer<'_>],
+        server_name: &rustls::pki_types::ServerName<'_>,
+        _: &[u8],
+        _: rustls::pki_types::UnixTime,
+    ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
+        let parsed = rustls::server::ParsedCertificate::try_from(end_entity)?;
+        rustls::client::verify_server_name(&parsed, server_name)?;
+        Ok(rustls::client::danger::ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &rustls::pki_types::CertificateDer<'_>,
+        dss: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        let known = rustls::crypto::ring::default_provider().signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, cert, dss, &known)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &rustls::pki_types::CertificateDer<'_>,
+        dss: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        let known = rustls::crypto::ring::default_provider().signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, cert, dss, &known)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+        rustls::crypto::ring::default_provider().signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_whole_relay_gets_its_certificate_and_keeps_it_over_a_restart() {
+    let dir = tempfile::tempdir().expect("directory");
+    for challenge in ["http-01", "tls-alpn-01"] {
+        let dir = dir.path().join(challenge);
+        std::fs::create_dir(&dir).expect("directory");
+        let (http, https) = (free_port().await, free_port().await);
+        let Some(pebble) = Pebble::start(&dir, http, https, 90 * 86_400).await else { return };
+        let (listen, tls_listen) = (format!("127.0.0.1:{http}"), format!("127.0.0.1:{https}"));
+        let env = [
+            ("WAYSTATION_HTTP__LISTEN", listen.as_str()),
+            ("WAYSTATION_HTTP__TLS_LISTEN", &tls_listen),
+            ("WAYSTATION_HOSTNAME", NAME),
+            ("WAYSTATION_TLS__ACME__ENABLED", "true"),
+            ("WAYSTATION_TLS__ACME__DIRECTORY_URL", &pebble.directory_url),
+            ("WAYSTATION_TLS__ACME__CA_FILE", pebble.ca_file.to_str().expect("path")),
+            ("WAYSTATION_TLS__ACME__CHALLENGE", challenge),
+        ];
+        let at = tls_listen.parse().expect("address");
+        for round in 0..2 {
+            let relay = RelayProcess::start_with(&dir.join("data"), &env);
+            let mut answer = None;
+            for _ in 0..600 {
+                answer = health_over_tls(at).await;
+                if answer.is_some() {
+                    break;
+                }
+                assert_eq!(round, 0, "after a restart it is served at once");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            assert!(answer.is_some_and(|a| a.contains("200 OK")), "{challenge}");
+            assert_eq!(relay.terminate(), 0);
+        }
+        assert_eq!(pebble.orders(), 1, "{challenge}");
+    }
 }
