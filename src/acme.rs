@@ -25,7 +25,7 @@ use plan::{Pauses, Plan, Validity};
 use crate::clock;
 use crate::observe::Metrics;
 use crate::secrets::SecretError;
-use crate::tls::{Installed, Store};
+use crate::tls::{Installed, Pair, Store};
 
 /// Longest sleep before the clock is looked at again: it may have been set, or the machine have slept.
 const LOOK_EVERY: Duration = Duration::from_secs(3600);
@@ -185,14 +185,12 @@ impl Client {
 
     /// Keeps the pair, and serves it. One that cannot be kept is served all the same: the next start orders again.
     fn install(&self, got: &order::Got) -> Result<Installed, OrderError> {
-        let installed = self
-            .store
-            .install(got.chain_pem.as_bytes(), got.key_pem.as_bytes())
+        let pair = Pair::read(got.chain_pem.as_bytes(), got.key_pem.as_bytes())
             .map_err(|error| OrderError::Server(format!("it gave a certificate of no use: {error}")))?;
         if let Err(error) = self.place.keep_certificate(&got.key_pem, &got.chain_pem) {
             tracing::error!(event = "relay.acme.not_kept", %error, "the new certificate is served, and not kept: {error}");
         }
-        Ok(installed)
+        Ok(self.store.serve(pair))
     }
 }
 

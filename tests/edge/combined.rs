@@ -120,6 +120,55 @@ async fn haproxy_tells_who_sends_mail_and_who_logs_in() {
     assert_eq!(relay.terminate(), 0);
 }
 
+/// Status of a request for the admin API with a wrong token, over HTTPS through HAProxy, from that loopback address.
+async fn guess(curl: &Path, from: &str, to: SocketAddr) -> String {
+    let url = format!("https://{to}/admin/spool/stats");
+    let args = ["-sk", "-o", "/dev/null", "-w", "%{http_code}", "--interface", from, "-H"];
+    let output = tokio::process::Command::new(curl)
+        .args(args)
+        .args(["Authorization: Bearer guess", &url])
+        .output()
+        .await
+        .expect("curl runs");
+    String::from_utf8(output.stdout).expect("text")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn haproxy_tells_who_comes_inside_tls() {
+    // V1: the header stands before the handshake
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = tempfile::tempdir().expect("directory");
+    let (Some(curl), Some(_)) = (program("curl"), program("haproxy")) else { return };
+    let at = |name: &str| dir.path().join(name).to_str().expect("path").to_owned();
+    let key = rcgen::KeyPair::generate().expect("key");
+    let params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).expect("parameters");
+    std::fs::write(at("tls.key"), key.serialize_pem()).expect("written");
+    std::fs::write(at("tls.pem"), params.self_signed(&key).expect("certificate").pem()).expect("written");
+    std::fs::set_permissions(at("tls.key"), std::fs::Permissions::from_mode(0o600)).expect("mode");
+    assert_eq!(run_text(&["keys", "token", "--file", &at("token")]).0, 0);
+    let (token, cert, key, https) = (at("token"), at("tls.pem"), at("tls.key"), free_address().await);
+    let listen = https.to_string();
+    let env = [
+        ("WAYSTATION_HTTP__PROXY_PROTOCOL", "true"),
+        ("WAYSTATION_HTTP__TRUSTED_PROXIES", "127.0.0.1/32"),
+        ("WAYSTATION_HTTP__TLS_LISTEN", listen.as_str()),
+        ("WAYSTATION_TLS__CERT_FILE", &cert),
+        ("WAYSTATION_TLS__KEY_FILE", &key),
+        ("WAYSTATION_ADMIN__HTTP_TOKEN_FILE", &token),
+    ];
+    let relay = RelayProcess::start_with(&dir.path().join("data"), &env);
+    let way = free_address().await;
+    let Some(_haproxy) = Haproxy::start(dir.path(), &[(way, https, "send-proxy-v2")]).await else { return };
+    for _ in 0..5 {
+        assert_eq!(guess(&curl, "127.0.0.7", way).await, "401");
+    }
+    assert_eq!(guess(&curl, "127.0.0.7", way).await, "429");
+    assert_eq!(guess(&curl, "127.0.0.8", way).await, "401", "another client of the same proxy");
+    assert_eq!(guess(&curl, "127.0.0.8", https).await, "401", "one that comes directly needs no header");
+    assert_eq!(guess(&curl, "127.0.0.1", https).await, "000", "the proxy's own address needs one");
+    assert_eq!(relay.terminate(), 0);
+}
+
 /// One login message over a connection that begins with `header`; what the relay says to it.
 async fn login(http: SocketAddr, header: &str, forwarded: &str) -> String {
     let mut stream = TcpStream::connect(http).await.expect("connects");
