@@ -36,4 +36,5 @@ pub mod submission;
 pub mod webhook;
 pub mod wellknown;
 
+pub use carrier::redeem;
 pub use handle::{Client, ClientError, Message, Options, Status};

@@ -15,7 +15,9 @@ use crate::gateway::config::Config;
 use crate::gateway::dial::Endpoint;
 use crate::gateway::keyring::Pin;
 use crate::gateway::outbox::{OutboxError, Story};
+use crate::gateway::redeem::{self, RedeemError};
 use crate::gateway::{ClientError, run, socket, wellknown};
+use crate::identity::invite::Code;
 use crate::identity::keyfile;
 use crate::observe::{self, LogFormat, LogSettings};
 
@@ -91,6 +93,9 @@ pub(crate) struct Bootstrap {
     /// Pin this key of the relay instead of fetching its keys, KEYID:BASE64; may be given more than once
     #[arg(long, value_name = "KEY", conflicts_with = "offline")]
     relay_key: Vec<String>,
+    /// Redeem an invitation of the relay's operator: admits this key and gives it its addresses
+    #[arg(long, value_name = "CODE", conflicts_with = "offline")]
+    invite: Option<String>,
     /// Contact nobody and pin nothing: nothing the relay says is verified until a key is put into gateway.toml
     #[arg(long, conflicts_with = "check")]
     offline: bool,
@@ -118,14 +123,39 @@ async fn make(global: &Global, args: &Bootstrap) -> anyhow::Result<Exit> {
         };
         Stop::new(exit, error.to_string())
     };
+    let code = args.invite.as_deref().map(|text| {
+        Code::parse(text).ok_or_else(|| {
+            Stop::new(
+                Exit::Usage,
+                "--invite: not a code; `waystation mailbox invite` on the relay prints one".to_owned(),
+            )
+        })
+    });
+    let code = code.transpose()?;
     let Found { pins, mut mail_domain, note } = find(args).await?;
+    let mut aliases = Vec::new();
+    if let Some(code) = code {
+        let key = bootstrap::prepare_key(&args.dir).map_err(failed)?;
+        let redeemed = redeem::redeem(&args.relay_url, key, code).await.map_err(|error| {
+            let exit = match error {
+                RedeemError::Refused(_) => Exit::Failed,
+                RedeemError::Lost(_) => Exit::Later,
+            };
+            Stop::new(
+                exit,
+                format!("{error}; no configuration was written, and the key stays for the next try"),
+            )
+        })?;
+        mail_domain = redeemed.domains.into_iter().next().or(mail_domain);
+        aliases = redeemed.aliases;
+    }
     mail_domain = args.mail_domain.clone().or(mail_domain);
     let plan = bootstrap::Plan {
         relay_url: &args.relay_url,
         dir: &args.dir,
         maildir: &args.maildir,
         mail_domain: mail_domain.as_deref(),
-        aliases: &[],
+        aliases: &aliases,
         pins: &pins,
     };
     let made = bootstrap::bootstrap(&plan).map_err(failed)?;
@@ -139,9 +169,10 @@ async fn make(global: &Global, args: &Bootstrap) -> anyhow::Result<Exit> {
     } else {
         let key = if made.key_is_new { "made" } else { "kept" };
         let at = made.config_file.display();
+        let aliases: String = made.aliases.iter().map(|alias| format!("address  {alias}\n")).collect();
         let relay_keys: String = made.relay_keys.iter().map(|key| format!("relay    {key}\n")).collect();
         screen::print(&format!(
-            "address  {}\nkey      {} ({key})\nconfig   {at}\n{relay_keys}\n{note}\nNext: waystation gateway run --config {at}\n",
+            "address  {}\n{aliases}key      {} ({key})\nconfig   {at}\n{relay_keys}\n{note}\nNext: waystation gateway run --config {at}\n",
             made.address,
             made.key_file.display(),
         ))?;

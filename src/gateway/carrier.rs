@@ -15,6 +15,7 @@
 mod handover;
 mod link;
 mod notices;
+pub mod redeem;
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
@@ -284,6 +285,7 @@ impl Carrier {
             heartbeat_every: self.kit.options.heartbeat_every,
             silence_max: self.kit.options.silence_max,
             submits: self.kit.options.outbox.is_some(),
+            invite: None,
         };
         let mut session = ClientSession::new(settings, self.position, clock::monotonic());
         let mut receptions: HashMap<String, Reception> = HashMap::new();
@@ -352,7 +354,7 @@ impl Carrier {
                 Output::Ping => line.send(Ws::Ping(Bytes::new())),
                 Output::Seal { stream, repeatable } => self.handover.seal(stream, repeatable),
                 Output::Submitted(submitted) => self.handover.heard(submitted),
-                Output::Ready { dialect, replaced, relay_keys } => {
+                Output::Ready { dialect, replaced, relay_keys, .. } => {
                     self.ready(dialect, replaced);
                     self.kit.keyring.announced(&relay_keys);
                     self.kit.board.update(|status| status.relay_keys = self.kit.keyring.shown());

@@ -302,7 +302,8 @@ impl ClientSession {
         }
         let signature = self.settings.key.sign(challenge.challenge_text.as_bytes());
         let response = ToRelay::AuthChallengeResponse(AuthChallengeResponse {
-            invite: None,
+            // Only a relay of tunnel 2 knows what to do with it.
+            invite: self.settings.invite.clone().filter(|_| dialect == Dialect::Two),
             public_key_base32: key_text.to_string(),
             challenge_id: challenge.challenge_id.clone(),
             signature_base64: BASE64.encode(&signature),
@@ -327,7 +328,13 @@ impl ClientSession {
             last_heard: now,
         };
         let replaced = ok.replaced_socket_id.is_some();
-        self.outputs.push_back(Output::Ready { dialect, replaced, relay_keys: ok.relay_keys.clone() });
+        self.outputs.push_back(Output::Ready {
+            dialect,
+            replaced,
+            relay_keys: ok.relay_keys.clone(),
+            aliases: ok.aliases.clone(),
+            domains: ok.domains.clone(),
+        });
     }
 
     fn start(&mut self, id: String, start: StartBody) {

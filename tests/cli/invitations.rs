@@ -55,6 +55,38 @@ fn an_invitation_is_made_listed_and_withdrawn_and_its_code_is_shown_once() {
 }
 
 #[test]
+fn a_gateway_redeems_its_invitation_and_knows_its_addresses() {
+    let (dir, home) = (tempfile::tempdir().expect("directory"), tempfile::tempdir().expect("directory"));
+    let relay = RelayProcess::start_with(dir.path(), &[("WAYSTATION_ADMISSION__MODE", "allowlist")]);
+    let (_, out, _) =
+        run_text(&on(dir.path(), &["mailbox", "invite", "--alias", "aunt@mail.localhost", "--json"]));
+    let invited: Value = serde_json::from_str(&out).expect("JSON");
+    let code = invited["code"].as_str().expect("code");
+    let url = format!("ws://{}/ws", relay.http);
+    let bootstrap = |name: &str, code: &str| {
+        let to = home.path().join(name);
+        run_text(&["gateway", "bootstrap", &url, "--dir", to.to_str().expect("text"), "--invite", code])
+    };
+    // A code that is none, and one that nobody made: nothing is written but the key.
+    assert_eq!(bootstrap("wrong", "abc").0, 2);
+    let (exit, _, err) = bootstrap("wrong", "aaaa-aaaa-aaaa-aaaa-aaaa-aaaa");
+    assert!(exit == 1 && err.contains("refuses the invitation"), "{exit} {err}");
+    assert!(
+        !home.path().join("wrong/gateway.toml").exists() && home.path().join("wrong/passport.key").exists()
+    );
+    let (exit, out, err) = bootstrap("aunt", code);
+    assert_eq!(exit, 0, "{err}");
+    assert!(out.contains("address  aunt@mail.localhost"), "{out}");
+    let text = fs::read_to_string(home.path().join("aunt/gateway.toml")).expect("made");
+    assert!(text.contains("aliases = [\"aunt@mail.localhost\"]"), "{text}");
+    assert!(text.contains("mail_domain = \"mail.localhost\""), "{text}");
+    // It is good once, for one key.
+    let (exit, _, err) = bootstrap("other", code);
+    assert!(exit == 1 && err.contains("refuses the invitation"), "{exit} {err}");
+    assert_eq!(relay.terminate(), 0);
+}
+
+#[test]
 fn limits_of_a_mailbox_are_shown_and_reset() {
     let dir = tempfile::tempdir().expect("directory");
     let relay = RelayProcess::start(dir.path());

@@ -145,6 +145,7 @@ impl Pair {
             heartbeat_every: Duration::from_secs(30),
             silence_max: Duration::from_secs(90),
             submits: false,
+            invite: None,
         };
         lane.items.iter_mut().for_each(|entry| entry.leased = false);
         let handshake = Handshake::new(Uuid::from_u128(1), "192.0.2.1".parse().unwrap(), now);

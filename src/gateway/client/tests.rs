@@ -27,6 +27,7 @@ fn settings() -> Settings {
         heartbeat_every: Duration::from_secs(30),
         silence_max: Duration::from_secs(90),
         submits: true,
+        invite: None,
     }
 }
 
@@ -53,7 +54,13 @@ impl Home {
         let ready = home.drain().pop();
         assert_eq!(
             ready,
-            Some(Output::Ready { dialect: Dialect::Two, replaced: false, relay_keys: Vec::new() })
+            Some(Output::Ready {
+                dialect: Dialect::Two,
+                replaced: false,
+                relay_keys: Vec::new(),
+                aliases: Vec::new(),
+                domains: Vec::new()
+            })
         );
         home
     }
@@ -64,7 +71,13 @@ impl Home {
         let ready = home.drain().pop();
         assert_eq!(
             ready,
-            Some(Output::Ready { dialect: Dialect::One, replaced: false, relay_keys: Vec::new() })
+            Some(Output::Ready {
+                dialect: Dialect::One,
+                replaced: false,
+                relay_keys: Vec::new(),
+                aliases: Vec::new(),
+                domains: Vec::new()
+            })
         );
         home
     }

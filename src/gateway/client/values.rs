@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::gateway::proof;
+use crate::identity::invite::Code;
 use crate::identity::key::SecretKey;
 use crate::tunnel::Dialect;
 use crate::tunnel::control::Credit;
@@ -29,6 +30,8 @@ pub struct Settings {
     pub silence_max: Duration,
     /// Whether submissions are handed over too.
     pub submits: bool,
+    /// The code of an invitation to redeem; one login only.
+    pub invite: Option<Code>,
 }
 
 /// What the gateway decided about one item.
@@ -179,6 +182,10 @@ pub enum Output {
         replaced: bool,
         /// The keys the relay signs with, as it says.
         relay_keys: Vec<RelayKey>,
+        /// Addresses of the mailbox beside the key's own.
+        aliases: Vec<String>,
+        /// Domains of the relay.
+        domains: Vec<String>,
     },
     /// A stream begins; nothing of it is to be kept if the driver answers by `ClientSession::discard`.
     Begin {

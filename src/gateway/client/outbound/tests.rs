@@ -26,6 +26,7 @@ fn settings() -> Settings {
         heartbeat_every: Duration::from_secs(30),
         silence_max: Duration::from_secs(90),
         submits: true,
+        invite: None,
     }
 }
 

@@ -1,0 +1,107 @@
+//! Redeems an invitation: one login with its code, which tells the addresses of the mailbox.
+//!
+//! Takes no mail: the session ends as soon as the login is answered, and what the relay has begun to offer it offers
+//! again to the next one. A code that was redeemed by this key before is answered as the first time.
+
+use std::time::Duration;
+
+use crate::clock;
+use crate::gateway::client::{ClientSession, LanePosition, Notice, Output, Settings};
+use crate::gateway::dial::{Endpoint, Trust};
+use crate::identity::invite::Code;
+use crate::identity::key::SecretKey;
+use crate::tunnel::control::Credit;
+
+use super::link::{self, Happened};
+
+/// Longest wait for all of it.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Bytes of a message that are read; the mail of the lane is not for this session.
+const MESSAGE_BYTES_MAX: usize = 1024 * 1024;
+
+/// What the relay said to the code.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Redeemed {
+    /// Addresses of the mailbox beside the key's own.
+    pub aliases: Vec<String>,
+    /// Domains of the relay; the first is that of the key's own address.
+    pub domains: Vec<String>,
+}
+
+/// Why the code was not redeemed.
+#[derive(Debug, thiserror::Error)]
+pub enum RedeemError {
+    /// The relay does not take it.
+    #[error(
+        "the relay refuses the invitation ({0}): it is unknown, expired, used by another key or withdrawn"
+    )]
+    Refused(String),
+    /// No login came about.
+    #[error("cannot redeem the invitation: {0}")]
+    Lost(String),
+}
+
+/// Logs in once with the code. The relay must have the name in the URL.
+///
+/// # Errors
+/// [`RedeemError`].
+pub async fn redeem(relay_url: &str, key: SecretKey, code: Code) -> Result<Redeemed, RedeemError> {
+    let lost = |error: &dyn std::fmt::Display| RedeemError::Lost(error.to_string());
+    let endpoint = Endpoint::relay(relay_url).map_err(|error| lost(&error))?;
+    let trust = Trust::new(None).map_err(|error| lost(&error))?;
+    let settings = Settings {
+        key,
+        relay_host: endpoint.host.clone(),
+        allow_tunnel_1: false,
+        credit: Credit { items: 1, bytes: 1, item_bytes_max: Some(1) },
+        handshake_timeout: PATIENCE,
+        heartbeat_every: PATIENCE,
+        silence_max: PATIENCE * 2,
+        submits: false,
+        invite: Some(code),
+    };
+    let login = log_in(&endpoint, &trust, settings);
+    tokio::time::timeout(PATIENCE, login).await.unwrap_or_else(|_| Err(lost(&"no answer in time")))
+}
+
+async fn log_in(endpoint: &Endpoint, trust: &Trust, settings: Settings) -> Result<Redeemed, RedeemError> {
+    let lost = |error: link::Lost| RedeemError::Lost(error.to_string());
+    let mut line = link::connect(endpoint, trust, MESSAGE_BYTES_MAX).await.map_err(lost)?;
+    let mut session = ClientSession::new(settings, LanePosition::default(), clock::monotonic());
+    let mut reason = String::new();
+    loop {
+        while let Some(output) = session.poll() {
+            match output {
+                Output::Text(text) => line.send(tokio_tungstenite::tungstenite::Message::text(text)),
+                Output::Ready { aliases, domains, .. } => {
+                    line.close(1000, "redeemed").await;
+                    return Ok(Redeemed { aliases, domains });
+                }
+                Output::Notice(Notice::AuthRefused(code)) => return Err(RedeemError::Refused(code)),
+                Output::Notice(Notice::ProofRefused(refusal)) => reason = refusal.to_string(),
+                Output::Notice(Notice::TunnelOneRefused) => {
+                    "the relay speaks tunnel 1 only, which knows no invitations".clone_into(&mut reason);
+                }
+                Output::Close { reason: word, .. } => {
+                    let reason = if reason.is_empty() { word.to_owned() } else { reason };
+                    return Err(RedeemError::Lost(reason));
+                }
+                // Nothing else is said before the login is done.
+                Output::Binary(_)
+                | Output::Seal { .. }
+                | Output::Submitted(_)
+                | Output::Ping
+                | Output::Begin { .. }
+                | Output::Append { .. }
+                | Output::Complete { .. }
+                | Output::Abandon { .. }
+                | Output::Notice(_) => {}
+            }
+        }
+        match line.next(true).await {
+            Happened::Heard(message) => link::hear(message, &mut session).map_err(lost)?,
+            Happened::Flushed => {}
+            Happened::Broken(error) => return Err(lost(error.into())),
+        }
+    }
+}
