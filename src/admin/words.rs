@@ -9,6 +9,7 @@ use time::OffsetDateTime;
 use time::macros::format_description;
 
 use crate::mail::envelope::Envelope;
+use crate::mail::verdict::Verdicts;
 
 /// RFC 3339 with milliseconds, UTC: `2026-01-02T03:04:05.678Z`.
 #[must_use]
@@ -87,6 +88,7 @@ pub fn details(object: &mut Value, item: &ItemInfo, timeline: &[Transition]) {
             object["protocol"] = meta.protocol.into();
             object["smtputf8"] = meta.smtputf8.into();
             object["transaction"] = meta.transaction.into();
+            object["verdicts"] = verdicts(&meta.verdicts);
         }
         Ok(Envelope::Outbound(meta)) => {
             object["stream"] = meta.stream.into();
@@ -96,6 +98,20 @@ pub fn details(object: &mut Value, item: &ItemInfo, timeline: &[Transition]) {
         }
         Err(_) => {}
     }
+}
+
+/// What was found out about the sender; `null` when nobody asked.
+fn verdicts(found: &Verdicts) -> Value {
+    if *found == Verdicts::default() {
+        return Value::Null;
+    }
+    let words: serde_json::Map<String, Value> =
+        found.words().map(|(method, word)| (method.to_owned(), word.as_str().into())).collect();
+    let mut object = Value::Object(words);
+    object["spf_domain"] = found.spf.domain.as_str().into();
+    object["from_domain"] = found.dmarc.domain.as_str().into();
+    object["policy"] = found.dmarc.policy.as_str().into();
+    object
 }
 
 /// One mailbox.

@@ -103,7 +103,10 @@ impl Dns {
     /// Replaces a name's texts.
     pub(crate) fn txt(&self, at: &str, texts: &[&str]) {
         // One string has at most 255 octets.
-        let pieces = |text: &&str| text.as_bytes().chunks(255).map(<[u8]>::to_vec).collect::<Vec<_>>();
+        let pieces = |text: &&str| match text.as_bytes() {
+            [] => vec![Vec::new()],
+            bytes => bytes.chunks(255).map(<[u8]>::to_vec).collect(),
+        };
         let txt = |text: &&str| RData::TXT(TXT::from_bytes(pieces(text).iter().map(Vec::as_slice).collect()));
         self.replace(at, RecordType::TXT, texts.iter().map(txt).collect());
     }
@@ -126,6 +129,12 @@ impl Dns {
         let address: IpAddr = address.parse().expect("an address");
         let at = Name::from(address).to_string();
         self.replace(&at, RecordType::PTR, vec![RData::PTR(PTR(name(target)))]);
+    }
+
+    /// Replaces what a name points to (`4.3.2.1.in-addr.arpa`).
+    pub(crate) fn pointers(&self, at: &str, targets: &[&str]) {
+        let ptr = |target: &&str| RData::PTR(PTR(name(target)));
+        self.replace(at, RecordType::PTR, targets.iter().map(ptr).collect());
     }
 
     /// Removes a name with everything below it, and its troubles.

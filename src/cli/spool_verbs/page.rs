@@ -59,6 +59,9 @@ fn page(paint: Paint, item: &Value) -> String {
     if client.iter().any(|word| !word.is_empty()) {
         field("client", client.join(" ").trim());
     }
+    if item["verdicts"].is_object() {
+        field("checks", &checks(&item["verdicts"]));
+    }
     field("sha256", text(&item["sha256"]));
     page.push_str(&format!("{}\n", paint.dim("    timeline")));
     for step in item["timeline"].as_array().into_iter().flatten() {
@@ -78,6 +81,23 @@ fn page(paint: Paint, item: &Value) -> String {
         }
     }
     page
+}
+
+/// `spf=pass (a.example) dkim=none dmarc=fail (b.example, reject) arc=none`.
+fn checks(found: &Value) -> String {
+    let about = |words: [&Value; 2]| {
+        let words: Vec<&str> = words.into_iter().map(text).filter(|word| !word.is_empty()).collect();
+        if words.is_empty() { String::new() } else { format!(" ({})", words.join(", ")) }
+    };
+    let none = Value::Null;
+    let methods = [
+        ("spf", about([&found["spf_domain"], &none])),
+        ("dkim", String::new()),
+        ("dmarc", about([&found["from_domain"], &found["policy"]])),
+        ("arc", String::new()),
+    ];
+    let words = methods.map(|(method, about)| format!("{method}={}{about}", text(&found[method])));
+    words.join(" ")
 }
 
 fn submission(paint: Paint, item: &Value, field: &mut impl FnMut(&str, &str)) {

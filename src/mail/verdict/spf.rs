@@ -1,7 +1,9 @@
 //! SPF of one message (RFC 7208), by mail-auth, and what mail-auth leaves open.
 //!
-//! mail-auth takes the first of several records and does not count questions that find nothing. Both are looked at
-//! here: a domain with two records is `permerror` (section 4.5), so is a third void lookup (section 4.6.4).
+//! mail-auth takes the first of several records, lets syntax errors pass and does not count questions that find nothing.
+//! So every record that it used is looked at here, and if it should not have been used as it is, the check is made again
+//! with what should: a domain with two records is `permerror` (section 4.5), so is a syntax error anywhere (section 4.6)
+//! and a third void lookup (section 4.6.4).
 
 use std::net::IpAddr;
 
@@ -11,12 +13,12 @@ use mail_auth::spf::verify::SpfParameters;
 use mail_auth::{DnsError, Error, MessageAuthenticator, Parameters, SpfOutput, SpfResult, Txt};
 
 use super::lookups::{Lookups, Missing};
-use super::{Spf, Word};
+use super::{Spf, Word, policy};
 
 /// Questions that may find nothing (RFC 7208 section 4.6.4).
 const VOID_MAX: usize = 2;
-/// How often a check is made again because a record turned out to be two.
-const ROUNDS_MAX: usize = 3;
+/// How often a check is made because of records that were not what they seemed.
+const ROUNDS_MAX: usize = 5;
 
 /// Who sends.
 #[derive(Clone, Debug)]
@@ -56,16 +58,17 @@ pub(super) async fn check(
     if domain.starts_with('[') {
         return SpfOutput::new(domain); // an address literal has no policy
     }
-    know(lookups, &domain).await;
+    let client = sender.client.to_canonical();
+    know(lookups, &domain, client.is_ipv4()).await;
     let local = sender.mail_from.rsplit_once('@').map_or("", |(local, _)| local);
     let from = format!("{local}@{domain}");
     let mut output = SpfOutput::new(domain.clone());
     for _ in 0..ROUNDS_MAX {
         lookups.begin();
         let parameters = if sender.by_helo() {
-            SpfParameters::verify_ehlo(sender.client, &domain, ours)
+            SpfParameters::verify_ehlo(client, &domain, ours)
         } else {
-            SpfParameters::verify_mail_from(sender.client, &sender.helo, ours, &from)
+            SpfParameters::verify_mail_from(client, &sender.helo, ours, &from)
         };
         let parameters = Parameters::new(parameters)
             .with_txt_cache(lookups)
@@ -74,11 +77,11 @@ pub(super) async fn check(
             .with_ipv4_cache(lookups)
             .with_ipv6_cache(lookups);
         output = authenticator.verify_spf(parameters).await;
-        let mut doubled = false;
+        let mut changed = false;
         for name in lookups.texts() {
-            doubled |= know(lookups, &name).await;
+            changed |= know(lookups, &name, client.is_ipv4()).await;
         }
-        if !doubled {
+        if !changed {
             break;
         }
     }
@@ -88,22 +91,23 @@ pub(super) async fn check(
     output
 }
 
-/// Looks a domain's policy up and remembers it for mail-auth. True when there is more than one.
-async fn know(lookups: &Lookups, domain: &str) -> bool {
-    let found = lookups.txt(domain).await;
-    let several = found.as_ref().is_ok_and(|texts| texts.iter().filter(|text| is_policy(text)).count() > 1);
+/// Looks a domain's record up and remembers for mail-auth what it shall take it for. True when that is not what it took
+/// it for.
+async fn know(lookups: &Lookups, domain: &str, client_is_v4: bool) -> bool {
     let error = |error| Txt::Error(Error::Dns(error));
-    let answer = match found {
-        Ok(_) if several => Txt::Error(Error::ParseError),
-        Ok(texts) => match texts.iter().find(|text| is_policy(text)) {
-            Some(text) => Txt::from(Record::parse(text)),
-            None => error(DnsError::InvalidRecordType),
+    let found = lookups.txt(domain).await;
+    let mut records = found.iter().flatten().filter(|text| is_policy(text));
+    let (answer, changed) = match (&found, records.next(), records.next()) {
+        (Err(Missing::Unknown), ..) => (error(DnsError::Resolver("no answer".to_owned())), false),
+        (_, None, _) => (error(DnsError::InvalidRecordType), false),
+        (_, Some(_), Some(_)) => (Txt::Error(Error::ParseError), true),
+        (_, Some(record), None) => match policy::read(record, client_is_v4) {
+            Some(read) => (Txt::from(Record::parse(read.as_bytes())), read.as_bytes() != record.as_slice()),
+            None => (Txt::Error(Error::ParseError), true),
         },
-        Err(Missing::None) => error(DnsError::InvalidRecordType),
-        Err(Missing::Unknown) => error(DnsError::Resolver("no answer".to_owned())),
     };
     lookups.know(domain, answer);
-    several
+    changed
 }
 
 /// RFC 7208 section 4.5.

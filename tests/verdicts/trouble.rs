@@ -1,0 +1,110 @@
+//! Name servers that fail, and messages made to be expensive.
+
+use std::time::Duration;
+
+use waystation::mail::verdict::patience::SILENT_MAX;
+use waystation::mail::verdict::spf::Sender;
+use waystation::mail::verdict::{Budget, NAMES_PER_CONNECTION_MAX, Word};
+
+use super::world::{World, inspect};
+use crate::support::dns::Trouble;
+
+const MESSAGE: &[u8] = b"DKIM-Signature: v=1; a=rsa-sha256; d=a.test; s=s; h=from; bh=47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=; b=AAAA\r\nFrom: <x@a.test>\r\n\r\n";
+
+#[tokio::test]
+async fn what_dns_does_not_say_is_temporary_and_never_a_failure() {
+    for trouble in [Trouble::ServFail, Trouble::Refused, Trouble::Timeout, Trouble::Garbage] {
+        let world = World::patient(Duration::from_secs(2), Duration::from_millis(200)).await;
+        for name in ["a.test", "s._domainkey.a.test", "_dmarc.a.test"] {
+            world.dns.trouble(name, None, Some(trouble));
+        }
+        let verdicts = world.judge("192.0.2.1", "h.test", "x@a.test", MESSAGE).await.verdicts;
+        let words = (verdicts.spf.word, verdicts.dkim[0].word, verdicts.dmarc.word);
+        assert_eq!(words, (Word::TempError, Word::TempError, Word::TempError), "{trouble:?}: {verdicts:?}"); // M4
+        assert!(!verdicts.spf.reason.is_empty() && !verdicts.dmarc.reason.is_empty());
+    }
+    // The policy is known, the key is not: the signature may have been good.
+    let world = World::start().await;
+    world.dns.txt("_dmarc.a.test", &["v=DMARC1; p=reject"]);
+    world.dns.trouble("s._domainkey.a.test", None, Some(Trouble::ServFail));
+    let judged = world.judge("192.0.2.1", "h.test", "x@a.test", MESSAGE).await;
+    assert_eq!(judged.verdicts.dmarc.word, Word::TempError);
+    assert!(!judged.refuse);
+}
+
+#[tokio::test]
+async fn a_dead_resolver_costs_less_and_less() {
+    let full = Duration::from_millis(1500);
+    let world = World::patient(full, Duration::from_secs(30)).await;
+    for name in ["a.test", "s._domainkey.a.test", "_dmarc.a.test"] {
+        world.dns.trouble(name, None, Some(Trouble::Timeout));
+    }
+    for _ in 0..SILENT_MAX + 5 {
+        let verdicts = world.judge("192.0.2.1", "h.test", "x@a.test", MESSAGE).await.verdicts;
+        assert_eq!(verdicts.spf.word, Word::TempError); // M15
+    }
+    assert!(world.number("waystation_verify_timeouts_total") > 7.0);
+    // Eight full waits would be twelve seconds.
+    assert!(world.number("waystation_verify_seconds_sum") < 8.0);
+    for name in ["a.test", "s._domainkey.a.test", "_dmarc.a.test"] {
+        world.dns.trouble(name, None, None);
+    }
+    world.dns.txt("a.test", &["v=spf1 ip4:192.0.2.1 -all"]);
+    let verdicts = world.judge("192.0.2.1", "h.test", "x@a.test", MESSAGE).await.verdicts;
+    assert_eq!(verdicts.spf.word, Word::Pass);
+}
+
+#[tokio::test]
+async fn one_connection_cannot_make_us_ask_for_everything() {
+    let world = World::start().await;
+    world.dns.ttl(300); // what is known is not asked for again
+    let mut budget = Budget::default();
+    let (mut known, mut over) = (0, 0);
+    for n in 0..NAMES_PER_CONNECTION_MAX {
+        let domain = format!("d{n}.test");
+        let message = format!("From: <x@{domain}>\r\n\r\nbody\r\n");
+        let (_, inspected) = inspect(message.as_bytes(), 100);
+        let sender =
+            Sender { client: [192, 0, 2, 1].into(), helo: "h.test".into(), mail_from: format!("x@{domain}") };
+        let judged = world.verifier.judge(sender, inspected, budget).await;
+        budget = judged.budget;
+        let word = judged.verdicts.spf.word;
+        assert!(matches!(word, Word::None | Word::TempError), "{word:?}");
+        if word == Word::None {
+            known += 1;
+        } else {
+            over += 1;
+        }
+    }
+    assert!(known > 300 && over > 300, "{known} known, {over} over"); // U10
+    assert!(world.dns.queries_total() < NAMES_PER_CONNECTION_MAX + 200, "{}", world.dns.queries_total());
+}
+
+#[tokio::test]
+async fn bombs_are_judged_in_bounded_time() {
+    let world = World::start().await;
+    let comment = format!("From: {}x@a.test{}\r\n", "(".repeat(20_000), ")".repeat(20_000));
+    let groups = format!("From: {}\r\n", "g:<x@a.test>,;".repeat(4000));
+    let names: String = (0..8000).map(|n| format!(":{n}")).collect();
+    let signed =
+        format!("DKIM-Signature: v=1; a=rsa-sha256; d=a.test; s=s; h=from{names}; bh=AA; b=AA\r\n").repeat(4);
+    let sealed: String = (1..60)
+        .map(|n| {
+            format!(
+                "ARC-Message-Signature: i={n}; a=rsa-sha256; d=a.test; s=s; h=from{}; bh=AA; b=AA\r\n",
+                &names[..3000]
+            )
+        })
+        .collect();
+    let tags = format!("DKIM-Signature: {}\r\n", "a=b;".repeat(15_000));
+    let multipart = format!(
+        "From: <x@a.test>\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\n{}",
+        "--b\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\n".repeat(50_000)
+    );
+    for header in [comment, groups, signed, sealed, tags, multipart] {
+        // The test's own time limit is the assertion (U4).
+        let judged = world.judge("192.0.2.1", "h.test", "x@a.test", header.as_bytes()).await;
+        assert!(judged.verdicts.dkim.len() <= 10);
+        assert!(judged.field.len() < 16_384);
+    }
+}
