@@ -80,7 +80,7 @@ pub struct Signals {
 /// The signals that the first protocol would have for these verdicts (section 10.1).
 #[must_use]
 pub fn signals(verdicts: &Verdicts) -> Signals {
-    let of_dkim = |signal| verdicts.dkim.iter().any(|one| Signal::of(one.word) == signal);
+    let of_dkim = |signal| verdicts.dkim.iter().any(|one| Signal::of(one.attested()) == signal);
     let dkim = [Signal::Pass, Signal::Fail].into_iter().find(|signal| of_dkim(*signal)).unwrap_or_default();
     Signals { spf: Signal::of(verdicts.spf.word), dkim, dmarc: Signal::of(verdicts.dmarc.word) }
 }
