@@ -28,7 +28,7 @@ async fn main() {
         return gateways(&arguments).await;
     }
     let count = std::env::args().skip(1).find_map(|text| text.parse::<u32>().ok()).unwrap_or(10_000);
-    let relay = Relay::start().await;
+    let relay = Relay::start(true).await;
     println!("idle_gateways: {count} gateways, release build: {}", !cfg!(debug_assertions));
     let before = resident_bytes();
     for n in 0..count + WARM_UP {

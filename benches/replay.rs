@@ -1,7 +1,7 @@
 //! A gateway comes back to a hundred thousand kept messages.
 //!
-//! `cargo bench --bench replay [-- COUNT]`: keeps COUNT messages of 2 KiB (100 000) in one lane, then lets a gateway
-//! of each protocol fetch and ack them all. Prints messages per second and what memory the relay needed for it.
+//! `cargo bench --bench replay [-- COUNT [unsigned]]`: keeps COUNT messages of 2 KiB (100 000) in one lane, then lets a
+//! gateway of each protocol fetch and ack them all; `unsigned`: from a relay that attests nothing. Prints messages per second and what memory the relay needed for it.
 
 mod common;
 
@@ -30,9 +30,13 @@ async fn main() {
         return gateway(&arguments).await;
     }
     let count = std::env::args().skip(1).find_map(|text| text.parse::<u32>().ok()).unwrap_or(100_000);
-    println!("replay: {count} messages of {BODY_BYTES} bytes, release build: {}", !cfg!(debug_assertions));
+    let signed = !std::env::args().any(|text| text == "unsigned");
+    println!(
+        "replay: {count} messages of {BODY_BYTES} bytes, signed: {signed}, release build: {}",
+        !cfg!(debug_assertions)
+    );
     for tunnel in ["1", "2"] {
-        let relay = Relay::start().await;
+        let relay = Relay::start(signed).await;
         let name = key(0).key_text().to_string();
         let lane = relay.spooler.call(move |spool| spool.register(&name, clock::wall())).await;
         let Ok(Ok(lane)) = lane else { panic!("no lane") };

@@ -11,6 +11,7 @@ pub mod change;
 pub mod client;
 pub mod deliveries;
 pub mod explain;
+pub mod keys;
 pub mod list;
 pub mod request;
 pub mod verify;

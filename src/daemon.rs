@@ -8,6 +8,7 @@
 
 mod abuse;
 mod acme;
+pub mod custody;
 mod edge;
 pub mod ledger;
 mod outbound;
@@ -39,6 +40,7 @@ use crate::mail::limits::Limits;
 use crate::mail::outbound::delivery::standing::Standing;
 use crate::mail::outbound::delivery::switch::Switch;
 use crate::mail::outbound::intake::{self as outbound_intake, Submissions};
+use crate::mail::signer::store::StoreError;
 use crate::mail::smtp::receiver;
 use crate::observe::Metrics;
 use crate::tunnel::session::{self, Window};
@@ -106,6 +108,9 @@ pub enum StartError {
         /// What it must be.
         error: http::guard::WeakToken,
     },
+    /// The signing keys cannot be used.
+    #[error("{0}; `attestation.enabled = false` starts the relay without a signature")]
+    Attestation(#[from] StoreError),
 }
 
 /// The relay ended and should not have.
@@ -162,6 +167,7 @@ pub async fn start(config: &Config, stop: CancellationToken) -> Result<Daemon, S
         })?
     };
     ledger.log_recovery();
+    let signer = custody::open(config, &metrics).await?;
     let http_listener = listen("HTTP", "http.listen", config.http.listen).await?;
     let https_listener = match config.http.tls_listen {
         Some(address) => Some(listen("HTTPS", "http.tls_listen", address).await?),
@@ -186,8 +192,15 @@ pub async fn start(config: &Config, stop: CancellationToken) -> Result<Daemon, S
         AdmissionMode::Open => Admission::Open,
         AdmissionMode::Allowlist => Admission::AllowList,
     };
-    let submissions =
-        Submissions::new(submission_settings(config), ledger.spooler.clone(), Arc::clone(&metrics));
+    if let Some(signer) = &signer {
+        tasks.spawn(custody::watch(Arc::clone(signer), stop.clone()));
+    }
+    let submissions = Submissions::new(
+        submission_settings(config),
+        ledger.spooler.clone(),
+        Arc::clone(&metrics),
+        signer.clone(),
+    );
     tasks.spawn(Arc::clone(&submissions).run(stop.clone()));
     let service = Lanes::new(
         ledger.spooler.clone(),
@@ -195,6 +208,7 @@ pub async fn start(config: &Config, stop: CancellationToken) -> Result<Daemon, S
         config.domains.clone(),
         submissions,
         Arc::clone(&metrics),
+        signer.clone(),
     );
     let tunnel =
         Tunnel::new(tunnel_settings(config), service, Arc::clone(&metrics), stop.clone(), tasks.clone());
@@ -230,6 +244,7 @@ pub async fn start(config: &Config, stop: CancellationToken) -> Result<Daemon, S
         switch: Arc::clone(&switch),
         standing: Arc::clone(&standing),
         terms: terms(config),
+        signer: signer.clone(),
         verifying: Semaphore::new(1),
     });
     let admin = api::router(admin);
@@ -239,7 +254,8 @@ pub async fn start(config: &Config, stop: CancellationToken) -> Result<Daemon, S
         None => None,
     };
     let challenges = acme.as_ref().map(|acme| Arc::clone(&acme.challenges));
-    let extras = http::Extras { admin: admin_door, challenges };
+    let about = Some(custody::about(config, signer));
+    let extras = http::Extras { admin: admin_door, about, challenges };
     tasks.spawn(api::serve(admin_listener, admin, stop.clone()));
 
     let shown = config.metrics_enabled.then(|| Arc::clone(&metrics));

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
@@ -31,6 +31,10 @@ use crate::observe::Metrics;
 /// OpenMetrics 1.0, as Prometheus scrapes it.
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
+/// Where a relay says who it is, and with which keys it signs.
+const ABOUT: &str = "/.well-known/waystation";
+/// How long the answer there may be kept, seconds: far shorter than any overlap of keys.
+const ABOUT_CACHE: &str = "max-age=300";
 /// Path before the token of an http-01 validation.
 const CHALLENGE: &str = "/.well-known/acme-challenge/";
 
@@ -60,11 +64,19 @@ pub trait Challenges: Send + Sync + 'static {
     fn answer(&self, token: &str) -> Option<String>;
 }
 
+/// What `/.well-known/waystation` says. The daemon implements it.
+pub trait About: Send + Sync + 'static {
+    /// A JSON object; how it is now.
+    fn object(&self) -> Value;
+}
+
 /// What a listener answers when it is configured.
 #[derive(Clone, Default)]
 pub struct Extras {
     /// The admin API; `None`: not over HTTP.
     pub admin: Option<Arc<AdminDoor>>,
+    /// What anybody may know of the relay; `None`: nothing is said.
+    pub about: Option<Arc<dyn About>>,
     /// Validations; `None`: there are none.
     pub challenges: Option<Arc<dyn Challenges>>,
 }
@@ -98,11 +110,19 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
         (&Method::GET, "/health") => health(shared.vitals.as_ref()),
         (&Method::GET, "/ready") => ready(&shared),
         (&Method::GET, "/metrics") => metrics(&shared, request.headers()),
+        (&Method::GET, ABOUT) => about(&shared),
         (&Method::GET, target) => {
             target.strip_prefix(CHALLENGE).map_or_else(not_found, |token| challenge(&shared, token))
         }
         _ => not_found(),
     }
+}
+
+fn about(shared: &Shared) -> Response {
+    let Some(about) = &shared.extras.about else { return not_found() };
+    let mut response = json_response(StatusCode::OK, &about.object());
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static(ABOUT_CACHE));
+    response
 }
 
 /// The key authorization as RFC 8555 section 8.3 wants it; only our own tokens are looked up.

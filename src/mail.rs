@@ -8,6 +8,7 @@
 //! * [`intake`]: the driver: sockets on one side, the spool on the other.
 //! * [`admission`]: who gets a lane.
 //! * [`lane`]: the driver between a gateway's lane and the tunnel.
+//! * [`signer`]: the relay's keys, and what it signs with them.
 //! * [`outbound`]: what gateways send out, up to its one result.
 //!
 //! Promise: a message that was answered `250` is on stable storage; one that was not leaves no trace in
@@ -25,6 +26,7 @@ pub mod limits;
 pub mod outbound;
 pub mod relay_keys;
 pub mod signed;
+pub mod signer;
 pub mod smtp;
 pub mod trace;
 pub mod verdict;

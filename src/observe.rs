@@ -6,6 +6,7 @@
 //! be written is lost, never a reason to stop mail.
 
 mod abuse;
+mod custody;
 mod edge;
 mod json;
 mod metrics;
@@ -19,6 +20,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::time::SystemTime;
 
 pub use abuse::{AbuseFamilies, Limited, Throttle};
+pub use custody::{CustodyFamilies, SignedKind};
 pub use edge::{AdminHttp, EdgeFamilies, ProxyRefusal};
 pub use json::json_from_text;
 pub use metrics::{

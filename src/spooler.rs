@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 use spool::accept::{Chunk, ChunkBuilder};
 use spool::engine::Handle;
 use spool::error::{AcceptError, SpoolError};
-use spool::ids::{ItemId, LaneId, WallMs};
+use spool::ids::{ItemId, LaneId, Seq, WallMs};
 use spool::reader::JournalReader;
 use spool::submission::{NewSubmission, Settlement, Submitted};
 use spool::types::{CHUNK_BYTES_MAX, ItemInfo, NewMessage, Target};
@@ -361,12 +361,16 @@ pub struct Outgoing {
 }
 
 impl BodyWriter {
-    /// Makes the body a submission, and answers when that is stable. What [`BodyWriter::set_fingerprint`] said is
-    /// compared when the same key comes again.
+    /// Makes the body a submission, and answers when that is stable; with its place in the outbox and the chain's value
+    /// there when it is a new one. What [`BodyWriter::set_fingerprint`] said is compared when the same key comes again.
     ///
     /// # Errors
     /// As [`BodyWriter::commit`].
-    pub async fn submit(self, out: Outgoing, now: WallMs) -> Result<Submitted, AcceptError> {
+    pub async fn submit(
+        self,
+        out: Outgoing,
+        now: WallMs,
+    ) -> Result<(Submitted, Option<(Seq, [u8; 32])>), AcceptError> {
         let targets = out.items.into_iter().map(|(lane, tag)| {
             let id = ItemId::new(self.id.time(), rand::random());
             Target { lane, id, tag }
@@ -386,7 +390,15 @@ impl BodyWriter {
                     due: out.due,
                     settled: out.settled,
                 };
-                spool.submit(new, now)
+                let mailbox = new.mailbox;
+                let submitted = spool.submit(new, now)?;
+                let place = match submitted {
+                    Submitted::New(_) => {
+                        spool.outbox(mailbox)?.map(|outbox| spool.end_of(outbox)).transpose()?
+                    }
+                    Submitted::Known(_) | Submitted::Conflict(_) | Submitted::Twin(_) => None,
+                };
+                Ok((submitted, place.flatten()))
             })
             .await
             .map_err(AcceptError::Spool)?

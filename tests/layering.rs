@@ -120,6 +120,7 @@ const PURE: &[&str] = &[
     "src/mail/outbound/values.rs",
     "src/mail/relay_keys.rs",
     "src/mail/signed.rs",
+    "src/mail/signer/ring.rs",
     "src/mail/smtp",
     "src/mail/trace.rs",
     "src/mail/verdict.rs",

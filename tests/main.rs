@@ -3,6 +3,7 @@
 mod attacks;
 mod cli;
 mod crash;
+mod custody;
 mod dialogs;
 mod edge;
 mod fuzz_corpus;

@@ -1,6 +1,7 @@
 //! Gateways against a real tunnel: sockets, HTTP upgrade, the ledger behind it. Each test is one promise.
 
 mod admission;
+mod custody;
 mod relay;
 mod submissions;
 

@@ -28,6 +28,7 @@ use waystation::identity::key::SecretKey;
 use waystation::mail::admission::Admission;
 use waystation::mail::lane::Lanes;
 use waystation::mail::outbound;
+use waystation::mail::signer;
 use waystation::observe::Metrics;
 use waystation::spooler::Spooler;
 use waystation::tunnel::ws::{Settings, Tunnel};
@@ -43,7 +44,8 @@ pub(crate) struct Relay {
 }
 
 impl Relay {
-    pub(crate) async fn start() -> Self {
+    /// `signed`: it signs for what it hands out.
+    pub(crate) async fn start(signed: bool) -> Self {
         let directory = tempfile::tempdir_in(".").unwrap();
         let disk = Arc::new(RealDisk::new(directory.path().join("spool")));
         std::fs::create_dir_all(directory.path().join("spool")).unwrap();
@@ -54,10 +56,27 @@ impl Relay {
         let engine = Engine::start(spool, Arc::new(clock::wall), Unobserved).unwrap();
         let spooler = Spooler::new(engine.handle(), reader, clock::wall);
         let metrics = Arc::new(Metrics::new());
+        let signer = signed.then(|| {
+            let settings = signer::Settings {
+                relay: "relay.example".to_owned(),
+                data_dir: directory.path().to_owned(),
+                key_id: "bench".to_owned(),
+                key_file: None,
+                overlap_ms: 0,
+            };
+            signer::Signer::open(settings, true, Arc::clone(&metrics)).unwrap()
+        });
         let names = outbound::intake::Settings::new("relay.example", &["mail.example".to_owned()]);
-        let submissions = outbound::intake::Submissions::new(names, spooler.clone(), Arc::clone(&metrics));
-        let lanes =
-            Lanes::new(spooler.clone(), Admission::Open, Vec::new(), submissions, Arc::clone(&metrics));
+        let submissions =
+            outbound::intake::Submissions::new(names, spooler.clone(), Arc::clone(&metrics), signer.clone());
+        let lanes = Lanes::new(
+            spooler.clone(),
+            Admission::Open,
+            Vec::new(),
+            submissions,
+            Arc::clone(&metrics),
+            signer,
+        );
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let tunnel =
             Tunnel::new(Settings::default(), lanes, Arc::clone(&metrics), stop.clone(), tasks.clone());

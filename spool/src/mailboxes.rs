@@ -62,6 +62,16 @@ impl Spool {
         }
     }
 
+    /// The newest position of a lane and the chain's value there, also when they are not stable yet: for whoever has just
+    /// put something in and says so after the commit. `None`: nothing ever was in it.
+    ///
+    /// # Errors
+    /// [`SpoolError::Index`].
+    pub fn end_of(&self, lane: LaneId) -> Result<Option<(Seq, [u8; 32])>, SpoolError> {
+        let lane = self.tail.lane(lane)?;
+        Ok(lane.filter(|lane| lane.next_seq > 1).map(|lane| (Seq(lane.next_seq - 1), lane.chain)))
+    }
+
     fn register_lane(&mut self, name: &str, now: WallMs) -> Result<LaneId, RequestError> {
         if let Some(id) = self.lane_by_name(name)? {
             let known = self.tail.lane(id)?.is_some_and(|lane| lane.name == name);

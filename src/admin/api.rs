@@ -23,9 +23,10 @@ use tokio_util::sync::CancellationToken;
 use super::ask::{self, AskError, Terms};
 use super::change::{self, Change};
 use super::list::{self, ItemsAsk};
-use super::{deliveries, request, verify};
+use super::{deliveries, keys, request, verify};
 use crate::mail::outbound::delivery::standing::Standing;
 use crate::mail::outbound::delivery::switch::Switch;
+use crate::mail::signer::Signer;
 use crate::observe::Metrics;
 use crate::spooler::Spooler;
 
@@ -56,6 +57,8 @@ pub struct Admin {
     pub standing: Arc<Standing>,
     /// What answers need to know of the configuration.
     pub terms: Terms,
+    /// The signing keys; `None`: nothing is signed.
+    pub signer: Option<Arc<Signer>>,
     /// One `verify` at a time.
     pub verifying: Semaphore,
 }
@@ -105,10 +108,13 @@ pub fn router(admin: Arc<Admin>) -> Router {
         .route("/admin/mailboxes/{name}/{verb}", post(make))
         .route("/admin/delivery", get(delivery))
         .route("/admin/delivery/{verb}", post(throw))
+        .route("/admin/attestation", get(attestation))
+        .route("/admin/attestation/rotate", post(rotate))
         .route("/admin/spool/items", get(items))
         .route("/admin/spool/items/{id}", get(item))
         .route("/admin/spool/items/{id}/explain", get(explain))
         .route("/admin/spool/items/{id}/raw", get(raw))
+        .route("/admin/spool/items/{id}/receipt", get(receipt))
         .route("/admin/spool/items/{id}/{verb}", post(make))
         .route("/admin/spool/replay", post(make))
         .route("/admin/spool/stats", get(stats))
@@ -176,6 +182,28 @@ async fn explain(State(admin): Shared, UrlPath(id): UrlPath<String>) -> Response
         }
         Err(error) => problem(&error),
     }
+}
+
+async fn attestation(State(admin): Shared) -> Response {
+    Json(keys::object(admin.signer.as_deref(), crate::clock::wall())).into_response()
+}
+
+async fn rotate(State(admin): Shared) -> Response {
+    let Some(signer) = admin.signer.clone() else { return problem(&keys::off()) };
+    let now = crate::clock::wall();
+    let rotated = tokio::task::spawn_blocking(move || keys::rotate(&signer, now)).await;
+    respond(rotated.unwrap_or(Err(AskError::Spool(SpoolError::Closed))))
+}
+
+async fn receipt(State(admin): Shared, UrlPath(id): UrlPath<String>) -> Response {
+    let id = match request::item_id(&id) {
+        Ok(id) => id,
+        Err(error) => return problem(&error),
+    };
+    let Some(signer) = admin.signer.clone() else { return problem(&keys::off()) };
+    let found = admin.spooler.query(move |spool| ask::known(spool, id)).await;
+    let found = found.map_err(AskError::from).and_then(|inner| inner);
+    respond(found.and_then(|info| keys::receipt(&signer, &info, crate::clock::wall())))
 }
 
 async fn delivery(State(admin): Shared) -> Response {

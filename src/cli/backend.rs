@@ -15,11 +15,12 @@ use crate::admin::ask::{self, AskError, Terms};
 use crate::admin::client::{Client, ClientError, escape, query};
 use crate::admin::deliveries::{self, SwitchAsk};
 use crate::admin::list::{self, ItemsAsk};
-use crate::admin::{change, request, verify};
+use crate::admin::{change, keys, request, verify};
 use crate::config::Config;
 use crate::daemon;
 use crate::daemon::ledger::{self, Ledger};
 use crate::mail::outbound::delivery::switch::Switch;
+use crate::mail::signer::Signer;
 use crate::observe::Metrics;
 
 /// Who answers.
@@ -185,6 +186,18 @@ impl Backend {
         self.answer(&format!("/spool/items/{id}"), move |spool, context| ask::item(spool, id, context))
     }
 
+    /// The relay's receipt for an item or submission.
+    pub(crate) fn receipt(&self, id: ItemId) -> anyhow::Result<Value> {
+        let signer = match &self.source {
+            Source::Daemon(_) => None,
+            Source::Directory(_) | Source::Owned(_) => signer(&self.config)?,
+        };
+        self.answer(&format!("/spool/items/{id}/receipt"), move |spool, context| {
+            let signer = signer.as_deref().ok_or_else(keys::off)?;
+            keys::receipt(signer, &ask::known(spool, id)?, context.now)
+        })
+    }
+
     pub(crate) fn explain(&self, id: ItemId) -> anyhow::Result<Value> {
         self.answer(&format!("/spool/items/{id}/explain"), move |spool, context| {
             ask::explanation(spool, id, None, context)
@@ -249,6 +262,14 @@ impl Backend {
             ask::mailbox(spool, &named, context)
         })
     }
+}
+
+/// The signing keys of a relay that does not run; `None`: nothing is signed.
+pub(crate) fn signer(config: &Config) -> anyhow::Result<Option<Arc<Signer>>> {
+    if !config.attestation.enabled {
+        return Ok(None);
+    }
+    Ok(Some(Signer::open(daemon::custody::settings(config), false, Arc::new(Metrics::new()))?))
 }
 
 /// Says who answers, on standard error, so that it never mixes with results.

@@ -3,6 +3,8 @@
 //! Promises: a key file has mode 0600 and is never overwritten; nothing is written when one of the files is there
 //! already. What is printed is ready to paste.
 
+mod attestation;
+
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -19,7 +21,8 @@ use crate::mail::outbound::prepare::dkim::{ed25519_selector, record_name};
 pub(crate) const EXAMPLES: &str = "Examples:\n  \
     waystation keys dkim --dir /etc/waystation --selector 2026a --domain mail.example\n  \
     waystation keys dkim --json | jq -r .value\n  \
-    waystation keys token --file /etc/waystation/admin.token";
+    waystation keys token --file /etc/waystation/admin.token\n  \
+    waystation keys attestation --show";
 
 /// Longest character-string of a TXT record, octets (RFC 1035 section 3.3).
 const TXT_STRING_BYTES_MAX: usize = 255;
@@ -38,6 +41,9 @@ pub(crate) enum Verb {
         (umask 077; waystation keys token > admin.token)\n\n\
         Name the file in admin.http_token_file, and send the token as `Authorization: Bearer TOKEN`.")]
     Token(TokenArgs),
+    /// Make, show or rotate the key that signs attestations and receipts for gateways
+    #[command(after_help = attestation::HELP)]
+    Attestation(attestation::Args),
 }
 
 #[derive(Debug, clap::Args)]
@@ -64,6 +70,7 @@ pub(crate) fn run(global: &Global, verb: Verb) -> anyhow::Result<Exit> {
     match verb {
         Verb::Dkim(args) => dkim(global, args),
         Verb::Token(args) => token(global, &args),
+        Verb::Attestation(args) => attestation::run(global, &args),
     }
 }
 

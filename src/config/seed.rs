@@ -44,6 +44,9 @@ const USED: &[&str] = &[
     "dkim.keySelector",
     "dkim.privateKeyPath",
     "dkim.headerFieldNames",
+    "attestation.enabled",
+    "attestation.keyId",
+    "attestation.signingPrivateKeyPath",
 ];
 
 /// Reads the text of a `config.json`.
@@ -123,6 +126,7 @@ impl Reader<'_> {
         self.optional(root, "dkim", &["domainName", "keySelector", "privateKeyPath"])?;
         self.dkim(root, &mut set);
         self.optional(root, "attestation", &["keyId", "signingPrivateKeyPath"])?;
+        self.attestation(root, &mut set);
         collect_unused(root, "", &mut seed.unused);
         Ok(seed)
     }
@@ -157,14 +161,32 @@ impl Reader<'_> {
             set("dkim.selector", Value::Text(selector.to_owned()));
         }
         if let Some(key) = text("privateKeyPath") {
-            // Relative paths start at the configuration's directory; an absolute one replaces it.
-            let beside = Path::new(self.file).parent().unwrap_or(Path::new("")).join(key);
-            set("dkim.rsa_key_file", Value::Text(beside.to_string_lossy().into_owned()));
+            set("dkim.rsa_key_file", Value::Text(self.beside(key)));
         }
         if let Some(names) = text("headerFieldNames") {
             let names = names.split(':').map(|name| name.trim().to_owned()).filter(|name| !name.is_empty());
             set("dkim.sign_headers", Value::List(names.collect()));
         }
+    }
+
+    /// What the old relay signed its statements with. A file that does not speak of them leaves our defaults.
+    fn attestation(&self, root: &Map<String, Json>, set: &mut impl FnMut(&'static str, Value)) {
+        let Some(given) = root.get("attestation").and_then(Json::as_object) else { return };
+        let enabled = given.get("enabled").and_then(Json::as_bool) == Some(true);
+        set("attestation.enabled", Value::Bool(enabled));
+        let text = |name| given.get(name).and_then(Json::as_str).map(str::trim).filter(|t| !t.is_empty());
+        if let Some(id) = text("keyId") {
+            set("attestation.key_id", Value::Text(id.to_owned()));
+        }
+        if let Some(key) = text("signingPrivateKeyPath") {
+            set("attestation.key_file", Value::Text(self.beside(key)));
+        }
+    }
+
+    /// Relative paths start at the configuration's directory; an absolute one replaces it.
+    fn beside(&self, path: &str) -> String {
+        let beside = Path::new(self.file).parent().unwrap_or(Path::new("")).join(path);
+        beside.to_string_lossy().into_owned()
     }
 
     fn object<'j>(
@@ -372,6 +394,24 @@ mod tests {
         assert_eq!(seed.values["dkim.rsa_key_file"], Value::Text("/etc/relay/keys/dkim.pem".to_owned()));
         let fields = ["from", "to", "date"].map(str::to_owned).to_vec();
         assert_eq!(seed.values["dkim.sign_headers"], Value::List(fields));
+    }
+
+    #[test]
+    fn statements_are_signed_with_the_same_key_under_the_same_name() {
+        let mut json = minimal();
+        let seed = read("config.json", &json.to_string()).expect("accepted");
+        assert!(!seed.values.keys().any(|key| key.starts_with("attestation.")), "our defaults");
+        json["attestation"] = json!({ "enabled": true, "keyId": "relay-primary",
+            "signingPrivateKeyPath": "keys/attestation.pem" });
+        let seed = read("/etc/relay/config.json", &json.to_string()).expect("accepted");
+        assert_eq!(seed.values["attestation.enabled"], Value::Bool(true));
+        assert_eq!(seed.values["attestation.key_id"], Value::Text("relay-primary".to_owned()));
+        let file = "/etc/relay/keys/attestation.pem".to_owned();
+        assert_eq!(seed.values["attestation.key_file"], Value::Text(file));
+        assert!(!seed.unused.iter().any(|field| field.starts_with("attestation")), "{:?}", seed.unused);
+        json["attestation"]["enabled"] = json!(false);
+        let seed = read("/etc/relay/config.json", &json.to_string()).expect("accepted");
+        assert_eq!(seed.values["attestation.enabled"], Value::Bool(false));
     }
 
     #[test]

@@ -40,6 +40,32 @@ async fn ask(app: Router, method: &str, target: &str, headers: &[(&str, &str)]) 
     (status, kind, String::from_utf8(body.to_vec()).expect("text"))
 }
 
+struct Said;
+
+impl About for Said {
+    fn object(&self) -> Value {
+        json!({ "hostname": "relay.example" })
+    }
+}
+
+#[tokio::test]
+async fn what_anybody_may_know_is_said_at_one_exact_target() {
+    let about = || {
+        let extras = Extras { about: Some(Arc::new(Said)), ..Extras::default() };
+        router(Arc::new(Fake(Mutex::default())), None, Router::new(), extras)
+    };
+    let (status, kind, body) = ask(about(), "GET", "/.well-known/waystation", &[]).await;
+    assert_eq!((status, kind.as_str()), (200, "application/json"));
+    assert_eq!(body, r#"{"hostname":"relay.example"}"#);
+    let request = axum::http::Request::get("/.well-known/waystation").body(Body::empty()).expect("request");
+    let response = about().oneshot(request).await.expect("answer");
+    assert_eq!(response.headers()["cache-control"], "max-age=300");
+    for (method, target) in [("GET", "/.well-known/waystation?x"), ("POST", "/.well-known/waystation")] {
+        assert_eq!(ask(about(), method, target, &[]).await.0, 404, "{method} {target}");
+    }
+    assert_eq!(ask(app(&[], false), "GET", "/.well-known/waystation", &[]).await.0, 404, "nothing to say");
+}
+
 #[tokio::test]
 async fn unknown_requests_get_the_protocols_404() {
     for (method, target) in [

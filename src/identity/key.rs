@@ -13,7 +13,7 @@ use std::str::FromStr;
 
 use data_encoding::{BASE32_NOPAD, HEXLOWER};
 use ed25519_dalek::pkcs8::spki::der::pem::LineEnding;
-use ed25519_dalek::pkcs8::{DecodePrivateKey, EncodePrivateKey, KeypairBytes};
+use ed25519_dalek::pkcs8::{DecodePrivateKey, EncodePrivateKey, EncodePublicKey, KeypairBytes};
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
@@ -96,6 +96,16 @@ impl KeyText {
             raw.copy_from_slice(&bytes);
         }
         raw
+    }
+
+    /// The public key as `-----BEGIN PUBLIC KEY-----` (SPKI, RFC 8410), with LF line ends.
+    #[must_use]
+    pub fn to_spki_pem(&self) -> String {
+        // What parsed is a point, and the encoder has no other reason to fail.
+        VerifyingKey::from_bytes(&self.public_key())
+            .ok()
+            .and_then(|key| key.to_public_key_pem(LineEnding::LF).ok())
+            .unwrap_or_default()
     }
 
     /// The mail address of this key: its text at `domain`.

@@ -18,7 +18,7 @@ use super::abuse::AbuseFamilies;
 use super::edge::EdgeFamilies;
 use super::json::json_from_text;
 use super::tls::TlsFamilies;
-use super::{SubmissionOutcome, VerdictFamilies};
+use super::{CustodyFamilies, SubmissionOutcome, VerdictFamilies};
 
 /// Upper bounds of the latency histograms, seconds.
 const LATENCY_BUCKETS: [f64; 14] =
@@ -224,6 +224,8 @@ pub struct Metrics {
     submitted: Family<OutcomeLabel, Counter>,
     /// TLS of our listeners.
     pub tls: TlsFamilies,
+    /// What the relay signs.
+    pub custody: CustodyFamilies,
     /// Histograms.
     pub histograms: Histogrammed,
     outbound: OutboundFamilies,
@@ -276,6 +278,7 @@ impl Metrics {
             items_replayed: Counter::default(),
             submitted: Family::default(),
             tls: TlsFamilies::default(),
+            custody: CustodyFamilies::default(),
             histograms,
             outbound: OutboundFamilies::default(),
             abuse: AbuseFamilies::default(),
@@ -289,6 +292,7 @@ impl Metrics {
         metrics.verdicts.register(&mut metrics.registry);
         metrics.register_tunnel();
         metrics.register_outbound();
+        metrics.custody.register(&mut metrics.registry);
         metrics.register_spool();
         metrics.edge.register(&mut metrics.registry);
         metrics.tls.register(&mut metrics.registry);

@@ -32,6 +32,18 @@ pub enum RelayKeyStatus {
     Previous,
 }
 
+impl RelayKeyStatus {
+    /// The word on the wire and in answers.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Current => "current",
+            Self::Next => "next",
+            Self::Previous => "previous",
+        }
+    }
+}
+
 /// One key of a relay's announcement.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use spool::ids::ItemId;
 use spool::index::memory::MemoryIndex;
 use spool::types::{MailboxChange, State};
 use spool::{Options, Spool};
+use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
@@ -26,6 +28,7 @@ use waystation::mail::admission::Admission;
 use waystation::mail::envelope::Meta;
 use waystation::mail::lane::Lanes;
 use waystation::mail::outbound::intake::{self, Submissions};
+use waystation::mail::signer::{self, Signer};
 use waystation::observe::Metrics;
 use waystation::spooler::Spooler;
 use waystation::tunnel::Dialect;
@@ -41,10 +44,31 @@ pub(super) struct Relay {
     pub(super) metrics: Arc<Metrics>,
     pub(super) stop: CancellationToken,
     pub(super) spooler: Spooler,
+    /// What signs.
+    pub(super) signer: Arc<Signer>,
+    /// Where its keys lie.
+    keys: TempDir,
     engine: Engine,
     disk: SimDisk,
     tasks: TaskTracker,
     names: intake::Settings,
+}
+
+/// How long a new key is announced before it signs, milliseconds.
+pub(super) const OVERLAP_MS: u64 = 3_600_000;
+
+fn keys() -> TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+fn signing(dir: &Path) -> signer::Settings {
+    signer::Settings {
+        relay: "relay.example".to_owned(),
+        data_dir: dir.to_owned(),
+        key_id: "relay-primary".to_owned(),
+        key_file: None,
+        overlap_ms: OVERLAP_MS,
+    }
 }
 
 /// How submissions are taken if a scenario does not say.
@@ -58,15 +82,21 @@ impl Relay {
     }
 
     pub(super) async fn with(settings: Settings, admission: Admission) -> Self {
-        Self::on(SimDisk::new(), settings, admission, submissions()).await
+        Self::on(SimDisk::new(), keys(), settings, admission, submissions()).await
     }
 
     /// Takes submissions as told.
     pub(super) async fn submitting(names: intake::Settings) -> Self {
-        Self::on(SimDisk::new(), Settings::default(), Admission::Open, names).await
+        Self::on(SimDisk::new(), keys(), Settings::default(), Admission::Open, names).await
     }
 
-    async fn on(disk: SimDisk, settings: Settings, admission: Admission, names: intake::Settings) -> Self {
+    async fn on(
+        disk: SimDisk,
+        keys: TempDir,
+        settings: Settings,
+        admission: Admission,
+        names: intake::Settings,
+    ) -> Self {
         let options = Options { min_free_bytes: 0, segment_bytes: 1 << 20, ..Options::default() };
         let index = Arc::new(MemoryIndex::new());
         let (spool, _) = Spool::open(Arc::new(disk.clone()), index, options, clock::wall()).unwrap();
@@ -75,7 +105,9 @@ impl Relay {
         let spooler = Spooler::new(engine.handle(), reader, clock::wall);
         let metrics = Arc::new(Metrics::new());
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let submissions = Submissions::new(names.clone(), spooler.clone(), Arc::clone(&metrics));
+        let signer = Signer::open(signing(keys.path()), true, Arc::clone(&metrics)).unwrap();
+        let submissions =
+            Submissions::new(names.clone(), spooler.clone(), Arc::clone(&metrics), Some(Arc::clone(&signer)));
         tokio::spawn(Arc::clone(&submissions).run(stop.clone()));
         let lanes = Lanes::new(
             spooler.clone(),
@@ -83,6 +115,7 @@ impl Relay {
             vec!["mail.example".to_owned()],
             submissions,
             Arc::clone(&metrics),
+            Some(Arc::clone(&signer)),
         );
         let tunnel = Tunnel::new(settings, lanes, Arc::clone(&metrics), stop.clone(), tasks.clone());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -94,18 +127,18 @@ impl Relay {
             stop.clone(),
             tasks.clone(),
         ));
-        Self { address, tunnel, metrics, stop, spooler, engine, disk, tasks, names }
+        Self { address, tunnel, metrics, stop, spooler, signer, keys, engine, disk, tasks, names }
     }
 
     /// Stops everything in order and starts again on the same disk.
     pub(super) async fn restart(self) -> Self {
-        let Self { stop, tasks, engine, disk, spooler, tunnel, names, .. } = self;
+        let Self { stop, tasks, engine, disk, spooler, tunnel, names, keys, .. } = self;
         stop.cancel();
         tasks.close();
         tokio::time::timeout(PATIENCE, tasks.wait()).await.expect("all sessions end");
         drop((spooler, tunnel));
         tokio::task::spawn_blocking(move || engine.stop()).await.unwrap().unwrap();
-        Self::on(disk.kill(), Settings::default(), Admission::Open, names).await
+        Self::on(disk.kill(), keys, Settings::default(), Admission::Open, names).await
     }
 
     /// Damages every record that holds `text`, as decay at rest would.

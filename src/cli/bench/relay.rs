@@ -155,7 +155,7 @@ async fn submit(
         due,
         settled: None,
     };
-    match body.submit(out, now).await? {
+    match body.submit(out, now).await?.0 {
         Submitted::New(_) => Ok(()),
         other @ (Submitted::Known(_) | Submitted::Conflict(_) | Submitted::Twin(_)) => {
             anyhow::bail!("a fresh spool knows message {n}: {other:?}")

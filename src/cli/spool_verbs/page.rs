@@ -18,6 +18,9 @@ pub(crate) struct ShowArgs {
     /// Write the bytes as a gateway gets them, and nothing else
     #[arg(long)]
     raw: bool,
+    /// Write the relay's signed receipt for it as JSON, and nothing else: proof of what was taken, and when
+    #[arg(long, conflicts_with = "raw")]
+    receipt: bool,
 }
 
 pub(super) fn show(global: &Global, paint: Paint, args: &ShowArgs) -> anyhow::Result<Exit> {
@@ -26,6 +29,10 @@ pub(super) fn show(global: &Global, paint: Paint, args: &ShowArgs) -> anyhow::Re
         let mut out = std::io::stdout().lock();
         backend.raw(args.id, &mut out)?;
         out.flush()?;
+        return Ok(Exit::Done);
+    }
+    if args.receipt {
+        screen::line(&backend.receipt(args.id)?)?;
         return Ok(Exit::Done);
     }
     let item = backend.item(args.id)?;

@@ -18,6 +18,7 @@ mod decide;
 mod desks;
 mod late;
 mod quotas;
+mod receipts;
 mod results;
 mod stream;
 mod submitter;
@@ -39,6 +40,7 @@ use self::submitter::Who;
 use crate::identity::key::KeyText;
 use crate::mail::envelope::OutboundMeta;
 use crate::mail::limits::Monotonic;
+use crate::mail::signer::Signer;
 use crate::observe::Metrics;
 use crate::spooler::Spooler;
 use crate::tunnel::ws::Opening;
@@ -98,6 +100,7 @@ pub struct Submissions {
     settings: Settings,
     spooler: Spooler,
     metrics: Arc<Metrics>,
+    signer: Option<Arc<Signer>>,
     quotas: Quotas,
     desks: Arc<Desks>,
     late: Arc<Late>,
@@ -110,16 +113,29 @@ impl fmt::Debug for Submissions {
 }
 
 impl Submissions {
-    /// Over this spool. [`Submissions::run`] must run beside it.
+    /// Over this spool; `signer` gives receipts for what is taken. [`Submissions::run`] must run beside it.
     #[must_use]
-    pub fn new(settings: Settings, spooler: Spooler, metrics: Arc<Metrics>) -> Arc<Self> {
+    pub fn new(
+        settings: Settings,
+        spooler: Spooler,
+        metrics: Arc<Metrics>,
+        signer: Option<Arc<Signer>>,
+    ) -> Arc<Self> {
         let quotas = Quotas::new(
             settings.limited,
             settings.messages_per_hour,
             settings.recipients_per_day,
             &Monotonic,
         );
-        Arc::new(Self { settings, spooler, metrics, quotas, desks: Arc::default(), late: Arc::default() })
+        Arc::new(Self {
+            settings,
+            spooler,
+            metrics,
+            signer,
+            quotas,
+            desks: Arc::default(),
+            late: Arc::default(),
+        })
     }
 
     /// One session's view, for the mailbox whose lane is `mailbox`.

@@ -6,6 +6,7 @@
 use spool::Spool;
 use spool::error::SpoolError;
 use spool::ids::{ItemId, LaneId, WallMs};
+use spool::submission::Submission;
 use spool::types::{ItemInfo, State};
 
 use crate::mail::envelope::OutboundMeta;
@@ -73,14 +74,23 @@ fn status(state: State) -> Option<ResultStatus> {
     }
 }
 
+/// On the ledger's thread: the submission `id`, and how it ended if it has.
+pub(super) fn look(spool: &Spool, id: ItemId) -> Result<(Option<ItemInfo>, Option<Ended>), SpoolError> {
+    Ok((readable(spool, id)?.map(|submission| submission.info), ended(spool, id)?))
+}
+
+/// On the ledger's thread: the submission `id`, if it can be read.
+fn readable(spool: &Spool, id: ItemId) -> Result<Option<Submission>, SpoolError> {
+    match spool.submission(id) {
+        // One damaged record must not keep the others from being told; `verify` lists it.
+        Err(SpoolError::Corrupt { .. }) => Ok(None),
+        found => found,
+    }
+}
+
 /// On the ledger's thread: the submission `id`, if it has ended and can be read.
 pub(super) fn ended(spool: &Spool, id: ItemId) -> Result<Option<Ended>, SpoolError> {
-    let submission = match spool.submission(id) {
-        Ok(Some(submission)) => submission,
-        // One damaged record must not keep the others from being told; `verify` lists it.
-        Ok(None) | Err(SpoolError::Corrupt { .. }) => return Ok(None),
-        Err(error) => return Err(error),
-    };
+    let Some(submission) = readable(spool, id)? else { return Ok(None) };
     let info = submission.info;
     let (Some(status), Ok(meta)) = (status(info.state), OutboundMeta::decode(&info.meta)) else {
         return Ok(None);

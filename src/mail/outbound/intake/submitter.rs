@@ -10,6 +10,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::future::BoxFuture;
+use sha2::{Digest as _, Sha256};
 use spool::error::{AcceptError, RequestError, SpoolError};
 use spool::ids::{ItemId, LaneId, WallMs};
 use spool::submission::{Settlement, Submitted};
@@ -17,6 +18,7 @@ use uuid::Uuid;
 
 use super::decide::{self, Question, Verdict};
 use super::desks::Place;
+use super::receipts::{self, Taken};
 use super::results::{self, Ended};
 use super::stream::{Collected, Stream};
 use super::{RESULTS_IN_FLIGHT_MAX, Settings, Submissions, submission_key, twin_key};
@@ -192,8 +194,9 @@ impl Submitter {
         };
         let settled = out.settled.as_ref().map(|(to, note)| (*to, Note::from_reason(note)));
         let size_bytes = body.len();
+        let (sha256, head_sha256) = (body.sha256(), Sha256::digest(&out.head).into());
         crashpoint::reach("outbound.before_accept");
-        let submitted = match body.submit(out, now).await {
+        let (submitted, place) = match body.submit(out, now).await {
             Ok(submitted) => submitted,
             Err(error) => return self.not_now(name, &error),
         };
@@ -202,7 +205,10 @@ impl Submitter {
         self.note(&name, submitted, refused, settled, size_bytes);
         match submitted {
             Submitted::New(id) if open => {
-                Ok(vec![OutboundWord::Accepted { stream: name, submission: id.to_string(), receipt: None }])
+                let taken =
+                    |place| Taken { id, place, sha256, size_bytes, head_sha256, at: now, stream: &name };
+                let receipt = place.and_then(|place| receipts::fresh(&self.shared, &self.who, &taken(place)));
+                Ok(vec![OutboundWord::Accepted { stream: name, submission: id.to_string(), receipt }])
             }
             Submitted::Conflict(_) => Ok(vec![failed(name, CONFLICT.to_owned())]),
             Submitted::New(id) | Submitted::Known(id) => self.answer(name, id, false, now).await,
@@ -284,16 +290,18 @@ impl Submitter {
     /// What the gateway is told of a stream that is, or was before, a submission that may have ended.
     async fn answer(&self, stream: String, id: ItemId, twin: bool, now: WallMs) -> Words {
         let mut words = Vec::new();
+        // By a call: what is told must be stable.
+        let known = self.shared.spooler.call(move |spool| results::look(spool, id)).await;
+        let (info, ended) = self.or_lost(known)?;
         if !twin {
+            let receipt = info.and_then(|info| receipts::again(&self.shared, &self.who, &info, now));
             words.push(OutboundWord::Accepted {
                 stream: stream.clone(),
                 submission: id.to_string(),
-                receipt: None,
+                receipt,
             });
         }
-        // By a call: what is told must be stable.
-        let ended = self.shared.spooler.call(move |spool| results::ended(spool, id)).await;
-        match self.or_lost(ended)? {
+        match ended {
             Some(ended) if !self.who.results && ended.status == ResultStatus::Indeterminate => {}
             Some(ended) if twin => words.push(ended.word(stream, false)),
             Some(ended) => {
