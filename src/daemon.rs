@@ -283,7 +283,7 @@ pub async fn start(config: &Config, stop: CancellationToken) -> Result<Daemon, S
         event = "relay.started",
         version = env!("CARGO_PKG_VERSION"),
         http = %http,
-        https = ?https,
+        https = https.map(tracing::field::display),
         smtp = ?smtp,
         data_dir = %config.data_dir.display(),
         "relay started"

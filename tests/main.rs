@@ -16,5 +16,6 @@ mod peers;
 mod signing;
 mod smuggling;
 mod support;
+mod tls;
 mod tunnel;
 mod verdicts;

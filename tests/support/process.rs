@@ -44,6 +44,8 @@ pub(crate) struct RelayProcess {
     pub(crate) smtp: SocketAddr,
     /// Where HTTP listens.
     pub(crate) http: SocketAddr,
+    /// Where HTTPS listens.
+    pub(crate) https: Option<SocketAddr>,
     log: BufReader<ChildStderr>,
 }
 
@@ -73,7 +75,8 @@ impl RelayProcess {
         let address = |text: &str| text.trim_matches(['[', ']']).parse().expect("address");
         let smtp = address(started["smtp"].as_str().expect("smtp"));
         let http = address(started["http"].as_str().expect("http"));
-        Self { child, smtp, http, log }
+        let https = started["https"].as_str().map(address);
+        Self { child, smtp, http, https, log }
     }
 
     /// Ends it as systemd would, and returns its exit code.
