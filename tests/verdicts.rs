@@ -1,6 +1,7 @@
 //! What the relay finds out about senders: SPF, DKIM, DMARC and ARC, before suites and judges that we did not write,
 //! with a name server of our own in place of the Internet.
 
+mod evasions;
 mod judges;
 mod policies;
 mod relay;

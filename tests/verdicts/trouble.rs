@@ -9,7 +9,7 @@ use waystation::mail::verdict::{Budget, NAMES_PER_CONNECTION_MAX, Word};
 use super::world::{World, inspect};
 use crate::support::dns::Trouble;
 
-const MESSAGE: &[u8] = b"DKIM-Signature: v=1; a=rsa-sha256; d=a.test; s=s; h=from; bh=47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=; b=AAAA\r\nFrom: <x@a.test>\r\n\r\n";
+const MESSAGE: &[u8] = b"DKIM-Signature: v=1; a=rsa-sha256; c=relaxed/relaxed; d=a.test; s=s; h=from; bh=47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=; b=AAAA\r\nFrom: <x@a.test>\r\n\r\n";
 
 #[tokio::test]
 async fn what_dns_does_not_say_is_temporary_and_never_a_failure() {

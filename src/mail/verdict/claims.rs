@@ -6,6 +6,9 @@
 /// Deepest nesting of comments that is followed.
 const COMMENTS_MAX: usize = 50;
 
+/// How encoded words begin.
+const ENCODED_WORD: &[u8] = b"=?";
+
 /// Whose field it says it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Claim {
@@ -21,19 +24,47 @@ pub enum Claim {
 /// final dots, and the form of international labels.
 #[must_use]
 pub fn claim(value: &[u8], ours: &str) -> Claim {
-    match authserv_id(value) {
-        Some(id) if same_name(&id, ours) => Claim::Ours,
+    // Readers that decode before they parse see another id than stands there.
+    let upto = memchr::memchr(b';', value).unwrap_or(value.len());
+    if memchr::memmem::find(&value[..upto], ENCODED_WORD).is_some() {
+        return Claim::Unclear;
+    }
+    let Some(id) = authserv_id(value).and_then(|id| String::from_utf8(id).ok()) else {
+        return Claim::Unclear;
+    };
+    match plain(&id) {
+        Some(id) if plain(ours).is_some_and(|ours| id == ours) => Claim::Ours,
         Some(_) => Claim::Other,
         None => Claim::Unclear,
     }
 }
 
-/// Whether the value mentions us anywhere, fold or no fold.
+/// Whether the value mentions us anywhere, or may do so for a reader who takes more off it than is right: folds, controls,
+/// quotes, comments, encoded words (RFC 2047 section 5 forbids those here, and readers decode them all the same).
 #[must_use]
 pub fn mentions(value: &[u8], ours: &str) -> bool {
-    let solid: Vec<u8> =
-        value.iter().filter(|b| !b.is_ascii_whitespace()).map(u8::to_ascii_lowercase).collect();
-    let ours = plain(ours);
+    if memchr::memmem::find(value, ENCODED_WORD).is_some() {
+        return true;
+    }
+    named(value.iter().copied(), ours) || named(without_comments(value), ours)
+}
+
+fn without_comments(value: &[u8]) -> impl Iterator<Item = u8> {
+    let mut depth = 0_usize;
+    value.iter().copied().filter(move |octet| {
+        match octet {
+            b'(' => depth += 1,
+            b')' => depth = depth.saturating_sub(1),
+            _ => return depth == 0,
+        }
+        false
+    })
+}
+
+fn named(value: impl Iterator<Item = u8>, ours: &str) -> bool {
+    let solid = value.filter(|b| !(b.is_ascii_whitespace() || b.is_ascii_control() || b"\"\\".contains(b)));
+    let solid: Vec<u8> = solid.map(|b| b.to_ascii_lowercase()).collect();
+    let ours = plain(ours).unwrap_or_else(|| ours.to_lowercase());
     memchr::memmem::find(&solid, ours.as_bytes()).is_some()
         || memchr::memmem::find(&solid, idna::domain_to_unicode(&ours).0.as_bytes()).is_some()
 }
@@ -105,14 +136,13 @@ fn skip_cfws(value: &[u8]) -> Option<&[u8]> {
     }
 }
 
-fn same_name(id: &[u8], ours: &str) -> bool {
-    plain(&String::from_utf8_lossy(id)) == plain(ours)
-}
-
-/// A-labels, lower case, no blanks, no final dots.
-fn plain(name: &str) -> String {
+/// A-labels, lower case, no blanks, no final dots; `None` for a text beyond ASCII that has no such form.
+fn plain(name: &str) -> Option<String> {
     let name = name.trim().trim_end_matches('.');
-    idna::domain_to_ascii(name).unwrap_or_else(|_| name.to_lowercase())
+    match idna::domain_to_ascii(name) {
+        Ok(name) => Some(name),
+        Err(_) => name.is_ascii().then(|| name.to_ascii_lowercase()),
+    }
 }
 
 #[cfg(test)]
@@ -160,6 +190,23 @@ mod tests {
             assert_eq!(claim(value.as_bytes(), "mx.our.example"), Claim::Unclear, "{value}");
         }
         assert!(mentions(b" <MX.our.\r\n\texample>;", "mx.our.example"));
+        let latin = b" mx.our.example\xa0; dmarc=pass"; // a blank to readers of Latin-1
+        assert_eq!(claim(latin, "mx.our.example"), Claim::Unclear);
+        assert!(mentions(latin, "mx.our.example"));
+        assert_eq!(claim(" mx.our.example\u{200e}; none".as_bytes(), "mx.our.example"), Claim::Unclear);
+        for value in [
+            " mx.(c)our.example; dmarc=pass", // each is nonsense by the grammar, and some reader's field of ours
+            " \"mx\".our.example; dmarc=pass",
+            " mx.our.\x0bexample; dmarc=pass",
+            " =?utf-8?b?bXgub3VyLmV4YW1wbGU=?=; dmarc=pass",
+            " =?utf-8?q?mx=2Eour=2Eexample?=; dmarc=pass",
+            " \"=?utf-8?q?mx=2Eour=2Eexample?=\"; dmarc=pass",
+            " (=?utf-8?q?)_mx=2Eour=2Eexample;_dmarc=3Dpass_(?=) other; none",
+        ] {
+            let value = value.as_bytes();
+            assert_eq!(claim(value, "mx.our.example"), Claim::Unclear);
+            assert!(mentions(value, "mx.our.example"), "{}", value.escape_ascii()); // M1
+        }
         assert!(!mentions(b" <mx.their.example>;", "mx.our.example"));
     }
 }

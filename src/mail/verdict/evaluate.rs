@@ -130,8 +130,12 @@ impl Verifier {
     }
 
     async fn evaluate(&self, sender: &Sender, inspected: &Inspected, budget: Budget) -> Judged {
-        let deadline = clock::monotonic() + self.patience().allowed();
-        let Some(_turn) = within(deadline, self.gate.acquire()).await else {
+        let started = clock::monotonic();
+        let (allowed, full) = {
+            let mut patience = self.patience();
+            (patience.allowed(), patience.full())
+        };
+        let Some(_turn) = within(started + allowed, self.gate.acquire()).await else {
             self.metrics.verdicts.timed_out();
             return self.finish(
                 broken(sender, Word::TempError, "too many checks at a time"),
@@ -139,25 +143,51 @@ impl Verifier {
                 budget,
             );
         };
-        let lookups = Lookups::new(self.authenticator.0.clone(), budget);
-        let check = Check { authenticator: &self.authenticator, lookups: &lookups, deadline };
-        let (verdicts, b) = check.all(sender, inspected, &self.settings.hostname).await;
-        let late = clock::monotonic() >= deadline;
-        if late {
+        let mut tried = self.attempt(sender, inspected, budget, started + allowed).await;
+        if tried.late && tried.answered && allowed < full {
+            // The resolver lives after all; strangers whose domains are dead made us impatient.
+            tried = self.attempt(sender, inspected, tried.judged.budget, started + full).await;
+        }
+        if tried.late {
             self.metrics.verdicts.timed_out();
         }
         let mut patience = self.patience();
-        if lookups.answered() {
+        if tried.answered {
             patience.answered();
-        } else if late && patience.was_silent() {
+        } else if tried.late && patience.was_silent() {
             tracing::warn!(
                 event = "relay.verify.resolver_silent",
                 "no name server answers: incoming mail is accepted unchecked, and waits less for the checks until one does"
             );
         }
-        drop(patience);
-        self.finish(verdicts, b, lookups.budget())
+        tried.judged
     }
+
+    async fn attempt(
+        &self,
+        sender: &Sender,
+        inspected: &Inspected,
+        budget: Budget,
+        deadline: Instant,
+    ) -> Attempt {
+        let lookups = Lookups::new(self.authenticator.0.clone(), budget);
+        let check = Check { authenticator: &self.authenticator, lookups: &lookups, deadline };
+        let (verdicts, b) = check.all(sender, inspected, &self.settings.hostname).await;
+        Attempt {
+            judged: self.finish(verdicts, b, lookups.budget()),
+            late: clock::monotonic() >= deadline,
+            answered: lookups.answered(),
+        }
+    }
+}
+
+/// The checks of one message, made once.
+struct Attempt {
+    judged: Judged,
+    /// The time was over.
+    late: bool,
+    /// The resolver has said something.
+    answered: bool,
 }
 
 /// Verdicts of checks that were not made.
@@ -201,6 +231,9 @@ impl Check<'_> {
         };
         signatures::fill(&mut signed.message, &inspected.hashes);
         let Signed { mut message, mut dkim, from_fields, arc } = signed;
+        // With a final dot it is the same name, but the library asks for another one.
+        let dot = |c| matches!(c, '.' | '\u{3002}' | '\u{ff0e}' | '\u{ff61}'); // as UTS 46 has it
+        message.from.iter_mut().for_each(|from| from.truncate(from.trim_end_matches(dot).len()));
         let (spf, ()) = join(self.spf(sender, ours), self.keys(&mut dkim)).await;
         message.dkim_headers = dkim.iter_mut().filter_map(|candidate| candidate.header.take()).collect();
         let message = &message;
@@ -222,7 +255,6 @@ impl Check<'_> {
             }
         }
         let dmarc = self.dmarc(message, from_fields, &counted, &spf, sender).await;
-        let dmarc = temporary(dmarc, &dkim);
         let b = dkim.iter().map(|candidate| candidate.b.clone()).collect();
         let dkim = dkim.into_iter().map(|candidate| candidate.found).collect();
         (Verdicts { spf: spf::found(&spf, sender), dkim, dmarc, arc }, b)
@@ -249,6 +281,10 @@ impl Check<'_> {
         };
         match usable {
             Ok(key) => self.lookups.know(&name, Txt::from(key)),
+            // It stays among the signatures: whether DMARC has to wait for this key depends on whose it is.
+            Err((Word::TempError, _)) => {
+                self.lookups.know(&name, Txt::Error(Error::Dns(DnsError::Resolver(NO_ANSWER.to_owned()))));
+            }
             Err((word, reason)) => {
                 candidate.header = None;
                 (candidate.found.word, candidate.found.reason) = (word, reason.to_owned());
@@ -295,16 +331,23 @@ impl Check<'_> {
         sender: &Sender,
     ) -> Dmarc {
         let none = |reason: &str| Dmarc { reason: reason.to_owned(), ..Dmarc::default() };
-        // Never choose silently (M7): whoever shows the message may choose otherwise.
+        // Never choose silently (M7): whoever shows the message may choose otherwise. The library writes addresses that
+        // nothing separates as one.
         let from = match (from_fields, message.from.as_slice()) {
             (0, _) => return none("no From field"),
+            (1, [from]) if from.matches('@').count() > 1 => return none("several addresses in From"),
             (1, [from]) => from,
             (1, []) => return none("no address in From"),
             (1, _) => return none("several addresses in From"),
             _ => return none("several From fields"),
         };
         let Some((_, domain)) = from.rsplit_once('@') else { return none("no address in From") };
-        let Ok(domain) = idna::domain_to_ascii(domain) else { return none("no domain in From") };
+        let domain = match idna::domain_to_ascii(domain) {
+            Ok(domain) => domain,
+            // An odd `xn--` label does not take a name out of its owner's policy.
+            Err(_) if domain.is_ascii() => domain.to_ascii_lowercase(),
+            Err(_) => return none("no domain in From"),
+        };
         let checked = within(self.deadline, async {
             self.policies(&domain).await;
             let from = sender.domain();
@@ -371,15 +414,6 @@ fn dkim_word(result: &DkimResult) -> (Word, &'static str) {
         DkimResult::PermError(_) => (Word::PermError, "malformed key record"),
         DkimResult::TempError(_) => (Word::TempError, NO_ANSWER),
     }
-}
-
-/// A key that nobody could name may have been the aligned one: then DMARC has not failed.
-fn temporary(dmarc: Dmarc, dkim: &[Candidate<'_>]) -> Dmarc {
-    let open = dkim.iter().any(|candidate| candidate.found.word == Word::TempError);
-    if dmarc.word == Word::Fail && open {
-        return Dmarc { word: Word::TempError, reason: NO_ANSWER.to_owned(), ..dmarc };
-    }
-    dmarc
 }
 
 fn found(output: &DmarcOutput, domain: String) -> Dmarc {

@@ -202,17 +202,14 @@ impl Inspector {
     }
 }
 
-/// The value of the field if that is its name, blanks before the colon or not. `cut`: the colon may be still to come.
+/// The value of the field if that is its name. Readers take blanks and controls of many kinds off a name, some of them
+/// octets beyond ASCII, so only what can be seen counts. `cut`: the colon may be still to come.
 fn value_of<'f>(field: &'f [u8], name: &[u8], cut: bool) -> Option<&'f [u8]> {
-    let field = field.trim_ascii_start();
-    let (start, rest) = field.split_at_checked(name.len())?;
-    let rest = rest.trim_ascii_start();
-    let named = start.eq_ignore_ascii_case(name);
-    match rest.split_first() {
-        Some((b':', value)) if named => Some(value),
-        None if named && cut => Some(rest),
-        Some(_) | None => None,
-    }
+    let colon = memchr::memchr(b':', field);
+    let (spelled, value) = field.split_at(colon.unwrap_or(field.len()));
+    let seen = spelled.iter().filter(|octet| octet.is_ascii_graphic()).map(u8::to_ascii_lowercase);
+    let named = seen.eq(name.iter().map(u8::to_ascii_lowercase));
+    (named && (colon.is_some() || cut)).then(|| value.get(1..).unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -244,6 +241,10 @@ mod tests {
             "Authentication-Results:\r\n (c) \"mx.our.example\";\r\n dmarc=pass\r\n",
             "Authentication-Results\r\n : mx.our.\r\n example\r\n",
             "Waystation-Attestation: v=1; whatever\r\n",
+            "Authentication-Results\u{a0}: mx.our.example; dmarc=pass\r\n",
+            "\x0bAuthentication-Results\x1f: mx.our.example; dmarc=pass\r\n",
+            "Authentication-Results: mx.our.example\u{a0}; dmarc=pass\r\n",
+            "Authentication-Results: =?us-ascii?q?mx=2Eour=2Eexample?=; dmarc=pass\r\n",
         ];
         let kept = "Authentication-Results: mx.other.example; dmarc=fail\r\nARC-Authentication-Results: i=1; \
                     mx.our.example; none\r\nX-Authentication-Results: mx.our.example; a=b\r\nSubject: x\r\n";

@@ -1,7 +1,7 @@
 //! PURE: how long the checks of one message may wait for DNS.
 //!
 //! A resolver that does not answer must not cost every message the full wait: after [`SILENT_MAX`] messages in a row
-//! without a single answer, patience shrinks to a fraction. Now and then one message waits in full, so that a resolver
+//! without a single answer, patience with the first answer shrinks to a fraction. Now and then one message waits in full, so that a resolver
 //! which is merely slow is found again; the first answer restores everything.
 
 use core::time::Duration;
@@ -32,7 +32,13 @@ impl Patience {
         Self { full, silent: 0, shrunk: 0 }
     }
 
-    /// How long the next message may wait.
+    /// How long a message may wait when its questions are answered.
+    #[must_use]
+    pub fn full(&self) -> Duration {
+        self.full
+    }
+
+    /// How long the next message may wait for the first answer.
     pub fn allowed(&mut self) -> Duration {
         if self.silent < SILENT_MAX {
             return self.full;

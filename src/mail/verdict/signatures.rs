@@ -94,9 +94,12 @@ pub fn wanted(header: &[u8]) -> Result<Vec<Wanted>, Flaw> {
 /// # Errors
 /// [`Flaw`] when the header makes no sense.
 pub fn read(header: &[u8], now: Option<u64>) -> Result<Signed<'_>, Flaw> {
-    let parsed =
-        catch_unwind(AssertUnwindSafe(|| AuthenticatedMessage::parse_with_opts(header, None, false)));
-    let mut message = parsed.map_err(|_| Flaw::Unreadable)?.unwrap_or_default();
+    // This runs in the session, which must outlive whatever the library does to a stranger's octets.
+    catch_unwind(AssertUnwindSafe(|| parse(header, now))).unwrap_or(Err(Flaw::Unreadable))
+}
+
+fn parse(header: &[u8], now: Option<u64>) -> Result<Signed<'_>, Flaw> {
+    let mut message = AuthenticatedMessage::parse_with_opts(header, None, false).unwrap_or_default();
     let fields = !message.headers.is_empty();
     let whole = header.is_empty() || header.ends_with(b"\n");
     if !whole
@@ -115,11 +118,28 @@ pub fn read(header: &[u8], now: Option<u64>) -> Result<Signed<'_>, Flaw> {
             .filter(move |(name, _)| name.trim_ascii().eq_ignore_ascii_case(wanted))
     };
     let dkim = named(b"DKIM-Signature").take(DKIM_SIGNATURES_MAX);
-    let dkim = dkim.map(|(name, value)| candidate(name, value, now)).collect();
+    let dkim = dkim.map(|(name, value)| seen(candidate(name, value, now), &message)).collect();
     let from_fields = named(b"From").count();
     let seals = named(b"ARC-Seal").count();
     let arc = arc(&message, seals);
     Ok(Signed { message, dkim, from_fields, arc })
+}
+
+/// The library panics over a signature that it has not seen itself, and it does not see one in a field whose name has
+/// odd blanks (a form feed) behind it.
+fn seen<'h>(mut candidate: Candidate<'h>, message: &AuthenticatedMessage<'_>) -> Candidate<'h> {
+    let known = candidate.header.as_ref().is_none_or(|Header { header, .. }| {
+        let hash = HashAlgorithm::from(header.a);
+        message
+            .body_hashes
+            .iter()
+            .any(|(form, algorithm, limit, _)| (*form, *algorithm, *limit) == (header.cb, hash, header.l))
+    });
+    if !known {
+        candidate.header = None;
+        (candidate.found.word, candidate.found.reason) = (Word::Neutral, "malformed signature".to_owned());
+    }
+    candidate
 }
 
 /// Puts the hashes of the body where the library looks for them. It demands one for every signature it saw.
