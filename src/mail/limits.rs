@@ -241,6 +241,12 @@ impl<C: Clock + Clone> Limits<C> {
         }
     }
 
+    /// A message of that address was taken: its past denials count no more, so that a busy sender, or one whom others
+    /// misuse for a harvest, is never away for longer than one window. The window that is open stays open.
+    pub fn fruitful(&self, address: IpAddr, now: Instant) {
+        self.open().denied.forgive(Place::of(address)[0], now);
+    }
+
     /// Counts one more unknown recipient asked for from there, and says how many it was lately (K9): one is
     /// forgiven every [`FORGIVEN_EVERY`]. A prefix counts a fourth. 0 when limits are off.
     pub fn offence(&self, address: IpAddr, now: Instant) -> u32 {

@@ -410,7 +410,7 @@ pub(in crate::config) const KEYS: &[Key] = &[
         "limits.deny_window_seconds",
         Kind::Whole(1, DAY),
         "300",
-        "How long an address that went over a limit is refused; each further time twice as long, up to a day.",
+        "How long an address that went over a limit is refused; each further time twice as long, up to a day, until it brings mail again.",
     ),
     key(
         "limits.unknown_recipient_delay_ms",

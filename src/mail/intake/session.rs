@@ -212,6 +212,7 @@ impl Session<'_> {
     async fn ask(&mut self, question: Question) -> Answer {
         let (deps, settings) = (&self.shared.deps, &self.shared.settings);
         match question {
+            Question::Transaction(_) if self.lookups.is_spent() => Answer::Spent,
             Question::Transaction(_) if !deps.limits.message(self.client) => Answer::Busy,
             Question::Transaction(from) => match self.guard.sender(&from, self.shared).await {
                 Some(refusal) => Answer::Refused(refusal),
@@ -299,6 +300,7 @@ impl Session<'_> {
         metrics.histograms.intake.observe(duration.as_secs_f64());
         match stored {
             Ok(Stored::New(accepted)) => {
+                self.shared.deps.limits.fruitful(self.client, now);
                 metrics.inbound_accepted.inc();
                 metrics.inbound_accepted_bytes.inc_by(bytes);
                 for (id, (lane, to)) in accepted.ids.iter().zip(&lanes) {
@@ -345,7 +347,9 @@ impl Session<'_> {
             return Ok(());
         }
         let gone_before = self.at_end && self.unheard.is_some();
-        let write = timeout(self.shared.session.command_timeout, self.stream.write(&self.replies));
+        // Who does not read holds a place, as who does not write.
+        let patience = self.shared.session.command_patience(*self.shared.load.borrow());
+        let write = timeout(patience, self.stream.write(&self.replies));
         let written = tokio::select! {
             written = write => written,
             () = self.shared.kill.cancelled() => return Err(Gone),

@@ -1,7 +1,8 @@
 //! Who is refused for a while, and for how long. Pure: time is handed in.
 //!
 //! The first window is the operator's; each further one of the same place is twice as long, up to
-//! [`WINDOW_MAX`]. A place that stayed away for as long as its last window starts anew.
+//! [`WINDOW_MAX`]. A place that stayed away for as long as its last window starts anew, and so does one that has brought
+//! a message since: what is one address, or one /64, may be thousands of senders.
 //!
 //! Promises: at most [`PLACES_MAX`] places are remembered. Failure policy: when all of those are denied now, one
 //! more goes unpunished; the other limits still hold for it.
@@ -61,6 +62,13 @@ impl Denials {
         self.places.insert(place, Denial { until: now + window, window });
     }
 
+    /// Forgets the past windows of `place`, unless it is inside one.
+    pub(super) fn forgive(&mut self, place: Place, now: Instant) {
+        if !self.holds(place, now) {
+            self.places.remove(&place);
+        }
+    }
+
     /// Places remembered.
     pub(super) fn len(&self) -> usize {
         self.places.len()
@@ -98,6 +106,21 @@ mod tests {
         now += WINDOW_MAX;
         denials.deny(place(1), now);
         assert!(!denials.holds(place(1), now + 5 * minute), "a day of peace and it starts anew");
+    }
+
+    #[test]
+    fn who_brings_mail_after_a_window_starts_anew() {
+        let (mut denials, now) = (Denials::new(Duration::from_secs(300)), crate::clock::monotonic());
+        let mut at = now;
+        for _ in 0..10 {
+            denials.deny(place(1), at);
+            denials.forgive(place(1), at); // a message that was under way
+            assert!(denials.holds(place(1), at + Duration::from_secs(299)));
+            at += Duration::from_secs(300);
+            assert!(!denials.holds(place(1), at), "no window is longer than the first");
+            denials.forgive(place(1), at);
+        }
+        assert_eq!(denials.len(), 0);
     }
 
     #[test]

@@ -119,6 +119,8 @@ pub enum Answer {
     },
     /// Too many messages from there; not now.
     Busy,
+    /// This connection has had its share; another one has its own.
+    Spent,
     /// No such mailbox.
     Unknown,
     /// Its owner was revoked.
@@ -258,6 +260,8 @@ struct Transaction {
     message: Option<Message>,
     /// A chunk went wrong; only RSET (or EHLO, QUIT) helps.
     broken: bool,
+    /// Recipients that changed nothing: given twice, too many, or refused for now.
+    surplus: u32,
 }
 
 #[derive(Debug)]
@@ -526,6 +530,7 @@ fn not_kept(answer: &Answer) -> Reply {
         Answer::Begin
         | Answer::Lane { .. }
         | Answer::Busy
+        | Answer::Spent
         | Answer::Unknown
         | Answer::Revoked
         | Answer::NotOwned { .. }

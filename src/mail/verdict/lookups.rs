@@ -20,6 +20,8 @@ use mail_auth::{MX, RecordSet, ResolverCache, Txt};
 
 /// Most different names that the messages of one connection may make us ask for.
 pub const NAMES_PER_CONNECTION_MAX: usize = 1000;
+/// So many must be left for the next message: its policies must not go unread because of the messages before it.
+const NAMES_PER_MESSAGE: usize = 400;
 /// Most records taken from one answer.
 const RECORDS_MAX: usize = 100;
 
@@ -28,6 +30,12 @@ const RECORDS_MAX: usize = 100;
 pub struct Budget(HashSet<u64>);
 
 impl Budget {
+    /// True when there may be too little left for one more message.
+    #[must_use]
+    pub fn is_spent(&self) -> bool {
+        self.0.len() + NAMES_PER_MESSAGE > NAMES_PER_CONNECTION_MAX
+    }
+
     /// True while the question is known or there is room for it.
     fn take(&mut self, question: Question) -> bool {
         let question = hash(&question);
@@ -254,3 +262,22 @@ watched!(Box<str>, RecordSet<MX>, Kind::Mx);
 watched!(Box<str>, RecordSet<Ipv4Addr>, Kind::V4);
 watched!(Box<str>, RecordSet<Ipv6Addr>, Kind::V6);
 watched!(IpAddr, RecordSet<Box<str>>, Kind::Ptr);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_has_had_its_share_before_a_message_lacks_answers() {
+        let mut budget = Budget::default();
+        let mut asked = 0;
+        while !budget.is_spent() {
+            assert!(budget.take((Kind::Txt, asked)));
+            asked += 1;
+        }
+        assert!(asked > 500); // U10
+        let left = (0..NAMES_PER_MESSAGE as u64 + 100).filter(|n| budget.take((Kind::Mx, *n))).count();
+        assert!(left >= NAMES_PER_MESSAGE - 1, "{left}");
+        assert!(budget.is_spent());
+    }
+}

@@ -159,6 +159,7 @@ pub(super) fn decide(
         Some(
             Answer::Failed
             | Answer::Busy
+            | Answer::Spent
             | Answer::Begin
             | Answer::NotOwned { .. }
             | Answer::Offences(_)

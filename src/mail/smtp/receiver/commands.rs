@@ -8,6 +8,10 @@ use crate::mail::address::ForwardPath;
 use crate::mail::smtp::command::{self, Command, Context, Framed, Mail};
 use crate::mail::smtp::reply::Reply;
 
+/// Recipients without effect that are answered in one transaction. Clients that do not know our cap are told of it a
+/// thousand times; who goes on then only keeps us busy.
+const SURPLUS_MAX: u32 = 1000;
+
 impl Receiver {
     /// Answers one framed line. `more`: octets of the client lie behind it already.
     pub(super) fn command(&mut self, framed: Framed, more: bool, now: Instant) {
@@ -63,11 +67,15 @@ impl Receiver {
 
     /// Answers a command that brings nobody further; one too many ends the session.
     fn idle(&mut self, reply: Reply) {
+        self.idle_at(reply, Stage::Command);
+    }
+
+    fn idle_at(&mut self, reply: Reply, stage: Stage) {
         self.idle_commands += 1;
         if self.idle_commands > self.settings.idle_commands_max {
             self.end(Reply::session_over(&self.settings.hostname));
         } else {
-            self.say(reply, Stage::Command);
+            self.say(reply, stage);
         }
     }
 
@@ -111,7 +119,7 @@ impl Receiver {
         } else if self.messages >= self.settings.messages_max {
             self.end(Reply::session_over(&self.settings.hostname));
         } else if mail.size.is_some_and(|size| size > self.settings.message_bytes_max) {
-            self.say(Reply::too_large(), Stage::Mail);
+            self.idle_at(Reply::too_large(), Stage::Mail);
         } else {
             let sender = mail.from.clone();
             self.phase = Phase::Asking(Asked::Mail(mail));
@@ -130,9 +138,11 @@ impl Receiver {
                     rcpt_seen: false,
                     message: None,
                     broken: false,
+                    surplus: 0,
                 });
-                Reply::sender_ok()
+                return self.say(Reply::sender_ok(), Stage::Mail);
             }
+            Answer::Spent => return self.end(Reply::session_over(&self.settings.hostname)),
             Answer::Busy => Reply::too_many_messages(),
             Answer::NoSpace => Reply::storage_full(),
             Answer::NotOwned { own } => Reply::sender_not_owned(&own),
@@ -144,7 +154,7 @@ impl Receiver {
             | Answer::Offences(_)
             | Answer::Failed => Reply::try_later(),
         };
-        self.say(reply, Stage::Mail);
+        self.idle_at(reply, Stage::Mail);
     }
 
     fn rcpt(&mut self, path: ForwardPath) {
@@ -156,10 +166,10 @@ impl Receiver {
         }
         transaction.rcpt_seen = true;
         if transaction.recipients.iter().any(|known| known.path.key() == path.key()) {
-            return self.say(Reply::recipient_ok(), Stage::Rcpt);
+            return self.surplus(Reply::recipient_ok(), None);
         }
         if transaction.recipients.len() >= self.settings.recipients_max {
-            return self.say(Reply::too_many_recipients(), Stage::Rcpt);
+            return self.surplus(Reply::too_many_recipients(), None);
         }
         if let ForwardPath::Mailbox(mailbox) = &path
             && !self.settings.any_domain
@@ -185,13 +195,29 @@ impl Receiver {
             }
             Answer::Unknown => self.recipient_refused(Reply::unknown_mailbox(), &path),
             Answer::Revoked => self.recipient_refused(Reply::mailbox_disabled(), &path),
-            Answer::OverQuota => self.refused_about(Reply::mailbox_full(), &path),
-            Answer::NoSpace => self.refused_about(Reply::storage_full(), &path),
-            Answer::Busy => self.refused_about(Reply::too_many_messages(), &path),
-            Answer::Refused(reply) => self.refused_about(reply, &path),
-            Answer::Begin | Answer::NotOwned { .. } | Answer::Offences(_) | Answer::Failed => {
-                self.refused_about(Reply::try_later(), &path)
-            }
+            Answer::OverQuota => self.surplus(Reply::mailbox_full(), Some(&path)),
+            Answer::NoSpace => self.surplus(Reply::storage_full(), Some(&path)),
+            Answer::Busy => self.surplus(Reply::too_many_messages(), Some(&path)),
+            Answer::Refused(reply) => self.surplus(reply, Some(&path)),
+            Answer::Begin
+            | Answer::NotOwned { .. }
+            | Answer::Offences(_)
+            | Answer::Spent
+            | Answer::Failed => self.surplus(Reply::try_later(), Some(&path)),
+        }
+    }
+
+    /// A recipient that changes nothing; very many of them end the session.
+    fn surplus(&mut self, reply: Reply, path: Option<&ForwardPath>) {
+        let count = self.transaction.as_mut().map_or(0, |transaction| {
+            transaction.surplus += 1;
+            transaction.surplus
+        });
+        if count > SURPLUS_MAX {
+            self.end(Reply::session_over(&self.settings.hostname));
+        } else {
+            let about = path.map(ToString::to_string);
+            self.outputs.push_back(Output::Write { reply, stage: Stage::Rcpt, about });
         }
     }
 

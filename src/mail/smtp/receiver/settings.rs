@@ -136,8 +136,9 @@ impl Settings {
         }
     }
 
-    /// How long to wait for a command.
-    pub(super) fn command_patience(&self, load: Load) -> Duration {
+    /// How long to wait for a command, or for a client to read its answer.
+    #[must_use]
+    pub fn command_patience(&self, load: Load) -> Duration {
         load.patience(self.command_timeout, self.loaded_timeout)
     }
 

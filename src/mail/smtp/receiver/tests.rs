@@ -567,3 +567,19 @@ fn draining_ends_between_commands_and_finishes_what_is_under_way() {
     world.perform();
     assert_eq!((world.body.is_none(), world.stored.len()), (true, 0)); // A11
 }
+
+#[test]
+fn commands_without_effect_are_answered_for_a_while_only() {
+    let mut world = World::greeted();
+    world.space = Answer::Busy;
+    let said = world.say("MAIL FROM:<a@client.example>\r\n".repeat(200));
+    assert!(said.ends_with("450 4.7.1|421 4.7.0|closed"), "{said}");
+    assert!(said.matches("450").count() > 50); // a sender with a full queue is told for each message
+    let mut world = World::ready_for_body();
+    let again = "RCPT TO:<home@our.example>\r\n";
+    assert!(!world.say(again.repeat(1000)).contains("421")); // K10
+    assert_eq!(world.say(again), "421 4.7.0|closed");
+    let mut world = World::greeted();
+    world.space = Answer::Spent;
+    assert_eq!(world.say("MAIL FROM:<a@client.example>\r\n"), "421 4.7.0|closed"); // U10
+}
