@@ -4,7 +4,7 @@
 //! DNS points here is not, which ends DNS rebinding); no page of another site made it (CSRF); its address has not guessed too
 //! often; it carries the token. Compared are SHA-256 values, in constant time; the token itself is not kept.
 //! Failure policy: refuse, and say which of these it was. Bounded memory: when [`ADDRESSES_MAX`] addresses are known to guess,
-//! further ones share one count.
+//! further ones share one count, which the right token passes.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -102,6 +102,14 @@ pub struct Guard {
     crowd: Failures,
 }
 
+/// Whose guesses were too many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Whose {
+    Own,
+    /// Of all addresses for which there is no room.
+    Crowd,
+}
+
 #[derive(Clone, Copy, Debug, Default)]
 struct Failures {
     count: u32,
@@ -145,13 +153,16 @@ impl Guard {
         if !self.same_site(host, headers) {
             return Err(Denied::Origin);
         }
-        if let Some(wait) = self.blocked(client, now) {
+        let blocked = self.blocked(client, now);
+        if let Some((Whose::Own, wait)) = blocked {
             return Err(Denied::Limited(wait));
         }
-        match bearer(headers) {
-            None => Err(Denied::Missing),
-            Some(presented) if self.token.is(presented) => Ok(()),
-            Some(_) => {
+        match (bearer(headers), blocked) {
+            (None, _) => Err(Denied::Missing),
+            // Strangers who guess from everywhere must not keep the operator out.
+            (Some(presented), _) if self.token.is(presented) => Ok(()),
+            (Some(_), Some((_, wait))) => Err(Denied::Limited(wait)),
+            (Some(_), None) => {
                 self.failed(client, now);
                 Err(Denied::Wrong)
             }
@@ -188,13 +199,15 @@ impl Guard {
         })
     }
 
-    fn blocked(&mut self, client: IpAddr, now: Instant) -> Option<Duration> {
+    fn blocked(&mut self, client: IpAddr, now: Instant) -> Option<(Whose, Duration)> {
         self.deny_window?;
-        let known = self.failures.get_mut(&place(client));
-        let failures = known.unwrap_or(&mut self.crowd);
+        let (whose, failures) = match self.failures.get_mut(&place(client)) {
+            Some(own) => (Whose::Own, own),
+            None => (Whose::Crowd, &mut self.crowd),
+        };
         failures.forget(now);
         let until = failures.until.filter(|_| failures.count >= FAILURES_MAX)?;
-        Some(until.saturating_duration_since(now))
+        Some((whose, until.saturating_duration_since(now)))
     }
 
     fn failed(&mut self, client: IpAddr, now: Instant) {
@@ -372,6 +385,11 @@ mod tests {
         }
         assert_eq!(guard.failures.len(), ADDRESSES_MAX);
         assert!(guard.blocked("203.0.113.1".parse().unwrap(), now).is_some(), "newcomers share a count");
+        let (host, good) = (("host", "localhost"), format!("Bearer {TOKEN}"));
+        let wrong = check(&mut guard, LOOPBACK, "203.0.113.1", &[host, ("authorization", "Bearer x")], now);
+        assert!(matches!(wrong, Err(Denied::Limited(_))));
+        let right = check(&mut guard, LOOPBACK, "203.0.113.1", &[host, ("authorization", &good)], now);
+        assert_eq!(right, Ok(()), "and nobody can use it up for the operator");
         let later = now + Duration::from_secs(301);
         guard.failed("203.0.113.1".parse().unwrap(), later);
         assert_eq!(guard.failures.len(), 1);
