@@ -1,13 +1,14 @@
 //! Takes forged copies of our own field out of the head of a message, while it streams.
 //!
-//! Promises: nothing but fields of the name [`FIELD_NAME`] (any letter case, blanks before the colon, folded or not) is
-//! taken out; from the empty line that ends the head on, every byte passes. At most one line's beginning is held back.
+//! Promises: nothing but fields of the name [`FIELD_NAME`] is taken out, in any letter case, folded or not, with blanks,
+//! controls and octets beyond ASCII in it or behind it, because readers take such things off a name; from the empty line that ends the head on, every byte passes. At most the beginning of a line is held back.
 //! [`Filter::removed`] tells whether the message is not the one that came.
 
 use super::checked::FIELD_NAME;
 
-/// Most bytes of a line that are held back until its name is known: the name, and blanks before the colon.
-const HELD_BYTES_MAX: usize = FIELD_NAME.len() + 1000;
+/// Most bytes that are held back until a name is known: its letters, and what cannot be seen between and behind them. As
+/// long as the longest field that the relay takes.
+const HELD_BYTES_MAX: usize = 64 * 1024;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum At {
@@ -24,6 +25,8 @@ enum At {
 pub struct Filter {
     at: At,
     held: Vec<u8>,
+    /// Letters of our name that are held.
+    matched: usize,
     /// The field under way is being taken out, and so are the lines that continue it.
     dropping: bool,
     removed: bool,
@@ -31,7 +34,7 @@ pub struct Filter {
 
 impl Default for Filter {
     fn default() -> Self {
-        Self { at: At::Start, held: Vec::new(), dropping: false, removed: false }
+        Self { at: At::Start, held: Vec::new(), matched: 0, dropping: false, removed: false }
     }
 }
 
@@ -44,7 +47,7 @@ impl Filter {
 
     /// The next bytes; what passes is added to `out`.
     pub fn take(&mut self, mut bytes: &[u8], out: &mut Vec<u8>) {
-        while !bytes.is_empty() {
+        while let Some((&byte, after)) = bytes.split_first() {
             match self.at {
                 At::Body => return out.extend_from_slice(bytes),
                 At::Line => {
@@ -59,9 +62,9 @@ impl Filter {
                     bytes = rest;
                 }
                 At::Start => {
-                    self.held.push(bytes[0]);
-                    bytes = &bytes[1..];
-                    self.decide(out);
+                    self.held.push(byte);
+                    bytes = after;
+                    self.decide(byte, out);
                 }
             }
         }
@@ -73,36 +76,43 @@ impl Filter {
         self.at = At::Body;
     }
 
-    /// Looks at the beginning of a line.
-    fn decide(&mut self, out: &mut Vec<u8>) {
-        let held = self.held.as_slice();
-        let name = FIELD_NAME.as_bytes();
-        let begun = held.len().min(name.len());
-        match held {
-            b"\n" | b"\r\n" => self.at = At::Body,
-            b"\r" => return,
-            [b' ' | b'\t', ..] => self.at = At::Line,
-            _ if !held[..begun].eq_ignore_ascii_case(&name[..begun]) => self.pass(),
-            _ if held.len() <= name.len() => return,
-            [.., b':'] => {
-                (self.dropping, self.removed, self.at) = (true, true, At::Line);
-                return self.held.clear();
+    /// Looks at the beginning of a line, of which `byte` is the latest.
+    fn decide(&mut self, byte: u8, out: &mut Vec<u8>) {
+        let whole = self.matched == FIELD_NAME.len();
+        let expected = FIELD_NAME.as_bytes().get(self.matched);
+        match self.held.as_slice() {
+            b"\n" | b"\r\n" => {
+                out.append(&mut self.held);
+                self.at = At::Body;
             }
-            [.., b' ' | b'\t'] if held.len() < HELD_BYTES_MAX => return,
-            _ => self.pass(),
-        }
-        let ended = self.held.ends_with(b"\n");
-        if self.at != At::Line || !self.dropping {
-            out.append(&mut self.held);
-        }
-        self.held.clear();
-        if self.at == At::Line && ended {
-            self.at = At::Start;
+            b"\r" | [.., b'\n', b' ' | b'\t'] => {} // the latter: a name that is folded
+            [b' ' | b'\t'] => self.settle(self.dropping, out),
+            [.., b'\n', _] => {
+                // There was no colon: a line of its own. Another one begins.
+                self.held.pop();
+                out.append(&mut self.held);
+                self.held.push(byte);
+                (self.matched, self.dropping) = (0, false);
+                self.decide(byte, out);
+            }
+            _ if whole && byte == b':' => self.settle(true, out),
+            held if !byte.is_ascii_graphic() && held.len() < HELD_BYTES_MAX => {}
+            _ if !byte.is_ascii_graphic() => self.settle(whole, out),
+            _ if expected.is_some_and(|letter| letter.eq_ignore_ascii_case(&byte)) => self.matched += 1,
+            _ => self.settle(false, out),
         }
     }
 
-    fn pass(&mut self) {
-        (self.dropping, self.at) = (false, At::Line);
+    /// It is known what becomes of the field: it is dropped, or passes.
+    fn settle(&mut self, dropped: bool, out: &mut Vec<u8>) {
+        let ended = self.held.ends_with(b"\n");
+        if dropped {
+            self.held.clear();
+        } else {
+            out.append(&mut self.held);
+        }
+        (self.dropping, self.removed, self.matched) = (dropped, self.removed || dropped, 0);
+        self.at = if ended { At::Start } else { At::Line };
     }
 }
 
@@ -117,6 +127,27 @@ mod tests {
         }
         filter.finish(&mut out);
         (out, filter.removed())
+    }
+
+    #[test]
+    fn a_name_in_disguise_is_our_name() {
+        let name = "Waystation-Attestation";
+        for forged in [
+            format!("{name}\u{a0}: ok\r\n"),
+            format!("{name}\x0b\x1f: ok\r\n"),
+            format!("\x0b{name}: ok\r\n"),
+            "Way\u{feff}station-Attestation: ok\r\n".to_owned(),
+            format!("{name}\r\n : ok\r\n\tmore\r\n"),
+            format!("{name}{}: ok\r\n", " ".repeat(3000)),
+        ] {
+            let message = format!("Subject: a\r\n{forged}To: b\r\n{name}\r\nWay\r\n\r\nbody\r\n");
+            let wanted = format!("Subject: a\r\nTo: b\r\n{name}\r\nWay\r\n\r\nbody\r\n");
+            for piece in [1, 2, 7, message.len()] {
+                let (out, removed) = filtered(message.as_bytes(), piece);
+                assert_eq!(String::from_utf8(out).unwrap(), wanted, "{forged:?}");
+                assert!(removed);
+            }
+        }
     }
 
     #[test]
