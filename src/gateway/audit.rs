@@ -44,6 +44,8 @@ pub enum What {
     NoReceipt,
     /// Positions that never came.
     Gap,
+    /// A receipt is for other bytes than those that came, or were handed over.
+    OtherBytes,
     /// Two things in one place.
     Swap,
     /// The chain does not go on.
@@ -158,8 +160,10 @@ fn lane(
 ) {
     let mut known: BTreeMap<u64, Known<'_>> = BTreeMap::new();
     let mut found = Report::default();
-    let receipted_from =
-        entries.iter().filter(|(_, receipt)| receipt.is_some()).map(|(entry, _)| entry.seq).min();
+    // By the time of arrival here: a position is whatever the relay says it is.
+    let receipted = || entries.iter().filter(|(_, receipt)| receipt.is_some()).map(|(entry, _)| *entry);
+    let receipted_from = receipted().map(|entry| entry.at_ms).min();
+    let receipted_ids: BTreeSet<&str> = receipted().map(|entry| entry.id.as_str()).collect();
     let mut seen = BTreeSet::new();
     for (entry, receipt) in entries {
         if kind == Kind::Item && entry.fate == Fate::Stored {
@@ -168,7 +172,9 @@ fn lane(
         }
         seen.insert(entry.seq);
         match receipt {
-            None if receipted_from.is_some_and(|from| entry.seq > from) => {
+            None if receipted_from.is_some_and(|from| entry.at_ms >= from)
+                && !receipted_ids.contains(entry.id.as_str()) =>
+            {
                 let text = format!(
                     "{} came without a receipt, although the relay gave receipts before it: nothing proves what it was.",
                     thing(kind, entry.seq, &entry.id)
@@ -184,6 +190,7 @@ fn lane(
                 }
                 seen.insert(receipt.seq.0);
                 found.clock(beside);
+                found.other_bytes(beside);
                 match known.get(&receipt.seq.0) {
                     Some(before) if !same(before.receipt, receipt) => found.swap(*before, beside),
                     Some(_) => {}
@@ -256,7 +263,13 @@ impl Report {
     /// A receipt for something else than what it came with.
     fn is_misplaced(&mut self, evidence: &Evidence<'_>, kind: Kind, known: Known<'_>) -> bool {
         let Known { receipt, entry } = known;
-        let at_its_place = kind == Kind::Submission || receipt.seq.0 == entry.seq;
+        let at_its_place = match kind {
+            Kind::Item => receipt.seq.0 == entry.seq,
+            Kind::Submission => {
+                let stream = entry.seen.as_ref().and_then(|seen| seen.stream.as_deref());
+                stream.is_none_or(|stream| receipt.stream_id.as_deref() == Some(stream))
+            }
+        };
         let right = receipt.kind == kind
             && receipt.lane == evidence.lane
             && receipt.id.to_string() == entry.id
@@ -271,6 +284,34 @@ impl Report {
             self.find(What::Misplaced, kind.as_str(), entry.seq, &entry.id, text);
         }
         !right
+    }
+
+    /// A receipt for another content than the one seen here. A relay that refuses a submission keeps nothing of its body
+    /// and says so: its receipt is for no bytes.
+    fn other_bytes(&mut self, Known { receipt, entry }: Known<'_>) {
+        let Some(seen) = &entry.seen else { return };
+        let refused = receipt.kind == Kind::Submission && receipt.size == 0;
+        let body = seen.body.as_ref().is_none_or(|body| {
+            refused || (body.size == receipt.size && body.sha256 == HEXLOWER.encode(&receipt.sha256))
+        });
+        let head =
+            seen.head_sha256.as_ref().is_none_or(|head| *head == HEXLOWER.encode(&receipt.head_sha256));
+        if !body || !head {
+            let what = match receipt.kind {
+                Kind::Item => {
+                    "came with it: the relay, or somebody between it and this gateway, changed the message"
+                }
+                Kind::Submission => {
+                    "were handed over: the relay took another message than the one it was given"
+                }
+            };
+            let text = format!(
+                "The receipt of {}, accepted {}, is for other bytes than those that {what}.",
+                thing(receipt.kind, receipt.seq.0, &entry.id),
+                words::time(receipt.at)
+            );
+            self.find(What::OtherBytes, receipt.kind.as_str(), receipt.seq.0, &entry.id, text);
+        }
     }
 
     fn clock(&mut self, Known { receipt, entry }: Known<'_>) {
@@ -324,8 +365,8 @@ impl Report {
         };
         let mut before: Option<Known<'_>> = None;
         let mut last = start;
-        for (&seq, &now) in known.range(start + 1..) {
-            if seq > last + 1 {
+        for (&seq, &now) in known.range(start.saturating_add(1)..) {
+            if seq.saturating_sub(last) > 1 {
                 self.missing(kind, last, before, (seq, now), seen, delivered);
                 chain = None;
             }
@@ -393,14 +434,14 @@ impl Report {
                 let text = gap(kind, from, end - 1, before.map(edge), edge(after));
                 self.find(What::Gap, kind.as_str(), from, "", text);
             }
-            from = end + 1;
+            from = end.saturating_add(1);
         }
     }
 
     /// Delivered items behind the last receipt.
     fn tail(&mut self, delivered: &BTreeSet<u64>, start: u64, seen: &BTreeSet<u64>) {
         let last = seen.last().copied().unwrap_or(start).max(start);
-        for n in delivered.range(last + 1..) {
+        for n in delivered.range(last.saturating_add(1)..).filter(|n| !seen.contains(n)) {
             self.lost(*n);
         }
     }
@@ -414,10 +455,11 @@ impl Report {
     }
 }
 
-/// What the delivered file of an item must end with: bytes and SHA-256, hex. `None` without a true receipt.
+/// What the delivered file of an item must end with: bytes and SHA-256, hex. `None` when nothing is known of it.
 #[must_use]
 pub fn expected(entry: &Entry, keys: &TrustedKeys) -> Option<(u64, String)> {
-    if let Some(kept) = &entry.kept {
+    let seen = entry.seen.as_ref().and_then(|seen| seen.body.as_ref());
+    if let Some(kept) = entry.kept.as_ref().or(seen) {
         return Some((kept.size, kept.sha256.clone()));
     }
     let receipt = custody::verify(entry.receipt.as_ref()?, keys).ok()?;

@@ -22,6 +22,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
+use data_encoding::HEXLOWER;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::mpsc;
@@ -37,7 +38,7 @@ use crate::gateway::dial::{Endpoint, Trust};
 use crate::gateway::handle::{ClientError, Message, Options, StatusBoard};
 use crate::gateway::keyring::Keyring;
 use crate::gateway::memory::{Memory, MemoryError};
-use crate::gateway::receipts::{Entry, Fate};
+use crate::gateway::receipts::{Entry, Fate, Kept, Seen};
 use crate::gateway::staging::{Draft, Staging};
 use crate::tunnel::Dialect;
 use crate::{clock, crashpoint};
@@ -482,13 +483,19 @@ impl Carrier {
         self.tell_item(&offer, &checked, staged.altered);
         self.in_hand.insert(offer.item_id.clone());
         self.kit.board.update(|status| status.in_hand = self.in_hand.len() as u64);
-        let entry = (kept_by_relay && offer.seq > 0).then(|| Entry {
+        let seen = Seen {
+            stream: None,
+            body: Some(Kept { size: received.size, sha256: HEXLOWER.encode(&received.sha256) }),
+            head_sha256: received.head_sha256.map(|head| HEXLOWER.encode(&head)),
+        };
+        let entry = kept_by_relay.then(|| Entry {
             id: offer.item_id.clone(),
             seq: offer.seq,
             fate: Fate::Stored,
             at_ms: clock::wall().0,
             verdict: checked.word().to_owned(),
             receipt: offer.receipt,
+            seen: Some(seen),
             kept,
         });
         let letter = Letter {

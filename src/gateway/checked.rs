@@ -69,14 +69,16 @@ impl Checked {
         Self { attestation, receipt }
     }
 
-    /// All that came is true; the reason otherwise. A relay that gives no receipts can still attest.
+    /// All that came is true; the reason otherwise. A relay of the first protocol gives no receipts and can still attest.
+    /// Without the receipt of any other one, nothing says that what stands in front of the body is the relay's.
     ///
     /// # Errors
     /// The attestation's [`Reason`], else the receipt's.
     pub fn verdict(&self) -> Result<&Verified, Reason> {
         let verified = self.attestation.as_ref().map_err(|reason| *reason)?;
         match self.receipt {
-            Ok(_) | Err(Reason::MissingReceipt) => Ok(verified),
+            Ok(_) => Ok(verified),
+            Err(Reason::MissingReceipt) if verified.details.is_none() => Ok(verified),
             Err(reason) => Err(reason),
         }
     }
@@ -308,6 +310,8 @@ mod tests {
             String::from_utf8(checked.field("x")).unwrap(),
             "Waystation-Attestation: missing_trusted_key; receipt=missing_trusted_key;\r\n\titem=x\r\n"
         );
+        let no_receipt = Offer { receipt: None, ..offer.clone() };
+        assert_eq!(check(&no_receipt).word(), "missing_receipt", "the trace in front is nobody's");
         let bare = Offer { attestation: None, receipt: None, ..offer };
         assert_eq!(check(&bare).word(), "missing_attestation");
     }
@@ -330,7 +334,8 @@ mod tests {
             details.client_ip = "1\r\n2".into();
             details.tls = "\r\n".into();
         }
-        let field = String::from_utf8(check(&offer(&said, None, id)).field("a\r\n\r\nb; c=d")).unwrap();
+        let field =
+            String::from_utf8(check(&offer(&said, Some(&receipt(id)), id)).field("a\r\n\r\nb; c=d")).unwrap();
         assert!(field.ends_with("item=abcd\r\n"), "{field}");
         assert!(field.contains("relay=mxX:yspffail;"), "{field}");
         for line in field.strip_suffix("\r\n").unwrap().split("\r\n").skip(1) {

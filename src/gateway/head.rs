@@ -2,7 +2,8 @@
 //!
 //! Promises: nothing but fields of the name [`FIELD_NAME`] is taken out, in any letter case, folded or not, with blanks,
 //! controls and octets beyond ASCII in it or behind it, because readers take such things off a name; from the empty line that ends the head on, every byte passes. At most the beginning of a line is held back.
-//! [`Filter::removed`] tells whether the message is not the one that came.
+//! A message that begins with a blank has no head; it gets the empty line that says so, or its first line would continue our
+//! own field, which stands above it. [`Filter::removed`] tells whether the message is not the one that came.
 
 use super::checked::FIELD_NAME;
 
@@ -12,6 +13,8 @@ const HELD_BYTES_MAX: usize = 64 * 1024;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum At {
+    /// Nothing has come.
+    Nothing,
     /// The beginning of a line; what is held decides.
     Start,
     /// Inside a line that passes, or not.
@@ -34,7 +37,7 @@ pub struct Filter {
 
 impl Default for Filter {
     fn default() -> Self {
-        Self { at: At::Start, held: Vec::new(), matched: 0, dropping: false, removed: false }
+        Self { at: At::Nothing, held: Vec::new(), matched: 0, dropping: false, removed: false }
     }
 }
 
@@ -49,6 +52,11 @@ impl Filter {
     pub fn take(&mut self, mut bytes: &[u8], out: &mut Vec<u8>) {
         while let Some((&byte, after)) = bytes.split_first() {
             match self.at {
+                At::Nothing if matches!(byte, b' ' | b'\t') => {
+                    out.extend_from_slice(b"\r\n");
+                    self.at = At::Body;
+                }
+                At::Nothing => self.at = At::Start,
                 At::Body => return out.extend_from_slice(bytes),
                 At::Line => {
                     let end = memchr::memchr(b'\n', bytes).map_or(bytes.len(), |at| at + 1);
@@ -151,6 +159,18 @@ mod tests {
     }
 
     #[test]
+    fn a_first_line_does_not_continue_our_field() {
+        for first in [" spf=pass", "\tspf=pass"] {
+            let message = format!("{first}\r\nWaystation-Attestation: x\r\n\r\nbody");
+            for piece in [1, 3, 100] {
+                let expected = format!("\r\n{message}").into_bytes();
+                assert_eq!(filtered(message.as_bytes(), piece), (expected, false));
+            }
+        }
+        assert_eq!(filtered(b"", 1), (Vec::new(), false));
+    }
+
+    #[test]
     fn forged_fields_go_and_the_rest_stays_however_it_is_cut() {
         let message = b"Received: x\r\n\ty\r\nWAYSTATION-attestation: ok; spf=pass\r\n\tdkim=pass\r\n a\r\nSubject: b\r\n \
             Waystation-Attestation: c\r\nWaystation-Attestation \t: d\nWaystation-Attestations: e\r\n\
@@ -180,7 +200,7 @@ mod tests {
             b"\nWaystation-Attestation: x\n",
             b"Waystation-Attestation",
             b"Subject: x\rWaystation-Attestation: one line with a stray CR\r\n\r\n",
-            b" Waystation-Attestation: x\r\n\xff\0\r\n",
+            b"x\r\n Waystation-Attestation: x\r\n\xff\0\r\n",
             &long,
         ];
         for message in messages {

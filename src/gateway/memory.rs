@@ -232,8 +232,8 @@ fn write_loop(mut log: Log, mut store: Store, mut requests: mpsc::Receiver<Reque
     }
 }
 
-/// Writes a batch. One sync is enough when all of it has receipts: their file alone is synced then, and what a power
-/// failure takes from the other one is put back from it ([`Log::catch_up`]).
+/// Writes a batch, receipts first: what is known as delivered has its receipt, whatever stops us in between, and what the
+/// memory lacks is put back from the newest receipts ([`Log::catch_up`]). So one sync is enough when all of it has them.
 fn write(
     log: &mut Log,
     store: &mut Store,
@@ -247,16 +247,18 @@ fn write(
     if store.is_new() && !lines.is_empty() {
         lines.insert(0, Line::Begin { seq: lock(known).seq_max, at_ms: clock::wall().0 });
     }
+    if !lines.is_empty() {
+        if store.is_full() {
+            // The file with the receipts of what was written before is not the newest one any more.
+            log.sync()?;
+        }
+        store.append(&lines).map_err(|source| MemoryError::Io {
+            path: log.path.with_file_name(receipts::DIR_NAME),
+            source,
+        })?;
+    }
     log.write(&bytes)?;
-    if bare || store.is_full() || store.is_new() {
-        log.sync()?;
-    }
-    if lines.is_empty() {
-        return Ok(());
-    }
-    store
-        .append(&lines)
-        .map_err(|source| MemoryError::Io { path: log.path.with_file_name(receipts::DIR_NAME), source })
+    if bare { log.sync() } else { Ok(()) }
 }
 
 /// The open file.
@@ -308,7 +310,7 @@ impl Log {
         let mut bytes = Vec::new();
         for entry in newest.iter().filter(|entry| entry.fate == Fate::Stored) {
             let key = ItemKey::of(&entry.id);
-            if known.seqs.get(&key).is_none_or(|seq| *seq == 0) {
+            if known.seqs.get(&key).is_none_or(|seq| *seq == 0 && entry.seq > 0) {
                 known.insert(key, entry.seq);
                 bytes.extend(encode(key, entry.seq));
             }
@@ -414,6 +416,35 @@ mod tests {
             drop(memory);
             assert!(Memory::open(dir.path(), &[]).unwrap().knows("c"));
         }
+    }
+
+    #[tokio::test]
+    async fn what_has_no_receipt_on_disk_is_not_known_as_delivered() {
+        let entry = Entry {
+            id: "a".into(),
+            seq: 1,
+            fate: Fate::Stored,
+            at_ms: 1,
+            verdict: "ok".into(),
+            receipt: None,
+            seen: None,
+            kept: None,
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let memory = Memory::open(dir.path(), &[]).unwrap();
+        // The disk does not take the receipt.
+        let in_the_way = dir.path().join(receipts::DIR_NAME);
+        std::fs::write(&in_the_way, "").unwrap();
+        assert!(memory.remember("a", 1, Some(entry.clone())).await.is_err());
+        drop(memory);
+        std::fs::remove_file(&in_the_way).unwrap();
+        let memory = Memory::open(dir.path(), &[]).unwrap();
+        assert!(!memory.knows("a"), "its repeat would be acked, and its receipt never kept");
+        memory.remember("a", 1, Some(entry)).await.unwrap();
+        drop(memory);
+        // What only the receipts know is put back.
+        std::fs::remove_file(file(&dir)).unwrap();
+        assert!(Memory::open(dir.path(), &[]).unwrap().knows("a"));
     }
 
     #[tokio::test]

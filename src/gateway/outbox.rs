@@ -29,6 +29,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use data_encoding::HEXLOWER;
+use sha2::{Digest, Sha256};
 use spool::error::SpoolError;
 use spool::ids::{ItemId, LaneId, WallMs};
 use spool::types::ItemInfo;
@@ -36,6 +38,8 @@ use tokio::sync::Notify;
 
 use crate::clock;
 use crate::gateway::client::{End, Submission};
+use crate::gateway::receipts::Kept;
+use crate::mail::outbound::prepare::canonical::Canonical;
 use crate::spooler::Spooler;
 pub use draft::{Draft, DraftError};
 pub use ledger::{Keeper, open};
@@ -176,6 +180,23 @@ impl Outbox {
     /// Piece `n` of a message.
     pub(crate) async fn piece(&self, info: &ItemInfo, n: usize) -> Result<Bytes, SpoolError> {
         self.spooler.read_chunk(info, n).await
+    }
+
+    /// Size and hash of a message in canonical form, which is what a relay keeps. `None`: it has no such form and will be
+    /// refused, or cannot be read.
+    pub(crate) async fn canonical(&self, due: &Due) -> Option<Kept> {
+        // The relay has limits and a name; neither changes the form.
+        let mut canonical = Canonical::new(u64::MAX, "");
+        let (mut hash, mut size, mut out) = (Sha256::new(), 0, Vec::new());
+        for n in 0..due.submission.pieces {
+            canonical.feed(&self.piece(&due.info, n).await.ok()?, &mut out).ok()?;
+            hash.update(&out);
+            size += out.len() as u64;
+            out.clear();
+        }
+        canonical.finish(&mut out).ok()?;
+        hash.update(&out);
+        Some(Kept { size: size + out.len() as u64, sha256: HEXLOWER.encode(&hash.finalize()) })
     }
 
     /// The next octets complete the message at the relay. False: it is not to be sent any more.

@@ -29,8 +29,10 @@ pub const CHECKPOINT_NAME: &str = "checkpoint.json";
 pub const FILE_BYTES_MAX: u64 = 8 * 1024 * 1024;
 /// Most files kept.
 pub const FILES_MAX: usize = 16;
-/// Longest line, bytes: a receipt of the largest payload.
+/// Longest line, bytes: a receipt of the largest payload. Of what would be longer, the receipt is no receipt and is left out.
 const LINE_BYTES_MAX: usize = 64 * 1024;
+/// Characters kept of an id whose line would be too long.
+const CLIPPED_ID_CHARS: usize = 128;
 /// Hex digits of a line's checksum.
 const SUM_CHARS: usize = 16;
 
@@ -46,13 +48,27 @@ pub enum Fate {
     Submitted,
 }
 
-/// A body that is not the one received: forged fields were taken out of its head.
+/// A body.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Kept {
-    /// Bytes of what was delivered, without our own field.
+    /// Bytes.
     pub size: u64,
     /// Their SHA-256, hex.
     pub sha256: String,
+}
+
+/// What a receipt has to be about, as it was seen here.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seen {
+    /// Submissions: the stream that carried it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stream: Option<String>,
+    /// The body as it came, or, of a submission, as it was handed over in canonical form; none where it has no such form.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub body: Option<Kept>,
+    /// Items: SHA-256, hex, of what the relay put in front of the body.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head_sha256: Option<String>,
 }
 
 /// One item or submission.
@@ -60,7 +76,7 @@ pub struct Kept {
 pub struct Entry {
     /// The relay's name for it.
     pub id: String,
-    /// Position in its lane; 0 for a submission, whose receipt has it.
+    /// Position in its lane; 0 for a submission, whose receipt has it, and for an item that came without one.
     pub seq: u64,
     /// What became of it.
     pub fate: Fate,
@@ -71,7 +87,10 @@ pub struct Entry {
     /// The receipt as it came; none from a relay that gives none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub receipt: Option<Signed>,
-    /// What is in the Maildir, when it is not what came.
+    /// What it has to be about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seen: Option<Seen>,
+    /// What is in the Maildir without our own field, when it is not what came: forged fields were taken out of its head.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kept: Option<Kept>,
 }
@@ -79,6 +98,7 @@ pub struct Entry {
 /// One line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "line", rename_all = "lowercase")]
+#[expect(clippy::large_enum_variant, reason = "all lines but the first are entries")]
 pub enum Line {
     /// The first line of all: what was delivered before has no receipts.
     Begin {
@@ -286,7 +306,15 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
 }
 
 fn encode(line: &Line) -> Vec<u8> {
-    let json = serde_json::to_string(line).unwrap_or_default();
+    let mut json = serde_json::to_string(line).unwrap_or_default();
+    if let Line::Entry(entry) = line
+        && json.len() > LINE_BYTES_MAX
+    {
+        let id = entry.id.chars().take(CLIPPED_ID_CHARS).collect();
+        let seen = entry.seen.clone().map(|seen| Seen { stream: None, ..seen });
+        let clipped = Entry { id, receipt: None, seen, ..entry.clone() };
+        json = serde_json::to_string(&Line::Entry(clipped)).unwrap_or_default();
+    }
     format!("{} {json}\n", sum(json.as_bytes())).into_bytes()
 }
 
@@ -345,8 +373,31 @@ mod tests {
             at_ms: 1,
             verdict: "ok".into(),
             receipt: Some(Signed { key_id: "k".into(), payload_base64, signature_base64: "s".into() }),
+            seen: None,
             kept: None,
         })
+    }
+
+    #[test]
+    fn no_line_is_longer_than_what_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut store, _) = Store::open(dir.path()).unwrap();
+        let huge = |seq, bytes: usize| match entry(seq) {
+            Line::Entry(entry) => Line::Entry(Entry {
+                id: "i".repeat(bytes),
+                receipt: entry.receipt.map(|signed| Signed { payload_base64: "A".repeat(bytes), ..signed }),
+                ..entry
+            }),
+            begin @ Line::Begin { .. } => begin,
+        };
+        let mut lines: Vec<Line> = (1..8).map(|seq| huge(seq, 8 * 1024 * 1024)).collect();
+        lines.push(entry(8));
+        store.append(&lines).unwrap();
+        drop(store);
+        let (_, newest) = Store::open(dir.path()).unwrap();
+        assert_eq!(newest.len(), 8, "a restart cuts nothing off");
+        assert!(newest[0].receipt.is_none() && newest[7].receipt.is_some());
+        assert_eq!(seqs(&read_all(dir.path()).unwrap()), [1, 2, 3, 4, 5, 6, 7, 8]);
     }
 
     fn seqs(kept: &Archive) -> Vec<u64> {

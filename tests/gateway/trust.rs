@@ -10,6 +10,7 @@ use waystation::mail::attestation::Details;
 use waystation::mail::relay_keys::{Succession, fingerprint, key_base64};
 
 use crate::support::home::{Home, waystation};
+use crate::support::process::RelayProcess;
 use crate::support::signing_relay::{Item, Lie, SigningRelay, TRACE, announced, secret};
 use crate::support::until;
 
@@ -146,6 +147,7 @@ async fn a_relay_that_changes_one_thing_at_a_time_is_found_out_and_no_mail_is_lo
             }),
         ),
         ("body_mismatch", None, lie(|item| item.body[3] ^= 1)),
+        ("missing_receipt", None, lie(|item| item.start.receipt = None)),
     ];
     let expected: Vec<(&str, ItemId)> =
         cases.into_iter().map(|(word, before, after)| (word, relay.put(BODY, before, after))).collect();
@@ -314,6 +316,89 @@ async fn the_audit_finds_gaps_and_swaps_of_the_relay() {
     let first = &report["findings"][0];
     assert_eq!((&first["what"], &first["seq"]), (&"swap".into(), &1.into()), "{report}");
     assert!(first["text"].as_str().expect("text").contains(&swapped.to_string()), "{first}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_audit_finds_other_bytes_under_a_true_receipt_and_items_without_one() {
+    let relay = SigningRelay::start().await;
+    let home = home(&relay);
+    relay.put(BODY, None, None);
+    let swapped = relay.put(
+        BODY,
+        None,
+        Some(Box::new(|item| {
+            item.start.auth_attestation = None;
+            let at = item.body.len() - 3;
+            item.body[at] ^= 1;
+            item.start.sha256 = Some(data_encoding::HEXLOWER.encode(&sha2_of(&item.body[TRACE.len()..])));
+        })),
+    );
+    take_all(&relay, &home).await;
+    let (said, report) = audit(&home);
+    assert_eq!(said.status.code(), Some(1), "{report}");
+    let first = &report["findings"][0];
+    assert_eq!((&first["what"], &first["seq"]), (&"other_bytes".into(), &2.into()), "{report}");
+    assert!(first["text"].as_str().expect("text").contains(&swapped.to_string()), "{first}");
+    assert_eq!(report["findings"].as_array().map(Vec::len), Some(1), "the file is what came: {report}");
+    // Neither a receipt nor a position: it is known here all the same.
+    let smuggled = relay.put(
+        BODY,
+        None,
+        Some(Box::new(|item| {
+            item.start.receipt = None;
+            item.start.seq = None;
+        })),
+    );
+    take_all(&relay, &home).await;
+    let (_, report) = audit(&home);
+    let findings = report["findings"].as_array().expect("findings");
+    let found = findings.iter().any(|finding| {
+        finding["what"] == "no_receipt"
+            && finding["text"].as_str().is_some_and(|text| text.contains(&smuggled.to_string()))
+    });
+    assert!(found, "{report}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_receipt_of_a_real_relay_fits_what_was_handed_over() {
+    let dir = tempfile::tempdir().expect("directory");
+    let relay = RelayProcess::start(dir.path());
+    let url = format!("ws://{}/ws", relay.http);
+    let data_dir = dir.path().to_str().expect("text");
+    let shown = waystation()
+        .args(["keys", "attestation", "--show", "--json", "--data-dir", data_dir])
+        .output()
+        .expect("started");
+    let shown: Value = serde_json::from_slice(&shown.stdout).expect("JSON");
+    let key = &shown["keys"][0];
+    let home = Home::new(&url);
+    home.configure(
+        &url,
+        &format!(
+            "mail_domain = \"mail.localhost\"\n[maildir]\npath = \"Maildir\"\n\
+             [[relay_keys]]\nkey_id = {}\npublic_key = {}\n",
+            key["key_id"], key["public_key"]
+        ),
+    );
+    let running = home.start(None);
+    until("it listens", || home.status().is_some()).await;
+    // Lone LFs, and a field for the sender's eyes: the relay keeps another form of it than we have.
+    let sent = home.send(&["you@far.example"], "Subject: x\nBcc: secret@far.example\n\nhello\n.\n");
+    assert!(sent.status.success(), "{}", String::from_utf8_lossy(&sent.stderr));
+    until("its receipt is kept", || audit(&home).1["submissions"] == 1).await;
+    running.stop().await;
+    let (_, lines) = receipt_lines(&home);
+    assert!(lines.iter().any(|line| line.contains("\"body\":{")), "{lines:?}");
+    let (said, report) = audit(&home);
+    assert_eq!(said.status.code(), Some(0), "{report}");
+    // The receipt is not one of a refused message, which would be for no bytes.
+    let text = lines.iter().find(|line| line.contains("submitted")).expect("a line");
+    let line: Value = serde_json::from_str(&text[17..]).expect("JSON");
+    let payload = line["receipt"]["payloadBase64"].as_str().expect("text").as_bytes().to_vec();
+    let payload: Value =
+        serde_json::from_slice(&data_encoding::BASE64.decode(&payload).expect("base64")).expect("JSON");
+    assert_eq!(payload["size"], line["seen"]["body"]["size"], "{payload} {line}");
+    relay.kill();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use super::super::{Exit, Global, screen};
 use crate::gateway::audit::{self, Evidence, Report};
 use crate::gateway::keyring::Keyring;
-use crate::gateway::receipts::{self, Archive, Entry, Line};
+use crate::gateway::receipts::{self, Archive, Entry, Fate, Line};
 use crate::gateway::{maildir, memory};
 use crate::identity::keyfile;
 use crate::mail::relay_keys::TrustedKeys;
@@ -57,9 +57,11 @@ fn compare(report: &mut Report, archive: &Archive, keys: &TrustedKeys, dir: &Pat
     let mut first = u64::MAX;
     for line in &archive.lines {
         if let Line::Entry(entry) = line
-            && entry.seq > 0
+            && entry.fate == Fate::Stored
         {
-            first = first.min(entry.seq);
+            if entry.seq > 0 {
+                first = first.min(entry.seq);
+            }
             entries.insert(maildir::name_id(&entry.id), entry);
         }
     }

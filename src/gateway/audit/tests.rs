@@ -1,6 +1,7 @@
 //! A true lane, and everything that can be done to its receipts.
 
 use super::*;
+use crate::gateway::receipts::{Kept, Seen};
 use crate::identity::key::SecretKey;
 use crate::mail::signed::Signed;
 use spool::ids::{ItemId, Seq};
@@ -44,6 +45,7 @@ fn entry(receipt: &Receipt) -> Entry {
         at_ms: NOW + 1000,
         verdict: "ok".into(),
         receipt: Some(receipt.sign("k", &key())),
+        seen: None,
         kept: None,
     }
 }
@@ -154,6 +156,86 @@ fn changed_foreign_and_moved_receipts_are_found() {
     let mut entries = lane_of(3);
     entries[1].receipt = None;
     assert_eq!(found(entries)[0], (What::NoReceipt, 2));
+}
+
+fn seen(receipt: &Receipt) -> Seen {
+    Seen {
+        stream: receipt.stream_id.clone(),
+        body: Some(Kept { size: receipt.size, sha256: HEXLOWER.encode(&receipt.sha256) }),
+        head_sha256: Some(HEXLOWER.encode(&receipt.head_sha256)),
+    }
+}
+
+#[test]
+fn a_true_receipt_for_other_bytes_is_found() {
+    let first = receipt(1, &[0; 32]);
+    let swapped = Receipt { sha256: [0xbb; 32], ..first.clone() };
+    let longer = Receipt { size: 11, ..first.clone() };
+    let head = Receipt { head_sha256: [0xcc; 32], ..first.clone() };
+    assert_eq!(found(vec![Entry { seen: Some(seen(&first)), ..entry(&first) }]), []);
+    for came in [swapped, longer, head] {
+        // Whatever the header field said then: the attestation's reason hides the receipt's.
+        let verdict = "missing_attestation".to_owned();
+        let other = Entry { seen: Some(seen(&came)), verdict, ..entry(&first) };
+        assert_eq!(found(vec![other]), [(What::OtherBytes, 1)]);
+    }
+    let file = Entry { seen: Some(seen(&Receipt { size: 9, ..first.clone() })), ..entry(&first) };
+    assert_eq!(expected(&file, &keys()).unwrap().0, 9, "the file is what came, whatever the receipt says");
+}
+
+#[test]
+fn a_submission_has_a_receipt_for_itself() {
+    let first = receipt(1, &[0; 32]);
+    let first = Receipt { kind: Kind::Submission, stream_id: Some("s".into()), ..first };
+    let handed = |seen: Seen, receipt: &Receipt| Entry {
+        fate: Fate::Submitted,
+        seq: 0,
+        seen: Some(Seen { head_sha256: None, ..seen }),
+        ..entry(receipt)
+    };
+    assert_eq!(found(vec![handed(seen(&first), &first)]), []);
+    let of_another = Seen { stream: Some("t".into()), ..seen(&first) };
+    assert_eq!(found(vec![handed(of_another, &first)]), [(What::Misplaced, 0)]);
+    let other = seen(&Receipt { sha256: [0xbb; 32], ..first.clone() });
+    assert_eq!(found(vec![handed(other.clone(), &first)]), [(What::OtherBytes, 1)]);
+    // Refused at once: nothing of it was kept.
+    assert_eq!(found(vec![handed(other, &Receipt { size: 0, ..first.clone() })]), []);
+    let silent = Entry { receipt: None, id: "other".into(), ..handed(seen(&first), &first) };
+    assert_eq!(found(vec![handed(seen(&first), &first), silent.clone()]), [(What::NoReceipt, 0)]);
+    assert_eq!(found(vec![silent]), [], "a relay that gives none");
+    // It had one, and is told again after the relay has forgotten its record.
+    let again = Entry { receipt: None, ..handed(seen(&first), &first) };
+    assert_eq!(found(vec![handed(seen(&first), &first), again]), []);
+}
+
+#[test]
+fn no_position_hides_what_came_without_a_receipt() {
+    for seq in [0, 1, 3, u64::MAX] {
+        let mut entries = lane_of(3);
+        entries.push(Entry { id: "x".into(), seq, receipt: None, ..entries[2].clone() });
+        let delivered: &[u64] = if seq == 0 { &[1, 2, 3] } else { &[1, 2, 3, seq] };
+        let findings = look(&archive(entries), delivered).findings;
+        assert_eq!((findings.len(), findings[0].what, findings[0].seq), (1, What::NoReceipt, seq));
+    }
+    // On its way when the relay began to give receipts.
+    let mut entries = lane_of(3);
+    let early = Entry { id: "x".into(), receipt: None, at_ms: NOW, ..entries[0].clone() };
+    entries[0] = early;
+    let delivered: BTreeSet<u64> = [1, 2, 3].into();
+    let archive = archive(entries);
+    assert_eq!(look(&archive, &[1, 2, 3]).findings, [], "{delivered:?}");
+}
+
+#[test]
+fn the_last_position_there_is_is_no_trap() {
+    let first = lane_of(1);
+    let last = Receipt { seq: Seq(u64::MAX), ..receipt(2, &[0; 32]) };
+    let mut entries = first;
+    entries.push(entry(&last));
+    assert_eq!(look(&archive(entries.clone()), &[1, u64::MAX]).findings.len(), 1, "a gap");
+    let mut archive = archive(entries);
+    archive.lines[0] = Line::Begin { seq: u64::MAX, at_ms: NOW };
+    look(&archive, &[1, 2, u64::MAX]);
 }
 
 #[test]

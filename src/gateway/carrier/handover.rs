@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::StreamExt;
-use futures_util::future::{BoxFuture, OptionFuture};
+use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use spool::error::SpoolError;
 use spool::ids::ItemId;
@@ -24,7 +24,7 @@ use crate::gateway::client::{ClientSession, End, Submitted, Wanted};
 use crate::gateway::handle::ClientError;
 use crate::gateway::memory::{Memory, MemoryError};
 use crate::gateway::outbox::{Due, Look, Noted, Outbox};
-use crate::gateway::receipts::{Entry, Fate};
+use crate::gateway::receipts::{Entry, Fate, Seen};
 use crate::tunnel::signed::Signed;
 use crate::{clock, crashpoint};
 
@@ -196,10 +196,10 @@ impl Handover {
                     event = "gateway.submission.accepted", submission.id = %id, relay_id = submission_id,
                     "the relay has {id}"
                 );
-                let kept = receipt.map(|receipt| self.keep(&submission_id, receipt));
+                let kept = self.keep(&outbox, &stream, &submission_id, receipt);
                 self.noting(&stream);
                 self.work.push(Box::pin(async move {
-                    if let Some(Err(error)) = OptionFuture::from(kept).await {
+                    if let Err(error) = kept.await {
                         return Done::Unkept(error);
                     }
                     match outbox.accepted(id, submission_id).await {
@@ -395,23 +395,34 @@ impl Handover {
         }));
     }
 
-    /// Keeps the receipt for a submission; `gateway audit` verifies it.
+    /// Keeps the receipt for a submission, or that there was none, and what it has to be about; `gateway audit` verifies it.
     fn keep(
         &self,
+        outbox: &Outbox,
+        stream: &str,
         submission_id: &str,
-        receipt: Signed,
+        receipt: Option<Signed>,
     ) -> impl Future<Output = Result<(), MemoryError>> + Send + 'static {
-        let memory = self.memory.clone();
-        let entry = Entry {
+        let (memory, outbox) = (self.memory.clone(), outbox.clone());
+        let due = self.under_way.get(stream).filter(|_| receipt.is_some()).map(|one| one.due.clone());
+        let mut seen = Seen { stream: Some(stream.to_owned()), ..Seen::default() };
+        let mut entry = Entry {
             id: submission_id.to_owned(),
             seq: 0,
             fate: Fate::Submitted,
             at_ms: clock::wall().0,
             verdict: String::new(),
-            receipt: Some(receipt),
+            receipt,
+            seen: None,
             kept: None,
         };
-        async move { memory.keep(entry).await }
+        async move {
+            if let Some(due) = due {
+                seen.body = outbox.canonical(&due).await;
+            }
+            entry.seen = Some(seen);
+            memory.keep(entry).await
+        }
     }
 
     fn noting(&mut self, stream: &str) {
