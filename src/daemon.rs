@@ -192,9 +192,6 @@ pub async fn start(config: &Config, stop: CancellationToken) -> Result<Daemon, S
         AdmissionMode::Open => Admission::Open,
         AdmissionMode::Allowlist => Admission::AllowList,
     };
-    if let Some(signer) = &signer {
-        tasks.spawn(custody::watch(Arc::clone(signer), stop.clone()));
-    }
     let submissions = Submissions::new(
         submission_settings(config),
         ledger.spooler.clone(),
@@ -212,6 +209,9 @@ pub async fn start(config: &Config, stop: CancellationToken) -> Result<Daemon, S
     );
     let tunnel =
         Tunnel::new(tunnel_settings(config), service, Arc::clone(&metrics), stop.clone(), tasks.clone());
+    if let Some(signer) = &signer {
+        tasks.spawn(custody::watch(Arc::clone(signer), Arc::clone(&tunnel), stop.clone()));
+    }
 
     let pulse = Pulse::new(Arc::clone(&tunnel), Arc::clone(&metrics));
     tasks.spawn(Arc::clone(&pulse).run(ledger.spooler.clone(), stop.clone()));

@@ -1,12 +1,15 @@
 //! The relay's signing key over its whole life, with the real binary: made, shown, rotated with overlap, through
 //! restarts and crashes.
 
+use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 
 use serde_json::Value;
 
+use crate::support::home::Home;
+use crate::support::post::send;
 use crate::support::process::{RelayProcess, run_text, waystation};
 use crate::support::until;
 
@@ -88,6 +91,57 @@ async fn a_key_rotates_with_overlap_and_every_phase_survives_a_restart() {
     let relay = start(dir.path());
     assert_eq!(announced(&relay), ["relay-primary-2 current"]);
     assert_eq!(about(relay.http)["keys"][0]["endorsedBy"], "relay-primary");
+}
+
+/// A gateway with one long session: it hears of the new key in time, and what that signs is verified.
+#[tokio::test]
+async fn a_connected_gateway_follows_a_rotation_and_its_receipts_add_up() {
+    let dir = tempfile::tempdir().expect("directory");
+    let relay = RelayProcess::start_with(dir.path(), &[("WAYSTATION_ATTESTATION__OVERLAP_SECONDS", "6")]);
+    let home = Home::new(&format!("ws://{}/ws", relay.http));
+    fs::remove_file(home.config()).expect("made again, with the relay's key");
+    let (data_dir, url) = (home.path().to_str().expect("text"), format!("ws://{}/ws", relay.http));
+    let bootstrap =
+        ["gateway", "bootstrap", &url, "--dir", data_dir, "--mail-domain", "mail.localhost", "--json"];
+    let (code, made, err) = run_text(&bootstrap);
+    assert_eq!(code, 0, "{err}");
+    let made: Value = serde_json::from_str(&made).expect("JSON");
+    let to = made["address"].as_str().expect("address").to_owned();
+    let _gateway = home.start(None);
+    until("it is there", || home.status().is_some_and(|status| status["connected_since_ms"].is_number())).await;
+    let mut tops = Vec::new();
+    for (n, rotated) in [(1, false), (2, true)] {
+        if rotated {
+            let (code, _, err) = run_text(&[
+                "keys",
+                "attestation",
+                "--rotate",
+                "--data-dir",
+                dir.path().to_str().expect("text"),
+            ]);
+            assert_eq!(code, 0, "{err}");
+            let knows = |status: Value| status["relay_keys"].as_array().is_some_and(|keys| keys.len() == 2);
+            until("the gateway knows the new key", || home.status().is_some_and(knows)).await;
+            until("the new key signs", || announced(&relay)[0] == "relay-primary-2 current").await;
+        }
+        let id = send(relay.smtp, &to, b"Subject: x\r\n\r\nhello\r\n").expect("accepted");
+        until("it is delivered", || home.names("new").len() == n).await;
+        let name = home.names("new").into_iter().find(|name| name.contains(&id)).expect("there");
+        let text = fs::read_to_string(home.path().join("Maildir/new").join(name)).expect("read");
+        tops.push(text.split("\r\n").take(2).collect::<String>());
+    }
+    assert!(
+        tops[0].starts_with("Waystation-Attestation: ok;") && tops[0].contains("key=relay-primary;"),
+        "{tops:?}"
+    );
+    assert!(
+        tops[1].starts_with("Waystation-Attestation: ok;") && tops[1].contains("key=relay-primary-2;"),
+        "{tops:?}"
+    );
+    let config = home.config();
+    let (code, out, err) = run_text(&["gateway", "audit", "--config", config.to_str().expect("text")]);
+    assert_eq!(code, 0, "{out}{err}");
+    assert_eq!(home.log().matches("gateway.connected").count(), 1, "it was one session");
 }
 
 #[tokio::test]

@@ -13,9 +13,10 @@ use crate::mail::signed::time_text;
 use crate::mail::signer::store::StoreError;
 use crate::mail::signer::{Settings, Signer};
 use crate::observe::Metrics;
+use crate::tunnel::ws::Tunnel;
 
 /// Time between two looks at the keys: when another process has made one, it is announced this much later at most.
-const LOOK_EVERY: Duration = Duration::from_secs(10);
+const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// What a signer needs to know of the configuration.
 #[must_use]
@@ -83,8 +84,10 @@ impl http::About for About {
     }
 }
 
-/// Takes up keys that were made meanwhile, and says when another one begins to sign.
-pub(super) async fn watch(signer: Arc<Signer>, stop: CancellationToken) {
+/// Takes up keys that were made meanwhile, says when another one begins to sign, and tells the sessions: one may live
+/// longer than a key.
+pub(super) async fn watch(signer: Arc<Signer>, tunnel: Arc<Tunnel>, stop: CancellationToken) {
+    let mut announced = signer.announcement(clock::wall());
     let current = |signer: &Signer| signer.ring().current(clock::wall()).id.clone();
     let mut signs = current(&signer);
     let mut failing = false;
@@ -112,6 +115,11 @@ pub(super) async fn watch(signer: Arc<Signer>, stop: CancellationToken) {
                 tracing::error!(event = "relay.attestation.key_unreadable", %error, "keys stay as they were");
             }
             Ok(Err(_)) | Err(_) => {}
+        }
+        let announcement = signer.announcement(clock::wall());
+        if announcement != announced {
+            announced = announcement;
+            tunnel.announce();
         }
         let now_signs = current(&signer);
         if now_signs != signs {

@@ -41,6 +41,7 @@ use crate::gateway::memory::{Memory, MemoryError};
 use crate::gateway::receipts::{Entry, Fate, Kept, Seen};
 use crate::gateway::staging::{Draft, Staging};
 use crate::tunnel::Dialect;
+use crate::tunnel::signed::RelayKey;
 use crate::{clock, crashpoint};
 use handover::Handover;
 use link::{Happened, Line, Lost};
@@ -357,9 +358,9 @@ impl Carrier {
                 Output::Submitted(submitted) => self.handover.heard(submitted),
                 Output::Ready { dialect, replaced, relay_keys, .. } => {
                     self.ready(dialect, replaced);
-                    self.kit.keyring.announced(&relay_keys);
-                    self.kit.board.update(|status| status.relay_keys = self.kit.keyring.shown());
+                    self.announced(&relay_keys);
                 }
+                Output::RelayKeys(relay_keys) => self.announced(&relay_keys),
                 Output::Begin { stream, offer } => self.begin(session, receptions, stream, offer),
                 Output::Append { stream, bytes } => {
                     if let Some(Reception::Draft { draft, .. }) = receptions.get_mut(&stream) {
@@ -386,6 +387,12 @@ impl Carrier {
             }
         }
         Ok(())
+    }
+
+    /// The relay says with which keys it signs.
+    fn announced(&self, relay_keys: &[RelayKey]) {
+        self.kit.keyring.announced(relay_keys);
+        self.kit.board.update(|status| status.relay_keys = self.kit.keyring.shown());
     }
 
     fn ready(&mut self, dialect: Dialect, replaced: bool) {

@@ -192,6 +192,9 @@ impl ClientSession {
                 self.outbound.draining = true;
                 self.notice(Notice::Drain { reconnect_after });
             }
+            (Phase::Open { .. }, ToGateway::RelayKeys(announced)) => {
+                self.outputs.push_back(Output::RelayKeys(announced.keys));
+            }
             (Phase::Open { .. }, ToGateway::ReplayAccepted(replay)) => {
                 self.notice(Notice::ReplayAccepted { items: replay.items });
             }
@@ -217,7 +220,7 @@ impl ClientSession {
             (Phase::Open { .. }, ToGateway::AuthOk(_)) => self.garbage("a second auth_ok".to_owned()),
             (
                 Phase::Asked { .. } | Phase::Proved { .. },
-                ToGateway::Drain(_) | ToGateway::ReplayAccepted(_),
+                ToGateway::Drain(_) | ToGateway::ReplayAccepted(_) | ToGateway::RelayKeys(_),
             ) => {
                 self.garbage("a session message before auth_ok".to_owned());
             }

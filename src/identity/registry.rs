@@ -134,6 +134,12 @@ impl<H> Registry<H> {
         self.inbound.get(key).map(|seat| (seat.session, &seat.handle))
     }
 
+    /// Every session's handle, of both kinds, in no order.
+    pub fn all(&self) -> impl Iterator<Item = &H> {
+        let senders = self.senders.values().flatten().map(|(_, handle)| handle);
+        self.handles().chain(senders)
+    }
+
     /// Every inbound session's handle, in no order.
     pub fn handles(&self) -> impl Iterator<Item = &H> {
         self.inbound.values().map(|seat| &seat.handle)

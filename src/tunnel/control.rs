@@ -23,7 +23,8 @@ use serde_json::Value;
 
 pub use json::ControlError;
 pub use to_gateway::{
-    AuthChallenge, AuthError, AuthOk, Drain, OutboundAccepted, RelayDeliveryResult, ReplayAccepted, ToGateway,
+    AuthChallenge, AuthError, AuthOk, Drain, OutboundAccepted, RelayDeliveryResult, RelayKeys,
+    ReplayAccepted, ToGateway,
 };
 pub use to_relay::{
     AckStatus, AuthChallengeRequest, AuthChallengeResponse, DeliveryResultAck, ItemAck, ItemNack,

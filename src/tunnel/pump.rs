@@ -99,7 +99,11 @@ impl Pump<'_> {
                 },
                 Event::Piece(item, n, bytes) => Input::Piece { item, n, bytes },
                 Event::Told(Told { evict: Some(eviction), .. }) => Input::Evict(eviction),
-                Event::Told(Told { evict: None, bell, results }) => {
+                Event::Told(Told { evict: None, bell, results, keys }) => {
+                    if keys {
+                        let keys = Input::Keys(self.tunnel.relay_keys());
+                        self.session.handle(keys, clock::monotonic(), clock::wall());
+                    }
                     if results {
                         self.session.handle(Input::Results, clock::monotonic(), clock::wall());
                     }

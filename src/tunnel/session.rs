@@ -36,7 +36,7 @@ use spool::ids::{ItemId, WallMs};
 
 use super::Dialect;
 use super::control::{
-    AuthError, AuthOk, Credit, Drain, Feature, Features, ReplayAccepted, SessionRole, ToGateway,
+    AuthError, AuthOk, Credit, Drain, Feature, Features, RelayKeys, ReplayAccepted, SessionRole, ToGateway,
 };
 use super::frame::Frame;
 use super::handshake::Proof;
@@ -195,6 +195,7 @@ impl Session {
                 | Input::Progress
                 | Input::Bell
                 | Input::Results
+                | Input::Keys(_)
                 | Input::Words(_)
                 | Input::Piece { .. }
                 | Input::Evict(_)
@@ -227,6 +228,10 @@ impl Session {
             }
             Input::Bell => self.more = true,
             Input::Results => self.inflow.look(),
+            Input::Keys(keys) if self.dialect == Dialect::Two => {
+                self.say(&ToGateway::RelayKeys(RelayKeys { keys }));
+            }
+            Input::Keys(_) => {}
             Input::Words(words) => self.words(words),
             Input::Settled(settled) => self.settled(settled, now, wall),
             Input::LaneLost => {

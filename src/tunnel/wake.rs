@@ -12,6 +12,7 @@ const BELL: u8 = 1;
 const REPLACED: u8 = 2;
 const REVOKED: u8 = 4;
 const RESULTS: u8 = 8;
+const KEYS: u8 = 16;
 
 #[derive(Debug, Default)]
 pub(super) struct Wake {
@@ -24,6 +25,7 @@ pub(super) struct Wake {
 pub(super) struct Told {
     pub(super) bell: bool,
     pub(super) results: bool,
+    pub(super) keys: bool,
     pub(super) evict: Option<Eviction>,
 }
 
@@ -36,6 +38,11 @@ impl Wake {
     /// There may be results to tell.
     pub(super) fn ring_results(&self) {
         self.tell(RESULTS);
+    }
+
+    /// The keys with which the relay signs are others now.
+    pub(super) fn ring_keys(&self) {
+        self.tell(KEYS);
     }
 
     /// Another session, or an operator, wants this one gone.
@@ -64,7 +71,7 @@ impl Wake {
             _ if flags & REPLACED != 0 => Some(Eviction::Replaced),
             _ => None,
         };
-        Told { bell: flags & BELL != 0, results: flags & RESULTS != 0, evict }
+        Told { bell: flags & BELL != 0, results: flags & RESULTS != 0, keys: flags & KEYS != 0, evict }
     }
 
     /// Waits until something is told.
@@ -85,9 +92,12 @@ mod tests {
         wake.ring();
         wake.evict(Eviction::Replaced);
         assert!(wake.is_evicted());
-        assert_eq!(wake.told().await, Told { bell: true, results: false, evict: Some(Eviction::Replaced) });
-        assert_eq!(wake.take(), Told { bell: false, results: false, evict: None });
+        assert_eq!(
+            wake.told().await,
+            Told { bell: true, results: false, keys: false, evict: Some(Eviction::Replaced) }
+        );
+        assert_eq!(wake.take(), Told { bell: false, results: false, keys: false, evict: None });
         wake.ring_results();
-        assert_eq!(wake.take(), Told { bell: false, results: true, evict: None });
+        assert_eq!(wake.take(), Told { bell: false, results: true, keys: false, evict: None });
     }
 }

@@ -37,6 +37,7 @@ use super::pump::Pump;
 use super::rates::Rates;
 pub use super::service::{Admitted, Bell, Lane, LaneLost, Opening, Service, ServiceError, StillHere};
 use super::session::{self, Eviction, Outgoing, Session};
+use super::signed::RelayKey;
 use super::upgrade;
 use super::wake::Wake;
 use super::wire::{Happened, Wire};
@@ -159,6 +160,16 @@ impl Tunnel {
         for wake in lock(&self.registry).of_key(key) {
             wake.evict(Eviction::Revoked);
         }
+    }
+
+    /// Tells every session with which keys the relay signs now: a session may live longer than a key.
+    pub fn announce(&self) {
+        lock(&self.registry).all().for_each(|wake| wake.ring_keys());
+    }
+
+    /// The keys with which the relay signs.
+    pub(super) fn relay_keys(&self) -> Vec<RelayKey> {
+        self.service.relay_keys()
     }
 
     /// Answers a request for `/ws`: 101 and a task that goes on, or the refusal in the protocol's words.

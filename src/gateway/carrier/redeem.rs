@@ -91,6 +91,7 @@ async fn log_in(endpoint: &Endpoint, trust: &Trust, settings: Settings) -> Resul
                 | Output::Seal { .. }
                 | Output::Submitted(_)
                 | Output::Ping
+                | Output::RelayKeys(_)
                 | Output::Begin { .. }
                 | Output::Append { .. }
                 | Output::Complete { .. }

@@ -215,6 +215,7 @@ impl Pair {
                 }
                 Output::Ready { dialect, .. } => assert_eq!(dialect, Dialect::Two),
                 Output::Ping
+                | Output::RelayKeys(_)
                 | Output::Abandon { .. }
                 | Output::Notice(_)
                 | Output::Binary(_)

@@ -187,6 +187,8 @@ pub enum Output {
         /// Domains of the relay.
         domains: Vec<String>,
     },
+    /// The relay signs with other keys than it said at the login.
+    RelayKeys(Vec<RelayKey>),
     /// A stream begins; nothing of it is to be kept if the driver answers by `ClientSession::discard`.
     Begin {
         /// Its id within this session.

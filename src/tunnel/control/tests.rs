@@ -87,6 +87,7 @@ fn said_by_relay() -> Vec<(ToGateway, &'static str)> {
             r#"{"type":"outbound_accepted","streamId":"s","submissionId":"i","receipt":{"keyId":"r","payloadBase64":"e30=","signatureBase64":"AA=="}}"#,
         ),
         (ToGateway::ReplayAccepted(ReplayAccepted { items: 3 }), r#"{"type":"replay_accepted","items":3}"#),
+        (ToGateway::RelayKeys(RelayKeys { keys: Vec::new() }), r#"{"type":"relay_keys","keys":[]}"#),
         (ToGateway::Drain(Drain { reconnect_after_ms: 7 }), r#"{"type":"drain","reconnectAfterMs":7}"#),
     ]
 }

@@ -102,6 +102,14 @@ pub struct ReplayAccepted {
     pub items: u64,
 }
 
+/// The relay's signing keys are others than at the login (tunnel 2).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RelayKeys {
+    /// All of them, as in `auth_ok`.
+    #[serde(default, deserialize_with = "lenient_keys")]
+    pub keys: Vec<RelayKey>,
+}
+
 /// The relay is about to stop, or gives up waiting for acks (tunnel 2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -127,6 +135,8 @@ pub enum ToGateway {
     OutboundAccepted(OutboundAccepted),
     /// Your replay request was carried out.
     ReplayAccepted(ReplayAccepted),
+    /// I sign with these keys now.
+    RelayKeys(RelayKeys),
     /// I am about to stop.
     Drain(Drain),
     /// Something of a later protocol; its type word.
@@ -148,6 +158,7 @@ impl ToGateway {
             "relay_delivery_result" => Self::RelayDeliveryResult(json::fields(kind, value)?),
             "outbound_accepted" => Self::OutboundAccepted(json::fields(kind, value)?),
             "replay_accepted" => Self::ReplayAccepted(json::fields(kind, value)?),
+            "relay_keys" => Self::RelayKeys(json::fields(kind, value)?),
             "drain" => Self::Drain(json::fields(kind, value)?),
             _ => Self::Unknown(kind),
         })

@@ -261,6 +261,8 @@ pub enum Input {
     },
     /// There may be results to tell.
     Results,
+    /// The relay signs with other keys than before.
+    Keys(Vec<RelayKey>),
     /// The lane has done what [`Output::Outbound`] asked for.
     Words(Vec<OutboundWord>),
     /// The peer closed, or the connection is lost.

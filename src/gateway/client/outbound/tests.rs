@@ -419,6 +419,7 @@ impl World {
                 Output::Text(_) | Output::Binary(_) => self.to_relay.push_back(output),
                 Output::Ping => {}
                 Output::Ready { .. }
+                | Output::RelayKeys(_)
                 | Output::Begin { .. }
                 | Output::Append { .. }
                 | Output::Complete { .. }
