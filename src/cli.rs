@@ -221,7 +221,7 @@ fn report(error: &anyhow::Error, color: Color) -> Exit {
         return Exit::Done;
     }
     let paint = screen::Paint::new(color.on_stderr());
-    eprintln!("{} {error:#}", paint.bad("error:"));
+    eprintln!("{} {}", paint.bad("error:"), chain(error));
     if let Some(stop) = error.downcast_ref::<Stop>() {
         stop.exit
     } else if error.is::<ConfigErrors>() {
@@ -229,6 +229,17 @@ fn report(error: &anyhow::Error, color: Color) -> Exit {
     } else {
         Exit::Failed
     }
+}
+
+/// The error and its causes in one line; a cause that was already told is not told again.
+fn chain(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |mut told, cause| {
+        if !told.contains(&cause) {
+            told.push_str(if told.is_empty() { "" } else { ": " });
+            told.push_str(&cause);
+        }
+        told
+    })
 }
 
 #[cfg(test)]
@@ -240,6 +251,13 @@ mod tests {
     #[test]
     fn definitions_are_sound() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let cause = std::io::Error::other("no such file");
+        let error = anyhow::Error::from(cause).context("no certificate: no such file").context("cannot start");
+        assert_eq!(chain(&error), "cannot start: no certificate: no such file");
     }
 
     #[test]

@@ -9,8 +9,8 @@ use crate::admin::deliveries::SwitchAsk;
 
 /// Shown below the help.
 pub(crate) const EXAMPLES: &str = "\
-A pause stops everything before it is handed over; what is armed already waits for its answer. It lasts over a
-restart. Submissions are still taken, and their time runs on.
+A pause stops everything before it is handed over; what is armed already waits for its answer. It
+lasts over a restart. Submissions are still taken, and their time runs on.
 
 Examples:
   waystation delivery status

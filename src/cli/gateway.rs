@@ -12,7 +12,7 @@ use super::{Exit, Global, Stop, screen};
 use crate::clock;
 use crate::gateway::bootstrap::{self, BootstrapError, CONFIG_NAME};
 use crate::gateway::config::Config;
-use crate::gateway::dial::Endpoint;
+use crate::gateway::dial::{self, Endpoint, Trust};
 use crate::gateway::keyring::Pin;
 use crate::gateway::outbox::{OutboxError, Story};
 use crate::gateway::redeem::{self, RedeemError};
@@ -25,7 +25,8 @@ pub(crate) const EXAMPLES: &str = "Examples:\n  \
     waystation gateway bootstrap wss://relay.example.org/ws      a key and gateway.toml, here\n  \
     waystation gateway run                                       connect and deliver into ./Maildir\n  \
     echo hello | waystation gateway send you@example.org         mail out, by way of the relay\n  \
-    waystation gateway status";
+    waystation gateway status\n  \
+    waystation gateway audit                                     do the relay's receipts add up?";
 
 /// How long `bootstrap --check` waits for the relay.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(15);
@@ -35,6 +36,7 @@ pub(crate) enum Verb {
     /// Make a key and a configuration for a relay, and pin the relay's keys; overwrites nothing
     #[command(after_help = "Examples:\n  \
         waystation gateway bootstrap wss://relay.example.org/ws\n  \
+        waystation gateway bootstrap wss://relay.example.org/ws --invite CODE\n  \
         waystation gateway bootstrap ws://127.0.0.1:8080/ws --dir ~/mail --maildir ~/Maildir\n  \
         waystation gateway bootstrap wss://relay.example.org/ws --relay-key relay-1:BASE64\n\n\
         Asks https://HOST/.well-known/waystation for the relay's keys and domain, and nobody else.")]
@@ -93,6 +95,9 @@ pub(crate) struct Bootstrap {
     /// Pin this key of the relay instead of fetching its keys, KEYID:BASE64; may be given more than once
     #[arg(long, value_name = "KEY", conflicts_with = "offline")]
     relay_key: Vec<String>,
+    /// PEM file with certificates to trust besides the built-in ones, for a relay with a private CA
+    #[arg(long, value_name = "FILE")]
+    extra_ca_file: Option<PathBuf>,
     /// Redeem an invitation of the relay's operator: admits this key and gives it its addresses
     #[arg(long, value_name = "CODE", conflicts_with = "offline")]
     invite: Option<String>,
@@ -132,11 +137,13 @@ async fn make(global: &Global, args: &Bootstrap) -> anyhow::Result<Exit> {
         })
     });
     let code = code.transpose()?;
-    let Found { pins, mut mail_domain, note } = find(args).await?;
+    let trust = Trust::new(args.extra_ca_file.as_deref())
+        .map_err(|error| Stop::new(Exit::Usage, format!("--extra-ca-file: {error}")))?;
+    let Found { pins, mut mail_domain, note } = find(args, &trust).await?;
     let mut aliases = Vec::new();
     if let Some(code) = code {
         let key = bootstrap::prepare_key(&args.dir).map_err(failed)?;
-        let redeemed = redeem::redeem(&args.relay_url, key, code).await.map_err(|error| {
+        let redeemed = redeem::redeem(&args.relay_url, &trust, key, code).await.map_err(|error| {
             let exit = match error {
                 RedeemError::Refused(_) => Exit::Failed,
                 RedeemError::Lost(_) => Exit::Later,
@@ -155,11 +162,12 @@ async fn make(global: &Global, args: &Bootstrap) -> anyhow::Result<Exit> {
         dir: &args.dir,
         maildir: &args.maildir,
         mail_domain: mail_domain.as_deref(),
+        extra_ca_file: args.extra_ca_file.as_deref(),
         aliases: &aliases,
         pins: &pins,
     };
     let made = bootstrap::bootstrap(&plan).map_err(failed)?;
-    let reached = if args.check { Some(reach(&args.relay_url).await) } else { None };
+    let reached = if args.check { Some(reach(&args.relay_url, &trust).await) } else { None };
     if global.json {
         let mut object = serde_json::to_value(&made)?;
         if let Some(reached) = &reached {
@@ -192,7 +200,7 @@ struct Found {
 }
 
 /// Reads the relay's keys from the arguments, or fetches them.
-async fn find(args: &Bootstrap) -> anyhow::Result<Found> {
+async fn find(args: &Bootstrap, trust: &Trust) -> anyhow::Result<Found> {
     let none = |note: &str| Found { pins: Vec::new(), mail_domain: None, note: format!("{note}\n") };
     // A URL that is none is said so before anything is dialled; so is a configuration that exists.
     Endpoint::relay(&args.relay_url).map_err(|error| Stop::new(Exit::Usage, error.to_string()))?;
@@ -216,8 +224,8 @@ async fn find(args: &Bootstrap) -> anyhow::Result<Found> {
         let pins = args.relay_key.iter().map(read).collect::<Result<_, _>>()?;
         return Ok(Found { pins, ..none("The relay's keys are the given ones.") });
     }
-    let document = wellknown::fetch(&args.relay_url).await.map_err(|error| {
-        let ways = "give the relay's key with --relay-key KEYID:BASE64 (`waystation keys attestation --show` on the relay \
+    let document = wellknown::fetch(&args.relay_url, trust).await.map_err(|error| {
+        let ways = "a relay with a private CA needs --extra-ca-file; or give the relay's key with --relay-key KEYID:BASE64 (`waystation keys attestation --show` on the relay \
                     prints it), or use --offline to pin none";
         Stop::new(Exit::Later, format!("cannot fetch the relay's keys: {error}; {ways}"))
     })?;
@@ -239,11 +247,9 @@ async fn find(args: &Bootstrap) -> anyhow::Result<Found> {
 }
 
 /// Whether something answers at the relay's address.
-async fn reach(relay_url: &str) -> Result<(), String> {
-    use crate::gateway::dial::{self, Trust};
+async fn reach(relay_url: &str, trust: &Trust) -> Result<(), String> {
     let endpoint = Endpoint::relay(relay_url).map_err(|error| error.to_string())?;
-    let trust = Trust::new(None).map_err(|error| error.to_string())?;
-    match tokio::time::timeout(CHECK_TIMEOUT, dial::open(&endpoint, &trust)).await {
+    match tokio::time::timeout(CHECK_TIMEOUT, dial::open(&endpoint, trust)).await {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err(format!("{relay_url} does not answer")),

@@ -33,8 +33,8 @@ pub(crate) enum Verb {
     #[command(after_help = "Examples:\n  \
         waystation spool ls --lane home@mail.example.org --state held,expired\n  \
         waystation spool ls --direction out --state ready --to @example.com\n\n\
-        NEXT, of a submission: when it is tried, `verdict` when only the next hop's answer is missing, `tell` when \
-        its gateway\nhas not confirmed the result.")]
+        NEXT, of a submission: when it is tried, `verdict` when only the next hop's answer is missing, `tell`\n\
+        when its gateway has not confirmed the result.")]
     Ls(listing::LsArgs),
     /// Show the record of one item or submission, and its whole timeline
     Show(page::ShowArgs),

@@ -42,10 +42,10 @@ pub(super) fn admin_guard(config: &Config) -> Result<Option<Guard>, StartError> 
     let token = Token::from_text(&text)
         .map_err(|error| StartError::WeakToken { file: file.display().to_string(), error })?;
     let http = config.http.listen;
-    if !http.ip().is_loopback() {
+    if !http.ip().is_loopback() && config.http.tls_listen.is_none() {
         tracing::warn!(
             event = "relay.admin.http.plain", http = %http,
-            "the admin API is not served on {http}: it is neither HTTPS nor loopback, and requests for it get 403"
+            "the admin API is not served: {http} is neither HTTPS nor loopback, and requests for it get 403; set `http.tls_listen`"
         );
     }
     let mut hosts = vec![config.hostname.clone()];

@@ -78,6 +78,8 @@ pub struct Plan<'a> {
     pub maildir: &'a Path,
     /// Domain of the address; `None`: what [`infer_mail_domain`] says.
     pub mail_domain: Option<&'a str>,
+    /// Certificates to trust besides the built-in ones.
+    pub extra_ca_file: Option<&'a Path>,
     /// Further addresses.
     pub aliases: &'a [String],
     /// Keys of the relay.
@@ -89,7 +91,7 @@ pub struct Plan<'a> {
 /// # Errors
 /// [`BootstrapError`]; nothing that existed before was changed.
 pub fn bootstrap(plan: &Plan<'_>) -> Result<Made, BootstrapError> {
-    let Plan { relay_url, dir, maildir, mail_domain, aliases, pins } = *plan;
+    let Plan { relay_url, dir, maildir, mail_domain, extra_ca_file, aliases, pins } = *plan;
     let endpoint = Endpoint::relay(relay_url)?;
     let config_file = dir.join(CONFIG_NAME);
     let key_file = dir.join(KEY_NAME);
@@ -101,7 +103,13 @@ pub fn bootstrap(plan: &Plan<'_>) -> Result<Made, BootstrapError> {
         return Err(BootstrapError::Exists(config_file));
     }
     let domain = mail_domain.map_or_else(|| infer_mail_domain(relay_url), str::to_owned);
-    let text = config::sample_with(&endpoint.url, &domain, &maildir.to_string_lossy(), aliases, pins);
+    let extra_ca_file = match extra_ca_file {
+        Some(file) => Some(std::path::absolute(file).map_err(failed(file))?.to_string_lossy().into_owned()),
+        None => None,
+    };
+    let maildir = maildir.to_string_lossy();
+    let text =
+        config::sample_with(&endpoint.url, &domain, &maildir, extra_ca_file.as_deref(), aliases, pins);
     config::Config::parse(&text, &config_file)?;
     make_dir(dir).map_err(failed(dir))?;
     let (key, key_is_new) = key(&key_file)?;
@@ -174,7 +182,15 @@ mod tests {
     const URL: &str = "wss://relay.example.org/ws";
 
     fn plan<'a>(relay_url: &'a str, dir: &'a Path) -> Plan<'a> {
-        Plan { relay_url, dir, maildir: Path::new("Maildir"), mail_domain: None, aliases: &[], pins: &[] }
+        Plan {
+            relay_url,
+            dir,
+            maildir: Path::new("Maildir"),
+            mail_domain: None,
+            extra_ca_file: None,
+            aliases: &[],
+            pins: &[],
+        }
     }
 
     fn make(dir: &Path) -> Result<Made, BootstrapError> {
@@ -192,6 +208,15 @@ mod tests {
         let text = fs::read_to_string(&made.config_file).unwrap();
         let config = config::Config::parse(&text, &made.config_file).unwrap();
         assert_eq!((config.pins(), config.aliases), (pins.to_vec(), aliases.to_vec()));
+    }
+
+    #[test]
+    fn a_private_ca_is_in_the_configuration_wherever_that_lies() {
+        let dir = tempfile::tempdir().unwrap();
+        let made = bootstrap(&Plan { extra_ca_file: Some(Path::new("ca.pem")), ..plan(URL, dir.path()) }).unwrap();
+        let text = fs::read_to_string(&made.config_file).unwrap();
+        let config = config::Config::parse(&text, &made.config_file).unwrap();
+        assert_eq!(config.extra_ca_file, std::env::current_dir().unwrap().join("ca.pem"));
     }
 
     #[test]

@@ -65,11 +65,10 @@ pub enum FetchError {
 ///
 /// # Errors
 /// [`FetchError`].
-pub async fn fetch(relay_url: &str) -> Result<Option<Document>, FetchError> {
+pub async fn fetch(relay_url: &str, trust: &Trust) -> Result<Option<Document>, FetchError> {
     let endpoint = Endpoint::relay(relay_url)?;
-    let trust = Trust::new(None)?;
     let failed = |problem: String| FetchError::Exchange { host: endpoint.host.clone(), problem };
-    match tokio::time::timeout(PATIENCE, exchange(&endpoint, &trust)).await {
+    match tokio::time::timeout(PATIENCE, exchange(&endpoint, trust)).await {
         Ok(Ok(Some(text))) => {
             serde_json::from_slice(&text).map(Some).map_err(|error| failed(error.to_string()))
         }

@@ -84,7 +84,8 @@ impl Files {
         let key = secrets::resolve(&self.key).ok();
         [Some(&self.cert), key.as_ref()].map(|path| {
             let seen = std::fs::metadata(path?).ok()?; // follows links: a renewal may move one
-            Some((seen.ino(), seen.size(), seen.mtime(), seen.mtime_nsec()))
+            // The time of the last change of anything: `chmod 600`, as an error advises, is one too.
+            Some((seen.ino(), seen.size(), seen.ctime(), seen.ctime_nsec()))
         })
     }
 }

@@ -38,6 +38,7 @@ impl Home {
             dir,
             maildir: Path::new("Maildir"),
             mail_domain: Some(DOMAIN),
+            extra_ca_file: None,
             aliases: &[],
             pins: &[],
         })?;

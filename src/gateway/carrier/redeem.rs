@@ -45,10 +45,14 @@ pub enum RedeemError {
 ///
 /// # Errors
 /// [`RedeemError`].
-pub async fn redeem(relay_url: &str, key: SecretKey, code: Code) -> Result<Redeemed, RedeemError> {
+pub async fn redeem(
+    relay_url: &str,
+    trust: &Trust,
+    key: SecretKey,
+    code: Code,
+) -> Result<Redeemed, RedeemError> {
     let lost = |error: &dyn std::fmt::Display| RedeemError::Lost(error.to_string());
     let endpoint = Endpoint::relay(relay_url).map_err(|error| lost(&error))?;
-    let trust = Trust::new(None).map_err(|error| lost(&error))?;
     let settings = Settings {
         key,
         relay_host: endpoint.host.clone(),
@@ -60,7 +64,7 @@ pub async fn redeem(relay_url: &str, key: SecretKey, code: Code) -> Result<Redee
         submits: false,
         invite: Some(code),
     };
-    let login = log_in(&endpoint, &trust, settings);
+    let login = log_in(&endpoint, trust, settings);
     tokio::time::timeout(PATIENCE, login).await.unwrap_or_else(|_| Err(lost(&"no answer in time")))
 }
 

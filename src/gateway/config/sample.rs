@@ -7,21 +7,27 @@ use crate::gateway::keyring::Pin;
 /// A complete, commented configuration for a relay and a Maildir; all other keys stand commented with their defaults.
 #[must_use]
 pub fn sample(relay_url: &str, mail_domain: &str, maildir: &str) -> String {
-    sample_with(relay_url, mail_domain, maildir, &[], &[])
+    sample_with(relay_url, mail_domain, maildir, None, &[], &[])
 }
 
-/// [`sample`], with further addresses and pinned keys.
+/// [`sample`], with a private CA, further addresses and pinned keys.
 #[must_use]
 pub fn sample_with(
     relay_url: &str,
     mail_domain: &str,
     maildir: &str,
+    extra_ca_file: Option<&str>,
     aliases: &[String],
     pins: &[Pin],
 ) -> String {
     let quoted = |text: &str| toml::Value::String(text.to_owned()).to_string();
     let list = aliases.iter().map(|alias| quoted(alias)).collect::<Vec<_>>().join(", ");
     let aliases = format!("{}aliases = [{list}]", if aliases.is_empty() { "#" } else { "" });
+    let extra_ca_file = format!(
+        "{}extra_ca_file = {}",
+        if extra_ca_file.is_none() { "#" } else { "" },
+        extra_ca_file.map_or_else(|| "\"\"".to_owned(), quoted)
+    );
     let pins = match pins {
         [] => "#[[relay_keys]]\n#key_id = \"relay-1\"\n#public_key = \"\"\n".to_owned(),
         pins => pins.iter().map(Pin::toml).collect::<Vec<_>>().join("\n"),
@@ -56,7 +62,7 @@ data_dir = "state"
 #status_socket = ""
 
 # PEM file with certificates to trust besides the built-in ones, for a relay with a private CA.
-#extra_ca_file = ""
+{extra_ca_file}
 
 # How much the relay may send before we ack.
 #unacked_items_max = 64
