@@ -25,6 +25,7 @@ use plan::{Pauses, Plan, Validity};
 use crate::clock;
 use crate::observe::Metrics;
 use crate::secrets::SecretError;
+use crate::tls::files::rfc3339;
 use crate::tls::{Installed, Pair, Store};
 
 /// Longest sleep before the clock is looked at again: it may have been set, or the machine have slept.
@@ -110,7 +111,7 @@ impl Client {
             tracing::info!(
                 event = "relay.acme.loaded",
                 names = held.names.join(","),
-                not_after_ms = held.not_after.0,
+                not_after = rfc3339(held.not_after.0),
                 "serving the certificate got before"
             );
         }
@@ -163,8 +164,8 @@ impl Client {
                 tracing::info!(
                     event = "relay.acme.installed",
                     names = installed.names.join(","),
-                    not_after_ms = installed.not_after.0,
-                    next_ms = self.plan.due().0,
+                    not_after = rfc3339(installed.not_after.0),
+                    renewal = rfc3339(self.plan.due().0),
                     "serving a new certificate"
                 );
             }

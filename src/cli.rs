@@ -256,7 +256,8 @@ mod tests {
     #[test]
     fn a_cause_is_told_once() {
         let cause = std::io::Error::other("no such file");
-        let error = anyhow::Error::from(cause).context("no certificate: no such file").context("cannot start");
+        let error =
+            anyhow::Error::from(cause).context("no certificate: no such file").context("cannot start");
         assert_eq!(chain(&error), "cannot start: no certificate: no such file");
     }
 

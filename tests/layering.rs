@@ -170,7 +170,7 @@ struct Source {
     text: String,
 }
 
-fn root() -> &'static Path {
+pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
@@ -184,7 +184,7 @@ fn sources() -> Vec<Source> {
     files.iter().map(|file| read(file)).collect()
 }
 
-fn collect(dir: &Path, files: &mut Vec<PathBuf>) {
+pub(crate) fn collect(dir: &Path, files: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(dir).expect("directory") {
         let path = entry.expect("entry").path();
         if path.is_dir() {

@@ -5,6 +5,7 @@ mod cli;
 mod crash;
 mod custody;
 mod dialogs;
+mod docs;
 mod edge;
 mod fuzz_corpus;
 mod gateway;

@@ -66,7 +66,7 @@ pub(crate) enum Verb {
         #[command(flatten)]
         offline: Offline,
     },
-    /// Refuse mail for a mailbox and logins of its gateway, and end its session; what it holds stays
+    /// Refuse mail for a mailbox and logins of its gateway, and end its sessions; what it holds stays
     Revoke {
         /// Key text, alias, or address
         #[arg(value_name = "NAME")]

@@ -244,6 +244,13 @@ impl Loader {
         let listen = self.text("http.listen");
         let http_listen = self.address("http.listen", &listen).unwrap_or(nowhere);
         let trusted_proxies = self.networks("http.trusted_proxies");
+        if trusted_proxies.is_empty() && self.bool("smtp.proxy_protocol") {
+            self.refuse(
+                "smtp.proxy_protocol",
+                "is true, but http.trusted_proxies is empty, so nobody could connect",
+                "name the proxy's network there, like [\"10.0.0.5/32\"]",
+            );
+        }
         let normalize = self.networks("smtp.normalize_networks");
         let repairs = self.text("smtp.on_stray_line_ending") == "normalize";
         if repairs && normalize.is_empty() {

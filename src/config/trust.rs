@@ -28,11 +28,19 @@ impl Loader {
             }
             (Some(cert), Some(key)) => Some(Tls::Files { cert, key }),
             (Some(_), None) => {
-                self.refuse("tls.key_file", "is empty", "name the private key of tls.cert_file");
+                self.refuse(
+                    "tls.cert_file",
+                    "is set, but tls.key_file is empty",
+                    "name its private key there",
+                );
                 None
             }
             (None, Some(_)) => {
-                self.refuse("tls.cert_file", "is empty", "name the certificate of tls.key_file");
+                self.refuse(
+                    "tls.key_file",
+                    "is set, but tls.cert_file is empty",
+                    "name its certificate there",
+                );
                 None
             }
             (None, None) if acme => Some(Tls::Acme(self.acme(hostname, https))),
@@ -68,6 +76,18 @@ impl Loader {
         if names.is_empty() {
             names.push(hostname.to_owned());
         }
+        let public = |name: &String| {
+            // No top-level domain begins with a digit: that would be an address.
+            name.rsplit_once('.').is_some_and(|(_, top)| !top.starts_with(|c: char| c.is_ascii_digit()))
+        };
+        if let Some(name) = names.iter().find(|name| directory_url == LETS_ENCRYPT && !public(name)) {
+            let problem = format!("`{name}` is no public name, and gets no certificate");
+            self.refuse(
+                "tls.acme.enabled",
+                problem,
+                "set hostname, or tls.acme.names, to the relay's name in DNS",
+            );
+        }
         let challenge = match self.text("tls.acme.challenge").as_str() {
             "http-01" => AcmeChallenge::Http01,
             "tls-alpn-01" => AcmeChallenge::TlsAlpn01,
@@ -88,10 +108,19 @@ impl Loader {
 
     /// `[verify]`
     pub(super) fn verify(&mut self) -> Verify {
+        let (enabled, refuse_dmarc_reject) =
+            (self.bool("verify.enabled"), self.bool("verify.refuse_dmarc_reject"));
+        if refuse_dmarc_reject && !enabled {
+            self.refuse(
+                "verify.refuse_dmarc_reject",
+                "is true, but nothing is checked",
+                "set verify.enabled = true",
+            );
+        }
         Verify {
-            enabled: self.bool("verify.enabled"),
+            enabled,
             timeout_ms: self.whole("verify.timeout_ms"),
-            refuse_dmarc_reject: self.bool("verify.refuse_dmarc_reject"),
+            refuse_dmarc_reject,
             refuse_null_mx_senders: self.bool("verify.refuse_null_mx_senders"),
         }
     }

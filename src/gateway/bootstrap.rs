@@ -108,8 +108,7 @@ pub fn bootstrap(plan: &Plan<'_>) -> Result<Made, BootstrapError> {
         None => None,
     };
     let maildir = maildir.to_string_lossy();
-    let text =
-        config::sample_with(&endpoint.url, &domain, &maildir, extra_ca_file.as_deref(), aliases, pins);
+    let text = config::sample_with(&endpoint.url, &domain, &maildir, extra_ca_file.as_deref(), aliases, pins);
     config::Config::parse(&text, &config_file)?;
     make_dir(dir).map_err(failed(dir))?;
     let (key, key_is_new) = key(&key_file)?;
@@ -213,7 +212,8 @@ mod tests {
     #[test]
     fn a_private_ca_is_in_the_configuration_wherever_that_lies() {
         let dir = tempfile::tempdir().unwrap();
-        let made = bootstrap(&Plan { extra_ca_file: Some(Path::new("ca.pem")), ..plan(URL, dir.path()) }).unwrap();
+        let made =
+            bootstrap(&Plan { extra_ca_file: Some(Path::new("ca.pem")), ..plan(URL, dir.path()) }).unwrap();
         let text = fs::read_to_string(&made.config_file).unwrap();
         let config = config::Config::parse(&text, &made.config_file).unwrap();
         assert_eq!(config.extra_ca_file, std::env::current_dir().unwrap().join("ca.pem"));

@@ -204,7 +204,9 @@ pub fn note(installed: &Installed, metrics: &Metrics) {
     );
 }
 
-fn rfc3339(ms: u64) -> String {
+/// RFC 3339 in UTC, of milliseconds since 1970, for the log.
+#[must_use]
+pub fn rfc3339(ms: u64) -> String {
     let seconds = i64::try_from(ms / 1000).unwrap_or(i64::MAX);
     let time = time::OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(time::OffsetDateTime::UNIX_EPOCH);
     time.format(&time::format_description::well_known::Rfc3339).unwrap_or_default()

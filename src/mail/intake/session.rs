@@ -273,7 +273,7 @@ impl Session<'_> {
             judged,
         };
         let fingerprint = settings.fingerprint;
-        let (bytes, from) = (acceptance.bytes, acceptance.from.to_string());
+        let (bytes, from, tls) = (acceptance.bytes, acceptance.from.to_string(), acceptance.tls.clone());
         let lanes: Vec<_> =
             acceptance.recipients.iter().map(|r| (r.lane_name.clone(), r.path.to_string())).collect();
         let spooler = self.shared.deps.spooler.clone();
@@ -306,7 +306,7 @@ impl Session<'_> {
                 for (id, (lane, to)) in accepted.ids.iter().zip(&lanes) {
                     tracing::info!(
                         event = "relay.ingress.accepted", item.id = %id, lane, session.id = self.name,
-                        client.ip = %self.client, from, to, size_bytes = accepted.size_bytes, spf, dkim, dmarc,
+                        client.ip = %self.client, from, to, size_bytes = accepted.size_bytes, tls, spf, dkim, dmarc,
                         duration_ms = duration.as_millis(), "accepted item {id}",
                     );
                 }

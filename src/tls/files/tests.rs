@@ -71,6 +71,23 @@ async fn changed_files_are_served_and_broken_ones_are_not() {
 }
 
 #[test]
+fn a_key_file_that_is_closed_to_others_is_taken_up() {
+    let place = Place::new();
+    place.write("one.example", true);
+    let watch = place.watch(Duration::from_millis(10)).unwrap();
+    let mode =
+        |bits| std::fs::set_permissions(&place.files.key, std::fs::Permissions::from_mode(bits)).unwrap();
+    place.write("two.example", true);
+    mode(0o640);
+    let (refused, seen) = watch.look(watch.loaded, watch.files.stamp(), false);
+    assert_eq!(watch.store.installed().unwrap().names, ["one.example"], "others can read the key");
+    mode(0o600); // as the error advises; no byte of it changes
+    let (_, seen) = watch.look(refused, seen, false);
+    watch.look(refused, seen, false);
+    assert_eq!(watch.store.installed().unwrap().names, ["two.example"]);
+}
+
+#[test]
 fn a_broken_pair_leaves_the_old_one() {
     let place = Place::new();
     place.write("one.example", true);
