@@ -60,6 +60,8 @@ pub(crate) struct Decision {
     pub(crate) path: PathBuf,
     pub(crate) kept_by_relay: bool,
     pub(crate) verified: bool,
+    /// It was delivered by an earlier life, which had no time to remember it.
+    pub(crate) repeated: bool,
     /// What is to be kept of its receipt.
     pub(crate) entry: Option<Entry>,
     pub(crate) verdict: Verdict,
@@ -77,7 +79,6 @@ enum End {
 }
 
 /// A stream being received.
-#[expect(clippy::large_enum_variant, reason = "few at a time, and the small one is rare")]
 enum Reception {
     Draft {
         offer: Offer,
@@ -88,6 +89,8 @@ enum Reception {
     },
     /// Its item is in hand already: the bytes are dropped, the decision to come answers it.
     Swallow { item_id: String },
+    /// The destination has it, and its receipt is not kept: it is, before the ack.
+    Repeat { offer: Offer, checked: Box<Checked> },
 }
 
 /// What a carrier is made of.
@@ -254,6 +257,7 @@ impl Carrier {
         let _ = std::fs::remove_file(&decision.path);
         self.kit.board.update(|status| {
             match decision.verdict {
+                Verdict::Stored if decision.repeated => {}
                 Verdict::Stored => {
                     status.stored += 1;
                     let count = if decision.verified { &mut status.verified } else { &mut status.unverified };
@@ -428,7 +432,12 @@ impl Carrier {
                 "had it before; acked again"
             );
             self.kit.board.update(|status| status.repeats += 1);
-            return session.discard(&stream, Verdict::Stored);
+            if !session.acks() || offer.seq == 0 || self.kit.memory.has_place_of(&offer.item_id) {
+                return session.discard(&stream, Verdict::Stored);
+            }
+            let checked = Box::new(self.check(&stream, &offer));
+            receptions.insert(stream, Reception::Repeat { offer, checked });
+            return;
         }
         let reception = if self.in_hand.contains(&offer.item_id) {
             Reception::Swallow { item_id: offer.item_id }
@@ -462,6 +471,20 @@ impl Carrier {
     ) -> Result<(), Lost> {
         let (offer, draft, checked, top) = match reception {
             Reception::Draft { offer, draft, checked, top } => (offer, draft, checked, top),
+            Reception::Repeat { offer, checked } => {
+                let checked = checked.against(&offer.item_id, received);
+                self.settle(Decision {
+                    item_id: offer.item_id.clone(),
+                    seq: offer.seq,
+                    path: PathBuf::new(),
+                    kept_by_relay: true,
+                    verified: checked.verdict().is_ok(),
+                    repeated: true,
+                    entry: Some(entry(&offer, &checked, received, None)),
+                    verdict: Verdict::Stored,
+                });
+                return Ok(());
+            }
             Reception::Swallow { item_id } => {
                 // Decided while it came in again? Then nobody else will answer.
                 if self.kit.memory.knows(&item_id) {
@@ -490,21 +513,7 @@ impl Carrier {
         self.tell_item(&offer, &checked, staged.altered);
         self.in_hand.insert(offer.item_id.clone());
         self.kit.board.update(|status| status.in_hand = self.in_hand.len() as u64);
-        let seen = Seen {
-            stream: None,
-            body: Some(Kept { size: received.size, sha256: HEXLOWER.encode(&received.sha256) }),
-            head_sha256: received.head_sha256.map(|head| HEXLOWER.encode(&head)),
-        };
-        let entry = kept_by_relay.then(|| Entry {
-            id: offer.item_id.clone(),
-            seq: offer.seq,
-            fate: Fate::Stored,
-            at_ms: clock::wall().0,
-            verdict: checked.word().to_owned(),
-            receipt: offer.receipt,
-            seen: Some(seen),
-            kept,
-        });
+        let entry = kept_by_relay.then(|| entry(&offer, &checked, received, kept));
         let letter = Letter {
             item_id: offer.item_id,
             seq: offer.seq,
@@ -524,5 +533,23 @@ impl Carrier {
         let path =
             self.kit.options.staging_dir.clone().unwrap_or_else(|| self.kit.options.data_dir.join("staging"));
         Lost::Staging { path, source }
+    }
+}
+
+/// What is kept of an item that the destination has.
+fn entry(offer: &Offer, checked: &Checked, received: &Received, kept: Option<Kept>) -> Entry {
+    Entry {
+        id: offer.item_id.clone(),
+        seq: offer.seq,
+        fate: Fate::Stored,
+        at_ms: clock::wall().0,
+        verdict: checked.word().to_owned(),
+        receipt: offer.receipt.clone(),
+        seen: Some(Seen {
+            stream: None,
+            body: Some(Kept { size: received.size, sha256: HEXLOWER.encode(&received.sha256) }),
+            head_sha256: received.head_sha256.map(|head| HEXLOWER.encode(&head)),
+        }),
+        kept,
     }
 }

@@ -431,6 +431,7 @@ impl Message {
                 path,
                 kept_by_relay: self.kept_by_relay,
                 verified: self.checked.verdict().is_ok(),
+                repeated: false,
                 entry: self.entry.take(),
                 verdict,
             });

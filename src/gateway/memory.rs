@@ -149,6 +149,13 @@ impl Memory {
         lock(&self.known).seqs.contains_key(&ItemKey::of(item_id))
     }
 
+    /// Whether it is on disk where in the lane the item stood, and so is its receipt. What a destination alone proves to
+    /// have was delivered before a stop that came before its record.
+    #[must_use]
+    pub fn has_place_of(&self, item_id: &str) -> bool {
+        lock(&self.known).seqs.get(&ItemKey::of(item_id)).is_some_and(|seq| *seq > 0)
+    }
+
     /// Highest seq ever remembered; 0 for none.
     #[must_use]
     pub fn seq_max(&self) -> u64 {

@@ -360,6 +360,24 @@ async fn the_audit_finds_other_bytes_under_a_true_receipt_and_items_without_one(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_kill_between_delivery_and_receipt_is_no_finding() {
+    for point in
+        ["gateway.maildir.after_rename", "gateway.memory.before_write", "gateway.receipts.before_write"]
+    {
+        let relay = SigningRelay::start().await;
+        let home = home(&relay);
+        relay.put(BODY, None, None);
+        let mut running = home.start(Some(point));
+        running.ended().await;
+        relay.put(BODY, None, None);
+        take_all(&relay, &home).await;
+        let (said, report) = audit(&home);
+        assert_eq!(said.status.code(), Some(0), "{point}: {report}");
+        assert_eq!((&report["items"], &report["files"]), (&2.into(), &2.into()), "{point}: {report}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_receipt_of_a_real_relay_fits_what_was_handed_over() {
     let dir = tempfile::tempdir().expect("directory");
     let relay = RelayProcess::start(dir.path());

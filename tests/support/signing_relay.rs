@@ -44,6 +44,8 @@ struct Planned {
     id: ItemId,
     seq: u64,
     acked: bool,
+    /// The chain's value before it, once it was offered.
+    chain_before: Option<[u8; 32]>,
 }
 
 struct State {
@@ -130,7 +132,15 @@ impl SigningRelay {
         let mut state = self.state();
         let seq = state.items.last().map_or(1, |last| last.seq + 1);
         let id = ItemId::new(clock::wall(), [u8::try_from(seq).expect("few"); 10]);
-        state.items.push(Planned { body: body.to_vec(), before, after, id, seq, acked: false });
+        state.items.push(Planned {
+            body: body.to_vec(),
+            before,
+            after,
+            id,
+            seq,
+            acked: false,
+            chain_before: None,
+        });
         id
     }
 
@@ -195,7 +205,10 @@ impl SigningRelay {
         let (id, seq, body) = (planned.id, planned.seq, planned.body.clone());
         let (sha256, head_sha256): ([u8; 32], [u8; 32]) =
             (Sha256::digest(&body).into(), Sha256::digest(TRACE).into());
-        let chain = chain_step(&state.chain, Seq(seq), id, &head_sha256, &sha256);
+        // The same place in the chain each time it is offered.
+        let first = planned.chain_before.is_none();
+        let before = planned.chain_before.unwrap_or(state.chain);
+        let chain = chain_step(&before, Seq(seq), id, &head_sha256, &sha256);
         let stream = format!("{id}:someone@mail.test");
         let now = clock::wall();
         let verdicts = Verdicts {
@@ -257,7 +270,10 @@ impl SigningRelay {
         if let Some(lie) = &state.items[n].after {
             lie(&mut item);
         }
-        state.chain = chain;
+        state.items[n].chain_before = Some(before);
+        if first {
+            state.chain = chain;
+        }
         Some((stream, item))
     }
 

@@ -31,7 +31,7 @@ pub(super) fn gap(kind: Kind, from: u64, to: u64, before: Option<String>, after:
     match kind {
         Kind::Item => format!(
             "{which} {verb} no receipt here, {between}: the relay accepted mail for {them} and never handed it over. It may \
-             still wait or be held there, have expired, or have been purged by its operator: `waystation spool ls` and the \
+             still wait or be held there, have expired, have gone to another gateway with this key, or have been purged by its operator: `waystation spool ls` and the \
              relay's log tell which. If none of that is so, mail was lost or withheld."
         ),
         Kind::Submission => format!(

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::clock;
 use crate::gateway::client::{ClientSession, LanePosition, Notice, Output, Settings};
+use crate::gateway::destination::one_line;
 use crate::gateway::dial::{Endpoint, Trust};
 use crate::identity::invite::Code;
 use crate::identity::key::SecretKey;
@@ -79,7 +80,8 @@ async fn log_in(endpoint: &Endpoint, trust: &Trust, settings: Settings) -> Resul
                 Output::Text(text) => line.send(tokio_tungstenite::tungstenite::Message::text(text)),
                 Output::Ready { aliases, domains, .. } => {
                     line.close(1000, "redeemed").await;
-                    return Ok(Redeemed { aliases, domains });
+                    let plain = |texts: Vec<String>| texts.iter().map(|text| one_line(text)).collect();
+                    return Ok(Redeemed { aliases: plain(aliases), domains: plain(domains) });
                 }
                 Output::Notice(Notice::AuthRefused(code)) => return Err(RedeemError::Refused(code)),
                 Output::Notice(Notice::ProofRefused(refusal)) => reason = refusal.to_string(),
