@@ -108,7 +108,8 @@ async fn a_connected_gateway_follows_a_rotation_and_its_receipts_add_up() {
     let made: Value = serde_json::from_str(&made).expect("JSON");
     let to = made["address"].as_str().expect("address").to_owned();
     let _gateway = home.start(None);
-    until("it is there", || home.status().is_some_and(|status| status["connected_since_ms"].is_number())).await;
+    until("it is there", || home.status().is_some_and(|status| status["connected_since_ms"].is_number()))
+        .await;
     let mut tops = Vec::new();
     for (n, rotated) in [(1, false), (2, true)] {
         if rotated {

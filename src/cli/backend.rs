@@ -247,9 +247,14 @@ impl Backend {
         })
     }
 
-    /// The relay's name in the configuration.
-    pub(crate) fn hostname(&self) -> &str {
-        &self.config.hostname
+    /// Where gateways connect, as far as the configuration tells: a proxy in front has port 443.
+    pub(crate) fn tunnel_url(&self) -> String {
+        let (http, host) = (&self.config.http, &self.config.hostname);
+        match http.tls_listen.map(|address| address.port()) {
+            Some(port) if port != 443 => format!("wss://{host}:{port}/ws"),
+            None if host == "localhost" => format!("ws://{}/ws", http.listen),
+            Some(_) | None => format!("wss://{host}/ws"),
+        }
     }
 
     pub(crate) fn invitations(&self) -> anyhow::Result<Value> {

@@ -25,11 +25,13 @@ pub(super) const HELP: &str = "Examples:\n  \
     waystation keys attestation --show\n  \
     waystation keys attestation --rotate\n  \
     waystation keys attestation --out /etc/waystation/attestation.key\n\n\
-    The relay makes its key on the first start; --out makes one to be named by `attestation.key_file`. Existing\n\
-    files are never overwritten. Beside the key, FILE.pub has the public key for gateways that are told by hand.\n\n\
+    The relay makes its key on the first start; --out makes one to be named by\n\
+    `attestation.key_file`. Existing files are never overwritten. Beside the key, FILE.pub has the\n\
+    public key for gateways that are told by hand.\n\n\
     --rotate makes the next key, endorsed by the current one. It is announced at once and signs after\n\
-    `attestation.overlap_seconds`; the old one is announced for as long again. Gateways that follow announcements\n\
-    need nothing; others need the next key among their trusted relays before it signs. Nothing is restarted.";
+    `attestation.overlap_seconds`; the old one is announced for as long again. Gateways that follow\n\
+    announcements need nothing; others need the next key among their trusted relays before it signs.\n\
+    Nothing is restarted.";
 
 #[derive(Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("what"))]

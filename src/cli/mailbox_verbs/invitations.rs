@@ -53,10 +53,10 @@ pub(super) fn invite(global: &Global, offline: Offline, ask: &Ask) -> anyhow::Re
     let paint = Paint::new(global.color.on_stdout());
     screen::print(&format!(
         "{}\n\nGood once, until {expires}. It is not shown again. On the machine that shall get the mail:\n\n  \
-         waystation gateway bootstrap wss://{}/ws --invite {code}\n\n\
+         waystation gateway bootstrap {} --invite {code}\n\n\
          Whoever has the code may redeem it: send it the way you would send a key.\n",
         paint.strong(code),
-        backend.hostname(),
+        backend.tunnel_url(),
     ))?;
     Ok(Exit::Done)
 }

@@ -9,7 +9,7 @@
 //! Failure policy: no answer, or a broken one, is no reason to refuse mail.
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -18,7 +18,9 @@ use tokio::time::timeout;
 
 use crate::mail::address::ReversePath;
 use crate::mail::blocklist::{self, Listing};
+use crate::mail::outbound::route::answer::Answer;
 use crate::mail::outbound::route::dns::{Dns, Eyes};
+use crate::mail::verdict::patience::Patience;
 use crate::observe::Metrics;
 
 /// Longest wait for block lists, from the start of the connection, and for one sender's domain.
@@ -37,6 +39,8 @@ pub struct Screen {
     zones: Vec<String>,
     null_mx: bool,
     patience: Duration,
+    /// With the resolver, when it is asked about senders: one that is dead costs less and less.
+    with_senders: Mutex<Patience>,
     metrics: Arc<Metrics>,
 }
 
@@ -55,7 +59,9 @@ impl Screen {
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
         let zones = zones.iter().take(ZONES_MAX).cloned().collect();
-        Arc::new(Self { dns, zones, null_mx, patience: patience.min(PATIENCE_MAX), metrics })
+        let patience = patience.min(PATIENCE_MAX);
+        let with_senders = Mutex::new(Patience::new(patience));
+        Arc::new(Self { dns, zones, null_mx, patience, with_senders, metrics })
     }
 
     /// Begins to ask about a client that has just connected.
@@ -94,7 +100,16 @@ impl Screen {
 
     /// True when the sender's domain certainly says that it takes no mail.
     async fn has_null_mx(&self, domain: &str) -> bool {
-        let Ok(answer) = timeout(self.patience, self.dns.mx(Eyes::Plain, domain)).await else { return false };
+        let patience = || self.with_senders.lock().unwrap_or_else(PoisonError::into_inner);
+        let allowed = patience().allowed();
+        let Ok(answer) = timeout(allowed, self.dns.mx(Eyes::Plain, domain)).await else {
+            patience().was_silent();
+            return false;
+        };
+        match answer {
+            Answer::Found(_) | Answer::NoRecords | Answer::NxDomain => patience().answered(),
+            Answer::Temporary(_) => {}
+        }
         answer.found().is_some_and(|found| matches!(found.records.as_slice(), [one] if one.host.is_empty()))
     }
 }
@@ -156,5 +171,25 @@ impl Senders {
         let found = screen.has_null_mx(mailbox.domain()).await;
         self.latest = Some((mailbox.domain().to_owned(), found));
         found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mail::outbound::route::dns::DnsSettings;
+    use crate::mail::verdict::patience::SILENT_MAX;
+
+    #[tokio::test]
+    async fn a_resolver_that_never_answers_costs_senders_less_and_less() {
+        let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let servers = vec![silent.local_addr().unwrap()];
+        let dns = Dns::new(&DnsSettings { servers, ..DnsSettings::default() }).unwrap();
+        let full = Duration::from_millis(200);
+        let screen = Screen::new(dns, &[], true, full, Arc::new(Metrics::new()));
+        for n in 0..SILENT_MAX {
+            assert!(!screen.has_null_mx(&format!("d{n}.example")).await);
+        }
+        assert!(screen.with_senders.lock().unwrap().allowed() < full);
     }
 }
