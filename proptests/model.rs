@@ -57,6 +57,22 @@ pub(crate) struct Lane {
     pub(crate) chain: [u8; 32],
 }
 
+impl Lane {
+    /// One that was just made.
+    pub(crate) fn new(name: &str, created_at: WallMs) -> Self {
+        Self {
+            name: name.to_owned(),
+            aliases: BTreeSet::new(),
+            created_at,
+            revoked: false,
+            quota_items: None,
+            per_hour: None,
+            next_seq: 1,
+            chain: [0; 32],
+        }
+    }
+}
+
 /// An invitation as it must be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Invited {

@@ -5,9 +5,8 @@
 //! children. A judge that is not installed is skipped, with a line that says so; `tests/run` installs them.
 
 use std::collections::HashMap;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+
 use std::sync::LazyLock;
 
 use serde_json::Value;
@@ -16,10 +15,9 @@ use waystation::mail::outbound::prepare::dkim::keys::{load_ed25519, load_rsa};
 use waystation::mail::outbound::prepare::dkim::{Settings, Signer};
 use waystation::mail::outbound::prepare::{Canonical, Draft, fingerprint};
 
+use crate::support::judges;
 use crate::support::process::run_text;
 
-/// Longest time one script may take.
-const PATIENCE_SECONDS: &str = "60";
 /// Longest message here, octets.
 const MESSAGE_BYTES_MAX: u64 = 1 << 20;
 
@@ -27,55 +25,27 @@ fn script(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/judges").join(name)
 }
 
-/// Runs a script to its end with `input` on stdin.
-fn run(program: &str, arguments: &[&str], input: &[u8]) -> Option<Vec<u8>> {
-    // Node's libraries lie where `tests/run` puts them.
-    let libraries = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/peers/node_modules");
-    let mut child = Command::new("timeout")
-        .args([PATIENCE_SECONDS, program])
-        .args(arguments)
-        .env("NODE_PATH", libraries)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .ok()?;
-    // A script that stops without reading says why on stderr.
-    let _ = child.stdin.take().expect("stdin").write_all(input);
-    let output = child.wait_with_output().expect("ends");
-    if !output.status.success() {
-        eprintln!("{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-        return None;
-    }
-    Some(output.stdout)
-}
-
 /// Interpreter and script of a judge.
 type Judge = (&'static str, PathBuf);
 
 /// The judges that are installed.
 static JUDGES: LazyLock<Vec<Judge>> = LazyLock::new(|| {
-    let python = ["python3", "/usr/bin/python3"]
-        .into_iter()
-        .find(|p| run(p, &["-c", "import dkim, nacl"], b"").is_some());
-    let node = run("node", &["-e", "require('mailauth/lib/dkim/verify')"], b"").map(|_| "node");
-    let mut judges = Vec::new();
-    match python {
-        Some(python) => judges.push((python, script("verify.py"))),
-        None => eprintln!("SKIPPED: dkimpy is not installed (Debian: python3-dkim python3-nacl)"),
-    }
+    let python = judges::python("dkim, nacl");
+    let node = judges::run("node", &["-e", "require('mailauth/lib/dkim/verify')"], b"").map(|_| "node");
+    let mut found = Vec::new();
+    found.extend(python.map(|python| (python, script("verify.py"))));
     match node {
-        Some(node) => judges.push((node, script("verify.js"))),
+        Some(node) => found.push((node, script("verify.js"))),
         None => eprintln!("SKIPPED: npm mailauth is not installed in target/peers"),
     }
-    judges
+    found
 });
 
 /// What each judge says to each signature, `true` for pass.
 fn verdicts(message: &[u8], records: &HashMap<String, String>) -> Vec<Vec<bool>> {
     let records = serde_json::to_string(records).expect("text");
     let judged = JUDGES.iter().map(|(program, script)| {
-        let said = run(program, &[&script.display().to_string(), &records], message).expect("judges");
+        let said = judges::run(program, &[&script.display().to_string(), &records], message).expect("judges");
         let said = String::from_utf8(said).expect("text");
         said.lines().map(|line| line.split(' ').take(2).any(|word| word == "pass")).collect()
     });
@@ -204,7 +174,7 @@ fn keys_are_private_and_never_overwritten() {
 /// The fingerprint of what a script renders.
 fn rendered(program: &str, name: &str, arguments: &[&str]) -> Option<(Vec<u8>, [u8; 32])> {
     let path = script(name).display().to_string();
-    let message = run(program, &[&[path.as_str()], arguments].concat(), b"")?;
+    let message = judges::run(program, &[&[path.as_str()], arguments].concat(), b"")?;
     assert!(String::from_utf8_lossy(&message).contains("Bcc: hidden@there.example"));
     let (out, draft) = canonical(&message);
     assert!(!String::from_utf8_lossy(&out).contains("hidden"));

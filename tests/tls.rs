@@ -8,17 +8,15 @@ mod table;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
-use std::process::Stdio;
 use std::sync::Arc;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 use waystation::observe::{Metrics, TlsListener};
 use waystation::tls::Store;
 use waystation::tls::handshake::Handshakes;
 
-use crate::support::programs::{PATIENCE, open_to_all, program};
+use crate::support::programs::{open_to_all, program, try_run};
 use crate::support::relay::{MailRelay, Plan};
 
 /// Name in every certificate here.
@@ -95,19 +93,6 @@ impl Pki {
         let mut command = Command::new(program("openssl")?);
         command.args(["s_client", "-connect", &to.to_string(), "-servername", HOST, "-verify_return_error"]);
         command.arg("-CAfile").arg(self.ca()).args(args);
-        let mut child = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .expect("program starts");
-        let mut stdin = child.stdin.take().expect("stdin");
-        let _ = stdin.write_all(input).await; // it may have ended before
-        drop(stdin);
-        let output = tokio::time::timeout(PATIENCE, child.wait_with_output()).await.expect("it ends");
-        let output = output.expect("it runs");
-        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-        Some((output.status.success(), said))
+        Some(try_run(&mut command, input).await)
     }
 }

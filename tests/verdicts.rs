@@ -2,7 +2,6 @@
 //! with a name server of our own in place of the Internet.
 
 mod evasions;
-mod judges;
 mod policies;
 mod relay;
 mod signatures;

@@ -13,16 +13,7 @@ impl World {
             }
             (Ok(lane), None) => {
                 ensure!(!self.last().lanes.contains_key(&lane.0), "{lane:?} was used again");
-                let state = Lane {
-                    name: name.to_owned(),
-                    aliases: Default::default(),
-                    created_at: now,
-                    revoked: false,
-                    quota_items: None,
-                    per_hour: None,
-                    next_seq: 1,
-                    chain: [0; 32],
-                };
+                let state = Lane::new(name, now);
                 self.stage(|model| drop(model.lanes.insert(lane.0, state)));
             }
             (Err(RequestError::NameTaken(_)), Some(owner)) => {

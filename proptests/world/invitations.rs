@@ -53,16 +53,8 @@ impl World {
         });
         ensure!(answer.is_ok() == (again || good), "{name} redeems {number} ({known:?}): {answer:?}");
         let (Ok(lane), Some(known), true) = (answer, known, good) else { return Ok(()) };
-        let state = mine.and_then(|lane| model.lanes.get(&lane).cloned()).unwrap_or_else(|| Lane {
-            name: name.to_owned(),
-            aliases: Default::default(),
-            created_at: now,
-            revoked: false,
-            quota_items: None,
-            per_hour: None,
-            next_seq: 1,
-            chain: [0; 32],
-        });
+        let state =
+            mine.and_then(|lane| model.lanes.get(&lane).cloned()).unwrap_or_else(|| Lane::new(name, now));
         self.stage(|model| {
             model.lanes.entry(lane.0).or_insert(state).aliases.insert(known.alias);
         });

@@ -96,16 +96,7 @@ impl World {
         }
         let spool = self.spool.as_ref().ok_or("no process")?;
         if let Some(id) = spool.outbox(LaneId(mailbox)).map_err(|error| error.to_string())? {
-            let lane = Lane {
-                name,
-                aliases: Default::default(),
-                created_at: self.now,
-                revoked: false,
-                quota_items: None,
-                per_hour: None,
-                next_seq: 1,
-                chain: [0; 32],
-            };
+            let lane = Lane::new(&name, self.now);
             self.stage(|model| drop(model.lanes.insert(id.0, lane)));
         }
         Ok(())

@@ -100,21 +100,28 @@ pub(crate) enum Verb {
         /// Key text, alias, or address
         #[arg(value_name = "NAME")]
         name: String,
-        /// Most undelivered items
-        #[arg(long, value_name = "N")]
-        items: Option<u64>,
-        /// Most undelivered bytes
-        #[arg(long, value_name = "BYTES")]
-        bytes: Option<u64>,
-        /// Most submissions in an hour; 0 closes the mailbox for sending
-        #[arg(long, value_name = "N")]
-        submissions_per_hour: Option<u32>,
-        /// Most recipients outside the relay in a day; 0 lets it write to mailboxes here only
-        #[arg(long, value_name = "N")]
-        recipients_per_day: Option<u32>,
+        #[command(flatten)]
+        limits: Limits,
         #[command(flatten)]
         offline: Offline,
     },
+}
+
+/// What a mailbox may hold and send.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub(crate) struct Limits {
+    /// Most undelivered items
+    #[arg(long, value_name = "N")]
+    items: Option<u64>,
+    /// Most undelivered bytes
+    #[arg(long, value_name = "BYTES")]
+    bytes: Option<u64>,
+    /// Most submissions in an hour; 0 closes the mailbox for sending
+    #[arg(long, value_name = "N")]
+    submissions_per_hour: Option<u32>,
+    /// Most recipients outside the relay in a day; 0 lets it write to mailboxes here only
+    #[arg(long, value_name = "N")]
+    recipients_per_day: Option<u32>,
 }
 
 #[derive(Clone, Copy, Debug, clap::Args)]
@@ -144,7 +151,8 @@ pub(crate) fn run(global: &Global, verb: Verb) -> anyhow::Result<Exit> {
             let body = json!({ "address": address, "remove": remove });
             change(global, offline, verb_of(&name, "alias"), body)
         }
-        Verb::Quota { name, items, bytes, submissions_per_hour, recipients_per_day, offline } => {
+        Verb::Quota { name, limits, offline } => {
+            let Limits { items, bytes, submissions_per_hour, recipients_per_day } = limits;
             let body = json!({
                 "items": items,
                 "bytes": bytes,

@@ -30,6 +30,13 @@ pub(crate) fn program(name: &str) -> Option<PathBuf> {
 
 /// Runs a program to its end, with `input` on its stdin; fails when it fails.
 pub(crate) async fn run(command: &mut Command, input: &[u8]) -> String {
+    let (well, said) = try_run(command, input).await;
+    assert!(well, "{command:?} failed:\n{said}");
+    said
+}
+
+/// The same; whether it ended well, and all it said.
+pub(crate) async fn try_run(command: &mut Command, input: &[u8]) -> (bool, String) {
     let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -38,14 +45,12 @@ pub(crate) async fn run(command: &mut Command, input: &[u8]) -> String {
         .spawn()
         .expect("program starts");
     let mut stdin = child.stdin.take().expect("stdin");
-    stdin.write_all(input).await.expect("stdin is read");
+    let _ = stdin.write_all(input).await; // it may have ended before
     drop(stdin);
     let output =
         timeout(PATIENCE, child.wait_with_output()).await.expect("program ends").expect("program runs");
     let said = [output.stdout, output.stderr].concat();
-    let said = String::from_utf8_lossy(&said).into_owned();
-    assert!(output.status.success(), "{command:?} failed:\n{said}");
-    said
+    (output.status.success(), String::from_utf8_lossy(&said).into_owned())
 }
 
 /// Lets programs that give up root get in.

@@ -6,8 +6,8 @@ use data_encoding::BASE64;
 use serde_json::{Value, json};
 use waystation::mail::verdict::{Verdicts, Word};
 
-use super::judges;
 use super::world::World;
+use crate::support::judges;
 
 /// Its body ends in what canonical forms differ about.
 const MESSAGE: &[u8] = b"From: Alice <alice@mail.example>\r\nTo: b@our.example\r\nSubject:  A \t B\r\n\r\nhello  \t world \r\n\r\n  \r\n.dot\r\n \r\n\r\n";

@@ -8,9 +8,9 @@ use futures_util::future::join_all;
 use hickory_resolver::proto::rr::{Name, RecordType};
 use serde_json::Value;
 
-use super::judges;
 use super::world::World;
 use crate::support::dns::{Dns, Trouble};
+use crate::support::judges;
 
 /// Longest wait for one packet: cases with a silent server must not take long.
 const PACKET: Duration = Duration::from_millis(400);

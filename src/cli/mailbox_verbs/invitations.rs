@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Backend, Exit, Global, Offline, Paint, screen};
+use super::{Backend, Exit, Global, Limits, Offline, Paint, screen};
 use crate::admin::change::people::InviteAsk;
 use crate::admin::client::escape;
 
@@ -18,18 +18,8 @@ pub(crate) struct Ask {
     /// How long the code is good (30m, 2h, 7d)
     #[arg(long, value_name = "TIME", default_value = "7d", value_parser = screen::span_ms)]
     expires: u64,
-    /// Most undelivered items of the mailbox
-    #[arg(long, value_name = "N")]
-    items: Option<u64>,
-    /// Most undelivered bytes of the mailbox
-    #[arg(long, value_name = "BYTES")]
-    bytes: Option<u64>,
-    /// Most submissions in an hour
-    #[arg(long, value_name = "N")]
-    submissions_per_hour: Option<u32>,
-    /// Most recipients outside the relay in a day
-    #[arg(long, value_name = "N")]
-    recipients_per_day: Option<u32>,
+    #[command(flatten)]
+    limits: Limits,
 }
 
 /// Makes a code and says what to do with it.
@@ -37,10 +27,10 @@ pub(super) fn invite(global: &Global, offline: Offline, ask: &Ask) -> anyhow::Re
     let ask = InviteAsk {
         label: ask.label.clone(),
         aliases: ask.aliases.clone(),
-        items: ask.items,
-        bytes: ask.bytes,
-        submissions_per_hour: ask.submissions_per_hour,
-        recipients_per_day: ask.recipients_per_day,
+        items: ask.limits.items,
+        bytes: ask.limits.bytes,
+        submissions_per_hour: ask.limits.submissions_per_hour,
+        recipients_per_day: ask.limits.recipients_per_day,
         ttl_seconds: Some(ask.expires.div_ceil(1000)),
     };
     let backend = Backend::open_for_change(global, offline.offline)?;

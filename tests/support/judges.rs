@@ -12,13 +12,13 @@ fn here(path: &str) -> PathBuf {
 }
 
 /// A file that `tests/run` puts below `target/peers`.
-pub(super) fn peer(path: &str) -> Option<String> {
+pub(crate) fn peer(path: &str) -> Option<String> {
     let path = here("target/peers").join(path);
     path.exists().then(|| path.to_str().expect("text").to_owned())
 }
 
 /// Runs a program to its end; `None` when it is not installed or fails, which it says on stderr.
-pub(super) fn run(program: &str, arguments: &[&str], input: &[u8]) -> Option<Vec<u8>> {
+pub(crate) fn run(program: &str, arguments: &[&str], input: &[u8]) -> Option<Vec<u8>> {
     let mut child = Command::new("timeout")
         .args([PATIENCE_SECONDS, program])
         .args(arguments)
@@ -40,7 +40,7 @@ pub(super) fn run(program: &str, arguments: &[&str], input: &[u8]) -> Option<Vec
 }
 
 /// A Python that has these modules; says so when there is none.
-pub(super) fn python(modules: &str) -> Option<&'static str> {
+pub(crate) fn python(modules: &str) -> Option<&'static str> {
     let import = format!("import {modules}");
     let found = ["python3", "/usr/bin/python3"].into_iter().find(|p| run(p, &["-c", &import], b"").is_some());
     if found.is_none() {
@@ -50,6 +50,6 @@ pub(super) fn python(modules: &str) -> Option<&'static str> {
 }
 
 /// A script of ours.
-pub(super) fn script(name: &str) -> String {
+pub(crate) fn script(name: &str) -> String {
     here("tests/judges").join(name).to_str().expect("text").to_owned()
 }
