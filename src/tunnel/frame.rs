@@ -253,7 +253,10 @@ impl Frame {
             Tag::End => Self::End { stream },
             Tag::Abort => {
                 let kept = &body[..body.len().min(ABORT_REASON_BYTES_MAX)];
-                Self::Abort { stream, reason: String::from_utf8_lossy(kept).into_owned() }
+                let mut reason = String::from_utf8_lossy(kept).into_owned();
+                // A replaced octet has become three.
+                reason.truncate(reason.floor_char_boundary(ABORT_REASON_BYTES_MAX));
+                Self::Abort { stream, reason }
             }
         })
     }
