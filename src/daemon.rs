@@ -113,6 +113,21 @@ pub enum StartError {
     Attestation(#[from] StoreError),
 }
 
+impl StartError {
+    /// What is configured is wrong, and another start would find it so again.
+    #[must_use]
+    pub fn is_configuration(&self) -> bool {
+        match self {
+            Self::Tls(_) | Self::Secret { .. } | Self::WeakToken { .. } => true,
+            Self::Ledger(_)
+            | Self::Listen { .. }
+            | Self::Admin { .. }
+            | Self::Outbound(_)
+            | Self::Attestation(_) => false,
+        }
+    }
+}
+
 /// The relay ended and should not have.
 #[derive(Debug, thiserror::Error)]
 pub enum EndError {

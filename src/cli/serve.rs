@@ -4,7 +4,7 @@ use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use super::{Exit, Global, load, screen};
+use super::{Exit, Global, Stop, load, screen};
 use crate::config::{Config, LogShape};
 use crate::daemon::{self, Daemon};
 use crate::observe::{self, LogFormat, LogSettings};
@@ -47,7 +47,11 @@ async fn serve(global: &Global, config: &Config) -> anyhow::Result<Exit> {
     let mut term = signal(SignalKind::terminate()).context("cannot wait for signals")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for signals")?;
     let mut hangup = signal(SignalKind::hangup()).context("cannot wait for signals")?;
-    let daemon = daemon::start(config, stop.clone()).await?;
+    let daemon = daemon::start(config, stop.clone()).await.map_err(|error| {
+        // systemd does not start it again then.
+        let wrong = error.is_configuration();
+        if wrong { Stop::new(Exit::Usage, error.to_string()).into() } else { anyhow::Error::from(error) }
+    })?;
     if global.config.is_none() && !global.json {
         let text = introduction(config, &daemon, screen::Paint::new(global.color.on_stdout()));
         // Nobody has to read it.

@@ -134,12 +134,12 @@ fn a_token_that_others_know_or_guess_ends_the_start() {
     std::fs::set_permissions(&file, PermissionsExt::from_mode(0o644)).expect("mode");
     let (code, said) = start();
     assert!(
-        code == Some(1) && said.contains("chmod 600") && said.contains("admin.http_token_file"),
+        code == Some(2) && said.contains("chmod 600") && said.contains("admin.http_token_file"),
         "{said}"
     );
     std::fs::set_permissions(&file, PermissionsExt::from_mode(0o600)).expect("mode");
     std::fs::write(&file, "letmein\n").expect("written");
     let (code, said) = start();
-    assert!(code == Some(1) && said.contains("waystation keys token >"), "{said}");
+    assert!(code == Some(2) && said.contains("waystation keys token >"), "{said}");
     assert!(!said.contains("letmein"), "{said}");
 }
