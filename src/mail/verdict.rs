@@ -1,7 +1,7 @@
 //! What was found out about the sender of a message, as values (RFC 8601 §2.7), and how it is found out.
 //!
 //! * [`inspector`], [`claims`], [`body`]: while the message passes by: forged results go, what the checks need stays.
-//! * [`evaluate`], [`spf`], [`lookups`]: the drivers: DNS and mail-auth. [`patience`]: how long they may take.
+//! * [`evaluate`], [`spf`], `lookups`: the drivers: DNS and mail-auth. [`patience`]: how long they may take.
 //! * [`signatures`], [`key`], [`tags`], [`policy`]: what can be said about signatures, keys and policies without asking anybody.
 //! * [`results`]: our `Authentication-Results` field.
 //!

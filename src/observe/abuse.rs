@@ -129,7 +129,7 @@ impl AbuseFamilies {
     }
 }
 
-/// Lets [`LINES_MAX`] log lines through per [`LINES_PERIOD`].
+/// Lets `LINES_MAX` log lines through per `LINES_PERIOD`.
 #[derive(Debug, Default)]
 pub struct Throttle(Mutex<Used>);
 

@@ -3,7 +3,7 @@
 //! * Block lists: all zones at once, as soon as the client connects; the answer is waited for at the first RCPT.
 //! * Null MX of the sender's domain (RFC 7505), at MAIL.
 //!
-//! Promises: one connection waits [`PATIENCE_MAX`] for the lists in all, and asks about [`SENDERS_MAX`] domains (U10);
+//! Promises: one connection waits [`PATIENCE_MAX`] for the lists in all, and asks about `SENDERS_MAX` domains (U10);
 //! what was learned is remembered by the resolver, as long as the DNS allows. Questions end with the session.
 //!
 //! Failure policy: no answer, or a broken one, is no reason to refuse mail.
