@@ -289,6 +289,9 @@ fn without_a_pinned_key_nothing_is_claimed() {
     let (archive, keys) = (archive(lane_of(2)), TrustedKeys::default());
     let report = audit(&Evidence { archive: &archive, keys: &keys, lane: LANE, delivered: &delivered });
     assert_eq!(report.findings[0].what, What::NoKey);
+    let empty = Archive::default();
+    let report = audit(&Evidence { archive: &empty, keys: &keys, lane: LANE, delivered: &delivered });
+    assert!(report.to_text().starts_with("nothing to audit"), "{}", report.to_text());
 }
 
 #[test]

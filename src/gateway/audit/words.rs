@@ -58,6 +58,12 @@ impl Report {
     fn good(&self) -> String {
         let positions =
             self.positions.map(|(from, to)| format!(" (positions {from} to {to})")).unwrap_or_default();
+        if self.items + self.submissions == 0 {
+            return format!(
+                "nothing to audit: there is no receipt to check; {} items delivered as verified, {} not",
+                self.verified, self.unverified
+            );
+        }
         format!(
             "ok: {} receipts of items{positions} and {} of submissions, all signed by trusted keys, no gap, chain unbroken; \
              {} items delivered as verified, {} not; {} files compared",
