@@ -8,6 +8,7 @@
 
 mod forwarded;
 pub mod header;
+mod request;
 
 use std::io;
 use std::net::SocketAddr;
@@ -19,8 +20,9 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 
-pub use forwarded::client_address;
+use forwarded::client_address;
 pub use header::{Parsed, parse};
+pub use request::client_of;
 
 use crate::clock;
 use crate::observe::{Metrics, ProxyRefusal};

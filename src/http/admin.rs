@@ -5,11 +5,11 @@
 //! Failure policy: refusals are JSON with one sentence; wrong tokens are logged, at most [`FAILURES_MAX`](super::guard::FAILURES_MAX)
 //! times per address and deny window.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::Router;
-use axum::extract::{ConnectInfo, Request};
+use axum::extract::Request;
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use ipnet::IpNet;
@@ -19,7 +19,7 @@ use tower::ServiceExt as _;
 use super::guard::{Denied, Guard, Line};
 use crate::clock;
 use crate::observe::{AdminHttp, Metrics};
-use crate::proxy::client_address;
+use crate::proxy::client_of;
 
 /// The admin API as the public listener serves it.
 #[derive(Debug)]
@@ -76,12 +76,7 @@ impl AdminDoor {
     }
 
     fn client(&self, request: &Request) -> IpAddr {
-        let peer = request
-            .extensions()
-            .get::<ConnectInfo<SocketAddr>>()
-            .map_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), |peer| peer.0.ip());
-        let forwarded = request.headers().get_all("x-forwarded-for").iter().map(HeaderValue::as_bytes);
-        client_address(peer, forwarded, &self.trusted_proxies)
+        client_of(request, &self.trusted_proxies)
     }
 
     fn refuse(&self, client: IpAddr, denied: Denied) -> Response {

@@ -13,7 +13,7 @@ const FORWARDED_MAX: usize = 16;
 /// entry on its left and for nothing further: the first address from the right that is not trusted is the
 /// client, whatever it wrote before itself.
 #[must_use]
-pub fn client_address<'a>(
+pub(super) fn client_address<'a>(
     peer: IpAddr,
     forwarded: impl DoubleEndedIterator<Item = &'a [u8]>,
     trusted: &[IpNet],

@@ -13,13 +13,12 @@
 
 use std::fmt;
 use std::future::poll_fn;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::extract::{ConnectInfo, Request, State};
-use axum::http::HeaderValue;
+use axum::extract::{Request, State};
 use axum::response::Response;
 use axum::routing::any;
 use bytes::Bytes;
@@ -46,7 +45,7 @@ use crate::identity::challenge::{AuthCode, Fresh};
 use crate::identity::key::KeyText;
 use crate::identity::registry::{Entry, Registry};
 use crate::observe::{AuthOutcome, Limited, Metrics, Throttle};
-use crate::proxy::client_address;
+use crate::proxy::client_of;
 
 /// Time for a closing handshake, and for what is still to be written before it.
 pub(super) const CLOSE_TIME_MAX: Duration = Duration::from_secs(2);
@@ -200,12 +199,7 @@ impl Tunnel {
     }
 
     fn client(&self, request: &Request) -> IpAddr {
-        let peer = request
-            .extensions()
-            .get::<ConnectInfo<SocketAddr>>()
-            .map_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), |peer| peer.0.ip());
-        let forwarded = request.headers().get_all("x-forwarded-for").iter().map(HeaderValue::as_bytes);
-        client_address(peer, forwarded, &self.settings.trusted_proxies)
+        client_of(request, &self.settings.trusted_proxies)
     }
 
     async fn connection(self: Arc<Self>, mut wire: Wire, client: IpAddr, stranger: Stranger) {
