@@ -42,7 +42,7 @@ use crate::mail::outbound::delivery::switch::Switch;
 use crate::mail::outbound::intake::{self as outbound_intake, Submissions};
 use crate::mail::signer::store::StoreError;
 use crate::mail::smtp::receiver;
-use crate::observe::Metrics;
+use crate::observe::{Live, Metrics};
 use crate::tunnel::session::{self, Window};
 use crate::tunnel::ws::{self, RateSettings, Tunnel};
 use ledger::{Ledger, LedgerError};
@@ -164,11 +164,19 @@ pub struct Daemon {
     poisoned: CancellationToken,
 }
 
+/// What a start is given beside its configuration; the default is for a relay inside another program.
+#[derive(Debug, Default)]
+pub struct Given {
+    /// Where the log's events are told as they happen.
+    pub live: Live,
+}
+
 /// Starts a relay; it stops when `stop` is cancelled.
 ///
 /// # Errors
 /// [`StartError`]; nothing runs then, and nothing was accepted.
-pub async fn start(config: &Config, stop: CancellationToken) -> Result<Daemon, StartError> {
+pub async fn start(config: &Config, given: Given, stop: CancellationToken) -> Result<Daemon, StartError> {
+    let Given { live } = given;
     let guard = edge::admin_guard(config)?;
     let metrics = Arc::new(Metrics::new());
     let served = tls::Served::open(config, &metrics)?;
@@ -260,6 +268,7 @@ pub async fn start(config: &Config, stop: CancellationToken) -> Result<Daemon, S
         standing: Arc::clone(&standing),
         terms: terms(config),
         signer: signer.clone(),
+        live,
         verifying: Semaphore::new(1),
     });
     let admin = api::router(admin);

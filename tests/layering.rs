@@ -14,7 +14,7 @@ const MAIN_LINES_MAX: usize = 40;
 const MAY_NAME: &[(&str, &[&str])] = &[
     ("clock", &[]),
     ("crashpoint", &[]),
-    ("observe", &[]),
+    ("observe", &["clock"]),
     ("spooler", &["clock", "crashpoint"]),
     ("secrets", &[]),
     ("identity", &["clock", "secrets"]),

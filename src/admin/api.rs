@@ -27,7 +27,7 @@ use super::{deliveries, keys, request, verify};
 use crate::mail::outbound::delivery::standing::Standing;
 use crate::mail::outbound::delivery::switch::Switch;
 use crate::mail::signer::Signer;
-use crate::observe::Metrics;
+use crate::observe::{Live, Metrics};
 use crate::spooler::Spooler;
 
 /// Largest request body, bytes.
@@ -59,6 +59,8 @@ pub struct Admin {
     pub terms: Terms,
     /// The signing keys; `None`: nothing is signed.
     pub signer: Option<Arc<Signer>>,
+    /// Events as they happen.
+    pub live: Live,
     /// One `verify` at a time.
     pub verifying: Semaphore,
 }

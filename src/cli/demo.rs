@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Exit, Global, screen};
 use crate::clock;
 use crate::config::{Config, Sources};
-use crate::daemon::{self, Daemon};
+use crate::daemon::{self, Daemon, Given};
 use crate::gateway::outbox::State;
 use exchanger::{Exchanger, FRIEND, NOBODY, SILENT};
 use home::{Arrived, Home};
@@ -302,7 +302,7 @@ impl Relay {
         ];
         let config = Config::load(&Sources { flags: &flags, ..Sources::default() })?;
         let stop = CancellationToken::new();
-        let daemon = daemon::start(&config, stop.clone()).await?;
+        let daemon = daemon::start(&config, Given::default(), stop.clone()).await?;
         let recovery_ms = daemon.recovery_ms();
         Ok(Self { daemon, recovery_ms, stop })
     }

@@ -6,12 +6,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Exit, Global, Stop, load, screen};
 use crate::config::{Config, LogShape};
-use crate::daemon::{self, Daemon};
-use crate::observe::{self, LogFormat, LogSettings};
+use crate::daemon::{self, Daemon, Given};
+use crate::observe::{self, LogControl, LogFormat, LogSettings};
 
 pub(crate) fn run(global: &Global) -> anyhow::Result<Exit> {
     let config = load::config(global)?;
-    observe::init_log(&LogSettings {
+    let log = observe::init_log(&LogSettings {
         format: match config.log.format {
             LogShape::Text => LogFormat::Text,
             LogShape::Json => LogFormat::Json,
@@ -27,7 +27,7 @@ pub(crate) fn run(global: &Global) -> anyhow::Result<Exit> {
         .enable_all()
         .build()
         .context("cannot start the async runtime")?;
-    let ended = runtime.block_on(serve(global, &config));
+    let ended = runtime.block_on(serve(global, &config, &log));
     // A look-up or a read that hangs may not keep a stopped relay from ending.
     runtime.shutdown_background();
     ended
@@ -42,12 +42,13 @@ fn raise_open_files() {
     let _ = setrlimit(Resource::Nofile, limit);
 }
 
-async fn serve(global: &Global, config: &Config) -> anyhow::Result<Exit> {
+async fn serve(global: &Global, config: &Config, log: &LogControl) -> anyhow::Result<Exit> {
     let stop = CancellationToken::new();
     let mut term = signal(SignalKind::terminate()).context("cannot wait for signals")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for signals")?;
     let mut hangup = signal(SignalKind::hangup()).context("cannot wait for signals")?;
-    let daemon = daemon::start(config, stop.clone()).await.map_err(|error| {
+    let given = Given { live: log.live.clone() };
+    let daemon = daemon::start(config, given, stop.clone()).await.map_err(|error| {
         // systemd does not start it again then.
         let wrong = error.is_configuration();
         if wrong { Stop::new(Exit::Usage, error.to_string()).into() } else { anyhow::Error::from(error) }
