@@ -250,6 +250,8 @@ pub enum TlsWord {
 pub struct Delivery {
     /// Resolvers; empty: those of the system.
     pub dns_servers: Vec<SocketAddr>,
+    /// Seconds between two questions that find out whether a name server answers; 0: none are asked.
+    pub dns_probe_seconds: u64,
     /// Port of other servers.
     pub port: u16,
     /// Where mail leaves from, at most one of each family.
@@ -344,6 +346,10 @@ pub struct Log {
     pub format: LogShape,
     /// Level or filter directives; checked when logging is set up.
     pub level: String,
+    /// Collector of traces; `None`: none are made.
+    pub otlp_endpoint: Option<String>,
+    /// Traces that are kept, of a hundred.
+    pub otlp_sample_percent: u64,
 }
 
 /// A checked configuration.

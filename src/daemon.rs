@@ -12,6 +12,8 @@ pub mod custody;
 mod edge;
 pub mod ledger;
 mod outbound;
+mod readiness;
+mod resolver;
 pub mod tls;
 mod verify;
 mod vitals;
@@ -46,7 +48,8 @@ use crate::observe::{Live, Metrics};
 use crate::tunnel::session::{self, Window};
 use crate::tunnel::ws::{self, RateSettings, Tunnel};
 use ledger::{Ledger, LedgerError};
-use vitals::Pulse;
+use resolver::Resolver;
+use vitals::{Pulse, Senses};
 
 /// How long messages under way may take to finish after a stop.
 pub const DRAIN_SMTP: Duration = Duration::from_secs(20);
@@ -179,6 +182,7 @@ pub async fn start(config: &Config, given: Given, stop: CancellationToken) -> Re
     let Given { live } = given;
     let guard = edge::admin_guard(config)?;
     let metrics = Arc::new(Metrics::new());
+    metrics.set_min_free(config.spool.min_free_bytes);
     let served = tls::Served::open(config, &metrics)?;
     let poisoned = CancellationToken::new();
     let ledger = {
@@ -236,12 +240,21 @@ pub async fn start(config: &Config, given: Given, stop: CancellationToken) -> Re
         tasks.spawn(custody::watch(Arc::clone(signer), Arc::clone(&tunnel), stop.clone()));
     }
 
-    let pulse = Pulse::new(Arc::clone(&tunnel), Arc::clone(&metrics));
-    tasks.spawn(Arc::clone(&pulse).run(ledger.spooler.clone(), stop.clone()));
-
     let switch = Arc::new(Switch::open(&config.data_dir));
     let standing = Arc::new(Standing::default());
     let deliveries = outbound::deps(config, &smtp, &ledger.spooler, &switch, &standing, &metrics)?;
+
+    let resolver = Resolver::new(config, &metrics);
+    let probe_every = Duration::from_secs(config.delivery.dns_probe_seconds);
+    tasks.spawn(Arc::clone(&resolver).run(deliveries.router.dns().clone(), probe_every, stop.clone()));
+    let pulse = Pulse::new(Arc::clone(&tunnel), Arc::clone(&metrics));
+    let senses = Senses {
+        spooler: ledger.spooler.clone(),
+        resolver,
+        switch: Arc::clone(&switch),
+        certificates: served.as_ref().map(|served| Arc::clone(&served.store)),
+    };
+    tasks.spawn(Arc::clone(&pulse).run(senses, stop.clone()));
 
     let deps = intake::Deps {
         spooler: ledger.spooler.clone(),
@@ -280,13 +293,19 @@ pub async fn start(config: &Config, given: Given, stop: CancellationToken) -> Re
     let challenges = acme.as_ref().map(|acme| Arc::clone(&acme.challenges));
     let about = Some(custody::about(config, signer));
     let extras = http::Extras { admin: admin_door, about, challenges };
-    tasks.spawn(api::serve(admin_listener, admin, stop.clone()));
+    let watch = metrics.listeners.watch(readiness::ADMIN);
+    let answering = api::serve(admin_listener, admin, stop.clone());
+    tasks.spawn(async move {
+        answering.await;
+        drop(watch);
+    });
 
     let shown = config.metrics_enabled.then(|| Arc::clone(&metrics));
     let router = http::router(pulse, shown, tunnel.router(), extras);
     let door = http::Door {
         gate: edge::http_gate(config, &metrics),
         guests: Some(Guests::new(&config.http.trusted_proxies, &metrics)),
+        metrics: Some(Arc::clone(&metrics)),
         ..http::Door::default()
     };
     let plain = tls::plain_router(&router, config, http, https);

@@ -6,6 +6,7 @@
 //! Failure policy: trouble of one connection ends that connection; trouble of the listener ends the daemon.
 
 pub mod admin;
+mod exposition;
 pub mod guard;
 mod guests;
 mod plain;
@@ -27,9 +28,7 @@ pub use plain::plain;
 pub use serve::{CONNECTIONS_MAX, ConnectionPlace, Door, Places, serve};
 
 use crate::observe::Metrics;
-
-/// OpenMetrics 1.0, as Prometheus scrapes it.
-const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+use exposition::Exposition;
 
 /// Where a relay says who it is, and with which keys it signs.
 const ABOUT: &str = "/.well-known/waystation";
@@ -46,6 +45,10 @@ pub trait Vitals: Send + Sync + 'static {
     fn uptime_seconds(&self) -> u64;
     /// Why mail cannot be taken now, in a few bland words each; empty when it can.
     fn problems(&self) -> Vec<String>;
+    /// What is not as it should be although mail can be taken, in a few bland words each.
+    fn warnings(&self) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 /// What the routes share.
@@ -145,14 +148,15 @@ fn health(vitals: &dyn Vitals) -> Response {
 }
 
 fn ready(shared: &Shared) -> Response {
-    let problems = shared.vitals.problems();
+    let (problems, warnings) = (shared.vitals.problems(), shared.vitals.warnings());
     if let Some(metrics) = &shared.metrics {
         metrics.set_ready(problems.is_empty());
     }
     if problems.is_empty() {
-        json_response(StatusCode::OK, &json!({ "status": "ready" }))
+        json_response(StatusCode::OK, &json!({ "status": "ready", "warnings": warnings }))
     } else {
-        json_response(StatusCode::SERVICE_UNAVAILABLE, &json!({ "status": "not_ready", "reasons": problems }))
+        let answer = json!({ "status": "not_ready", "reasons": problems, "warnings": warnings });
+        json_response(StatusCode::SERVICE_UNAVAILABLE, &answer)
     }
 }
 
@@ -160,11 +164,13 @@ fn metrics(shared: &Shared, headers: &HeaderMap) -> Response {
     let Some(metrics) = &shared.metrics else { return not_found() };
     metrics.set_ready(shared.vitals.problems().is_empty());
     let accept = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or("");
-    if accept.contains("application/json") {
-        json_response(StatusCode::OK, &metrics.json())
-    } else {
-        ([(header::CONTENT_TYPE, OPENMETRICS)], metrics.text()).into_response()
-    }
+    let wanted = Exposition::wanted(accept);
+    let text = match wanted {
+        Exposition::Classic => metrics.classic_text(),
+        Exposition::OpenMetrics => metrics.text(),
+        Exposition::Json => metrics.json().to_string(),
+    };
+    ([(header::CONTENT_TYPE, wanted.content_type()), (header::VARY, "accept")], text).into_response()
 }
 
 fn not_found() -> Response {

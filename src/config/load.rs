@@ -364,10 +364,29 @@ impl Loader {
             log: Log {
                 format: if self.text("log.format") == "json" { LogShape::Json } else { LogShape::Text },
                 level,
+                otlp_endpoint: self.otlp_endpoint(),
+                otlp_sample_percent: self.whole("log.otlp_sample_percent"),
             },
             metrics_enabled: self.bool("metrics.enabled"),
             unused: std::mem::take(&mut self.unused),
         }
+    }
+
+    /// Refused where traces cannot be sent, so that nobody waits for them.
+    fn otlp_endpoint(&mut self) -> Option<String> {
+        let path = "log.otlp_endpoint";
+        let text = Some(self.text(path)).filter(|text| !text.is_empty())?;
+        if !crate::observe::TRACES_BUILT {
+            let problem = "is set, and this build cannot send traces";
+            self.refuse(
+                path,
+                problem,
+                "leave it empty, or build with `cargo build --release --features otel`",
+            );
+        } else if let Err(problem) = crate::observe::check_endpoint(&text) {
+            self.refuse(path, format!("`{text}` {problem}"), "write it like \"http://127.0.0.1:4318\"");
+        }
+        Some(text)
     }
 
     fn networks(&mut self, path: &str) -> Vec<IpNet> {

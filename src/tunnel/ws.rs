@@ -27,6 +27,7 @@ use ipnet::IpNet;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument as _;
 use uuid::Uuid;
 
 use super::Dialect;
@@ -245,7 +246,12 @@ impl Tunnel {
             session_role = proof.role.word(), remote_address = %client, tunnel = tunnel_number(session.dialect()),
             replaced = replaced.map(|id| id.to_string()), "gateway logged in"
         );
-        Pump { tunnel: &self, id, key, wire, session, lane, wake: Arc::clone(&seat.wake) }.run().await;
+        let span = tracing::debug_span!(
+            "tunnel.session", session.id = %id, lane = %key, session_role = proof.role.word(),
+            tunnel = tunnel_number(session.dialect()), remote_address = %client,
+        );
+        let pump = Pump { tunnel: &self, id, key, wire, session, lane, wake: Arc::clone(&seat.wake) };
+        pump.run().instrument(span).await;
         drop(seat);
     }
 
