@@ -12,6 +12,7 @@ pub mod custody;
 mod edge;
 pub mod ledger;
 mod outbound;
+pub mod records;
 pub mod tls;
 mod verify;
 mod vitals;
@@ -268,6 +269,7 @@ pub async fn start(config: &Config, given: Given, stop: CancellationToken) -> Re
         standing: Arc::clone(&standing),
         terms: terms(config),
         signer: signer.clone(),
+        records: records::desk(config, served.as_ref().map(|served| Arc::clone(&served.store))),
         live,
         verifying: Semaphore::new(1),
     });
@@ -279,7 +281,7 @@ pub async fn start(config: &Config, given: Given, stop: CancellationToken) -> Re
     };
     let challenges = acme.as_ref().map(|acme| Arc::clone(&acme.challenges));
     let about = Some(custody::about(config, signer));
-    let extras = http::Extras { admin: admin_door, about, challenges };
+    let extras = http::Extras { admin: admin_door, about, challenges, sts: records::sts_policy(config) };
     tasks.spawn(api::serve(admin_listener, admin, stop.clone()));
 
     let shown = config.metrics_enabled.then(|| Arc::clone(&metrics));

@@ -28,6 +28,7 @@ use crate::mail::outbound::delivery::standing::Standing;
 use crate::mail::outbound::delivery::switch::Switch;
 use crate::mail::signer::Signer;
 use crate::observe::{Live, Metrics};
+use crate::records::desk::Desk;
 use crate::spooler::Spooler;
 
 /// Largest request body, bytes.
@@ -59,6 +60,8 @@ pub struct Admin {
     pub terms: Terms,
     /// The signing keys; `None`: nothing is signed.
     pub signer: Option<Arc<Signer>>,
+    /// What the DNS says of this relay.
+    pub records: Arc<Desk>,
     /// Events as they happen.
     pub live: Live,
     /// One `verify` at a time.
@@ -111,6 +114,8 @@ pub fn router(admin: Arc<Admin>) -> Router {
         .route("/admin/delivery", get(delivery))
         .route("/admin/delivery/{verb}", post(throw))
         .route("/admin/attestation", get(attestation))
+        .route("/admin/dns", get(dns))
+        .route("/admin/dns/wanted", get(dns_wanted))
         .route("/admin/attestation/rotate", post(rotate))
         .route("/admin/spool/items", get(items))
         .route("/admin/spool/items/{id}", get(item))
@@ -184,6 +189,21 @@ async fn explain(State(admin): Shared, UrlPath(id): UrlPath<String>) -> Response
         }
         Err(error) => problem(&error),
     }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Fresh {
+    #[serde(default)]
+    fresh: bool,
+}
+
+async fn dns(State(admin): Shared, Query(ask): Query<Fresh>) -> Response {
+    Json(admin.records.outcome(ask.fresh).await).into_response()
+}
+
+async fn dns_wanted(State(admin): Shared) -> Response {
+    Json(admin.records.wanted()).into_response()
 }
 
 async fn attestation(State(admin): Shared) -> Response {

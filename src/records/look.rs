@@ -132,7 +132,8 @@ impl Asker {
         let (addresses, port) = match target.parse::<SocketAddr>() {
             Ok(address) => (vec![address.ip()], address.port()),
             Err(_) => {
-                let Some((host, Ok(port))) = target.rsplit_once(':').map(|(h, p)| (h, p.parse::<u16>())) else {
+                let Some((host, Ok(port))) = target.rsplit_once(':').map(|(h, p)| (h, p.parse::<u16>()))
+                else {
                     return Greeting::Unresolved("it is no HOST:PORT".to_owned());
                 };
                 let looked = self.host(host).await;

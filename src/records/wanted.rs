@@ -107,7 +107,8 @@ pub fn records(site: &Site) -> Vec<Record> {
     all
 }
 
-const PTR_NOTE: &str = "set by whoever gave you the address: look for \"reverse DNS\" in the provider's panel";
+const PTR_NOTE: &str =
+    "set by whoever gave you the address: look for \"reverse DNS\" in the provider's panel";
 
 fn host(site: &Site) -> Vec<Record> {
     let name = &site.hostname;
@@ -122,7 +123,8 @@ fn host(site: &Site) -> Vec<Record> {
         all.push(Record::new(name, Kind::Txt, helo_spf()).note("SPF of bounces, which have no sender"));
     }
     if let (true, Some(key)) = (site.dane, &site.certificate_key) {
-        let note = "only in a zone signed with DNSSEC; publish a new one before the certificate's key changes";
+        let note =
+            "only in a zone signed with DNSSEC; publish a new one before the certificate's key changes";
         all.push(Record::new(tlsa_name(name), Kind::Tlsa, tlsa_value(key)).note(note));
     }
     if let Some(issuer) = &site.issuer {
@@ -330,7 +332,9 @@ mod tests {
         }
         let policy = sts_policy(&full).unwrap();
         assert_eq!(policy, "version: STSv1\r\nmode: enforce\r\nmx: mx.our.example\r\nmax_age: 604800\r\n");
-        let id = |site: &Site| crate::mail::outbound::route::mta_sts::announced_id(&[sts_record(site).into_bytes()]);
+        let id = |site: &Site| {
+            crate::mail::outbound::route::mta_sts::announced_id(&[sts_record(site).into_bytes()])
+        };
         let other = Site { sts: Some(StsMode::Testing), ..full.clone() };
         assert!(id(&full).is_some() && id(&full) != id(&other), "another policy has another id");
     }

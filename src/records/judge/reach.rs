@@ -26,14 +26,16 @@ pub(super) fn host(site: &Site, ask: &mut Inquiry<'_>, verdicts: &mut Vec<Verdic
     let strangers: Vec<_> = found.iter().filter(|address| !site.is_ours(**address)).collect();
     let reachable = |address: &IpAddr| site.allow_private || is_public(*address);
     if let Some(hidden) = found.iter().find(|address| !reachable(address)) {
-        let advice =
-            format!("{hidden} is an address that nobody outside can reach; publish the public one");
+        let advice = format!("{hidden} is an address that nobody outside can reach; publish the public one");
         verdict.say(Status::Wrong, advice);
     }
     match (&why, found.is_empty(), site.addresses.is_empty(), strangers.as_slice()) {
         (Some(why), true, _, _) => verdict.say(Status::Unknown, format!("the DNS does not answer: {why}")),
         (None, true, _, _) => {
-            verdict.say(Status::Missing, "the relay's name has no address: publish A, and AAAA if there is IPv6");
+            verdict.say(
+                Status::Missing,
+                "the relay's name has no address: publish A, and AAAA if there is IPv6",
+            );
         }
         (_, false, true, _) => verdict.say(
             Status::Unknown,
@@ -44,12 +46,16 @@ pub(super) fn host(site: &Site, ask: &mut Inquiry<'_>, verdicts: &mut Vec<Verdic
             let advice = if site.addresses_given {
                 format!("it leads to {stranger}, and not to {own}")
             } else {
-                format!("it leads to {stranger}, and this machine has {own}; behind a translating router, name the public address with --address")
+                format!(
+                    "it leads to {stranger}, and this machine has {own}; behind a translating router, name the public address with --address"
+                )
             };
             verdict.say(Status::Wrong, advice);
         }
         (_, false, false, [stranger, ..]) => {
-            let advice = format!("it also leads to {stranger}, which is not this machine: part of the mail goes there");
+            let advice = format!(
+                "it also leads to {stranger}, which is not this machine: part of the mail goes there"
+            );
             verdict.say(Status::Wrong, advice);
         }
         (_, false, false, []) => {}
@@ -57,7 +63,8 @@ pub(super) fn host(site: &Site, ask: &mut Inquiry<'_>, verdicts: &mut Vec<Verdic
     let missing = site.addresses.iter().find(|address| !found.contains(address));
     if let (Some(missing), None, false) = (missing, &why, found.is_empty()) {
         let family = if missing.is_ipv4() { "A" } else { "AAAA" };
-        let advice = format!("mail leaves from {missing}, too: publish {family} for it, or receivers doubt the name");
+        let advice =
+            format!("mail leaves from {missing}, too: publish {family} for it, or receivers doubt the name");
         verdict.say(Status::Risky, advice);
     }
     verdicts.push(verdict);
@@ -99,12 +106,15 @@ pub(super) fn exchangers(site: &Site, domain: &str, ours: &[IpAddr], ask: &mut I
         let looked = ask.host(host);
         let (addresses, why) = addresses(&looked);
         if looked.alias().is_some() {
-            let advice = format!("{host} is an alias (CNAME), which an MX may not name (RFC 2181 section 10.3)");
+            let advice =
+                format!("{host} is an alias (CNAME), which an MX may not name (RFC 2181 section 10.3)");
             verdict.say(Status::Wrong, advice);
         }
         if addresses.is_empty() {
             match why {
-                Some(why) => verdict.say(Status::Unknown, format!("the DNS does not answer for {host}: {why}")),
+                Some(why) => {
+                    verdict.say(Status::Unknown, format!("the DNS does not answer for {host}: {why}"))
+                }
                 None => verdict.say(Status::Wrong, format!("{host} has no address")),
             }
         }
@@ -127,7 +137,10 @@ pub(super) fn exchangers(site: &Site, domain: &str, ours: &[IpAddr], ask: &mut I
         None => {}
     }
     if to_us && !best {
-        verdict.say(Status::Risky, "this relay is not the first choice: others with a lower number come before it");
+        verdict.say(
+            Status::Risky,
+            "this relay is not the first choice: others with a lower number come before it",
+        );
     }
     verdict
 }
@@ -138,7 +151,10 @@ fn implicit(site: &Site, domain: &str, want: String, ours: &[IpAddr], ask: &mut 
     let leads_here = !found.is_empty() && found.iter().all(|a| ours.contains(a) || site.is_ours(*a));
     let verdict = Verdict::new(domain, "MX", want, Vec::new());
     if leads_here {
-        verdict.with(Status::Risky, "mail comes only because the domain's own address is this machine: publish an MX")
+        verdict.with(
+            Status::Risky,
+            "mail comes only because the domain's own address is this machine: publish an MX",
+        )
     } else {
         verdict.with(Status::Missing, "senders do not find this relay: publish the MX")
     }
@@ -187,12 +203,16 @@ pub(super) fn pointer(site: &Site, address: IpAddr, ask: &mut Inquiry<'_>) -> Ve
     } else if !names.contains(&site.hostname) {
         let generic = names.iter().find(|name| is_generic(name, address));
         let advice = match generic {
-            Some(name) => format!("{name} looks like an address of a customer line: set the reverse DNS to {}", site.hostname),
+            Some(name) => format!(
+                "{name} looks like an address of a customer line: set the reverse DNS to {}",
+                site.hostname
+            ),
             None => format!("set it to {}, the name this relay greets with", site.hostname),
         };
         verdict.say(Status::Risky, advice);
     } else if is_generic(&site.hostname, address) {
-        let advice = "the name looks like an address of a customer line, and some receivers refuse mail from such";
+        let advice =
+            "the name looks like an address of a customer line, and some receivers refuse mail from such";
         verdict.say(Status::Risky, advice);
     } else if names.len() > 1 {
         verdict.say(Status::Info, "one name is enough, and some receivers look at the first only");
@@ -244,8 +264,11 @@ pub(super) fn listings(site: &Site, address: IpAddr, ask: &mut Inquiry<'_>) -> V
         if listed {
             let text = ask.txt(&name);
             let text = text.found().and_then(|found| found.records.first()).map(|raw| blocklist::text(raw));
-            let text = text.filter(|text| !text.is_empty()).map(|text| format!(": {text}")).unwrap_or_default();
-            let advice = format!("{address} is on the block list {zone}{text}; find out why, then ask to be taken off");
+            let text =
+                text.filter(|text| !text.is_empty()).map(|text| format!(": {text}")).unwrap_or_default();
+            let advice = format!(
+                "{address} is on the block list {zone}{text}; find out why, then ask to be taken off"
+            );
             verdict.say(Status::Wrong, advice);
         } else if !codes.is_empty() {
             let advice = format!("{zone} does not answer questions of this name server");
@@ -265,7 +288,8 @@ pub(super) fn egress(extent: &Extent, ask: &mut Inquiry<'_>) -> Vec<Verdict> {
     for domain in &extent.egress_domains {
         match ask.mx(domain) {
             Answer::Found(found) => {
-                let best = found.records.iter().filter(|mx| !mx.host.is_empty()).min_by_key(|mx| mx.preference);
+                let best =
+                    found.records.iter().filter(|mx| !mx.host.is_empty()).min_by_key(|mx| mx.preference);
                 targets.extend(best.map(|mx| format!("{}:25", mx.host)));
             }
             Answer::NoRecords | Answer::NxDomain => {}

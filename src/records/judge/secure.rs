@@ -31,11 +31,13 @@ pub(super) fn mta_sts(site: &Site, domain: &str, ask: &mut Inquiry<'_>) -> Vec<V
         if site.sts.is_none() {
             return Vec::new();
         }
-        let advice = "senders are not told that this relay speaks TLS: publish it, or set smtp.mta_sts = \"off\"";
+        let advice =
+            "senders are not told that this relay speaks TLS: publish it, or set smtp.mta_sts = \"off\"";
         return vec![verdict.with(Status::Missing, advice)];
     }
     if mta_sts::announced_id(&texts).is_none() {
-        verdict.say(Status::Wrong, "it must be one record like `v=STSv1; id=20260101` (RFC 8461 section 3.1)");
+        verdict
+            .say(Status::Wrong, "it must be one record like `v=STSv1; id=20260101` (RFC 8461 section 3.1)");
         return vec![verdict];
     }
     let policy = policy(site, domain, ask);
@@ -59,10 +61,12 @@ fn policy(site: &Site, domain: &str, ask: &mut Inquiry<'_>) -> Verdict {
         Mode::None => Status::Info,
     };
     if !found.names(&site.hostname) && found.mode != Mode::None {
-        let advice = format!("the policy does not name {}, so senders that heed it do not deliver", site.hostname);
+        let advice =
+            format!("the policy does not name {}, so senders that heed it do not deliver", site.hostname);
         verdict.say(harm, advice);
     }
-    if let Some(mx) = ask.mx(domain).found().and_then(|mx| mx.records.iter().find(|mx| !found.names(&mx.host)))
+    if let Some(mx) =
+        ask.mx(domain).found().and_then(|mx| mx.records.iter().find(|mx| !found.names(&mx.host)))
         && found.mode != Mode::None
     {
         verdict.say(harm, format!("the policy does not name the MX {}, so it gets no mail", mx.host));
@@ -74,7 +78,9 @@ fn policy(site: &Site, domain: &str, ask: &mut Inquiry<'_>) -> Verdict {
         (Some(StsMode::Enforce), Mode::Testing | Mode::None) => {
             verdict.say(Status::Risky, "the policy is not the one this relay serves: something else answers");
         }
-        (_, Mode::Testing) => verdict.say(Status::Info, "`testing` only reports; smtp.mta_sts = \"enforce\" protects"),
+        (_, Mode::Testing) => {
+            verdict.say(Status::Info, "`testing` only reports; smtp.mta_sts = \"enforce\" protects")
+        }
         (_, Mode::None) => verdict.say(Status::Info, "`none` says that there is no policy any more"),
         (Some(StsMode::Testing), Mode::Enforce) => {
             verdict.say(Status::Info, "the policy is not the one this relay serves: something else answers");
@@ -118,15 +124,20 @@ pub(super) fn tls_rpt(site: &Site, domain: &str, ask: &mut Inquiry<'_>) -> Optio
     let mut verdict = Verdict::new(name, "TXT", want, texts.iter().map(|text| readable(text)).collect());
     match texts.as_slice() {
         [] if site.sts.is_none() => return None,
-        [] => verdict.say(Status::Missing, "nobody tells you when TLS with this relay fails: publish it (RFC 8460)"),
+        [] => verdict
+            .say(Status::Missing, "nobody tells you when TLS with this relay fails: publish it (RFC 8460)"),
         [one] => {
             let text = readable(one);
             let target = text.split(';').find_map(|field| field.trim().strip_prefix("rua="));
             if !target.is_some_and(|target| target.starts_with("mailto:") || target.starts_with("https:")) {
-                verdict.say(Status::Wrong, "it names nobody: write `rua=mailto:ADDRESS` (RFC 8460 section 3)");
+                verdict
+                    .say(Status::Wrong, "it names nobody: write `rua=mailto:ADDRESS` (RFC 8460 section 3)");
             }
         }
-        [_, ..] => verdict.say(Status::Wrong, "there may be one record only: with several, none counts (RFC 8460 section 3)"),
+        [_, ..] => verdict.say(
+            Status::Wrong,
+            "there may be one record only: with several, none counts (RFC 8460 section 3)",
+        ),
     }
     Some(verdict)
 }
@@ -135,7 +146,8 @@ pub(super) fn tls_rpt(site: &Site, domain: &str, ask: &mut Inquiry<'_>) -> Optio
 pub(super) fn dnssec(domain: &str, ask: &mut Inquiry<'_>) -> Verdict {
     let verdict = Verdict::new(domain, "DNSSEC", "", Vec::new());
     if !ask.validates() {
-        let advice = "whether the zone is signed cannot be seen: no name server on this machine checks DNSSEC";
+        let advice =
+            "whether the zone is signed cannot be seen: no name server on this machine checks DNSSEC";
         return verdict.with(Status::Info, advice);
     }
     match ask.mx(domain) {
@@ -171,15 +183,22 @@ pub(super) fn tlsa(site: &Site, ask: &mut Inquiry<'_>) -> Option<Verdict> {
     let usable: Vec<_> = records.iter().filter(|record| record.is_usable()).collect();
     let ours = |record: &&&RawTlsa| {
         let digest = site.certificate_key.as_ref().map(|key| key.as_slice());
-        (record.usage, record.selector, record.matching) == (3, 1, 1) && digest == Some(record.data.as_slice())
+        (record.usage, record.selector, record.matching) == (3, 1, 1)
+            && digest == Some(record.data.as_slice())
     };
     match (site.certificate_key.is_some(), usable.iter().any(|record| ours(&record))) {
-        _ if !site.tls => verdict.say(Status::Wrong, "it demands TLS, and this relay offers none: set up [tls] or remove it"),
+        _ if !site.tls => verdict
+            .say(Status::Wrong, "it demands TLS, and this relay offers none: set up [tls] or remove it"),
         (_, true) => {}
-        (false, false) => verdict.say(Status::Unknown, "the certificate cannot be read from here, so it cannot be compared"),
+        (false, false) => {
+            verdict.say(Status::Unknown, "the certificate cannot be read from here, so it cannot be compared")
+        }
         // Other forms can be right; only these are of the key itself.
-        (true, false) if usable.iter().any(|record| (record.usage, record.selector, record.matching) != (3, 1, 1)) => {
-            verdict.say(Status::Unknown, "only `3 1 1` records are compared with the certificate; prefer them");
+        (true, false)
+            if usable.iter().any(|record| (record.usage, record.selector, record.matching) != (3, 1, 1)) =>
+        {
+            verdict
+                .say(Status::Unknown, "only `3 1 1` records are compared with the certificate; prefer them");
         }
         (true, false) => verdict.say(
             Status::Wrong,
@@ -230,7 +249,8 @@ fn caa_of(name: &str, issuer: &str, ask: &mut Inquiry<'_>) -> Option<Verdict> {
             Answer::NoRecords | Answer::NxDomain => {}
             Answer::Temporary(why) => {
                 let verdict = Verdict::new(at, "CAA", wanted::caa_value(issuer), Vec::new());
-                let advice = format!("the DNS does not answer, and certificate authorities issue nothing then: {why}");
+                let advice =
+                    format!("the DNS does not answer, and certificate authorities issue nothing then: {why}");
                 return Some(verdict.with(Status::Unknown, advice));
             }
         }

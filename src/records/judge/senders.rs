@@ -64,16 +64,24 @@ fn policy(name: &str, want: String, ours: &[IpAddr], absent: Status, ask: &mut I
             _ if ours.is_empty() => {}
             Word::Pass => {}
             Word::Fail | Word::SoftFail => {
-                verdict.say(Status::Wrong, format!("it does not allow {address}, from which this relay sends"));
+                verdict
+                    .say(Status::Wrong, format!("it does not allow {address}, from which this relay sends"));
             }
             Word::Neutral => {
-                verdict.say(Status::Risky, format!("it says nothing about {address}, from which this relay sends"));
+                verdict.say(
+                    Status::Risky,
+                    format!("it says nothing about {address}, from which this relay sends"),
+                );
             }
-            Word::Unknown(why) => verdict.say(Status::Unknown, format!("whether it allows {address} is not known: {why}")),
+            Word::Unknown(why) => {
+                verdict.say(Status::Unknown, format!("whether it allows {address} is not known: {why}"))
+            }
         }
     }
     if lookups > LOOKUPS_MAX {
-        let advice = format!("it costs {lookups} look-ups, and more than {LOOKUPS_MAX} make it void (RFC 7208 section 4.6.4)");
+        let advice = format!(
+            "it costs {lookups} look-ups, and more than {LOOKUPS_MAX} make it void (RFC 7208 section 4.6.4)"
+        );
         verdict.say(Status::Wrong, advice);
     }
     verdict
@@ -83,8 +91,14 @@ fn policy(name: &str, want: String, ours: &[IpAddr], absent: Status, ask: &mut I
 pub(super) fn dkim(site: &Site, domain: &str, ask: &mut Inquiry<'_>) -> Vec<Verdict> {
     let Some(dkim) = site.dkim_for(domain) else {
         let (status, advice) = match &site.dkim {
-            Some(other) => (Status::Risky, format!("mail from {domain} is not signed: dkim.domain is {}", other.domain)),
-            None => (Status::Risky, "outgoing mail is not signed: `waystation keys dkim` makes keys and says what to configure".to_owned()),
+            Some(other) => {
+                (Status::Risky, format!("mail from {domain} is not signed: dkim.domain is {}", other.domain))
+            }
+            None => (
+                Status::Risky,
+                "outgoing mail is not signed: `waystation keys dkim` makes keys and says what to configure"
+                    .to_owned(),
+            ),
         };
         return vec![Verdict::new(record_name("*", domain), "TXT", "", Vec::new()).with(status, advice)];
     };
@@ -93,7 +107,9 @@ pub(super) fn dkim(site: &Site, domain: &str, ask: &mut Inquiry<'_>) -> Vec<Verd
     }
     if dkim.keys.is_empty() {
         let advice = "the key files cannot be read from here, so the records cannot be compared";
-        return vec![Verdict::new(record_name("*", &dkim.domain), "TXT", "", Vec::new()).with(Status::Unknown, advice)];
+        return vec![
+            Verdict::new(record_name("*", &dkim.domain), "TXT", "", Vec::new()).with(Status::Unknown, advice),
+        ];
     }
     dkim.keys.iter().map(|key| key_record(key, &record_name(&key.selector, &dkim.domain), ask)).collect()
 }
@@ -107,17 +123,21 @@ fn key_record(key: &DkimKey, name: &str, ask: &mut Inquiry<'_>) -> Verdict {
                 .with(Status::Unknown, format!("the DNS does not answer: {why}"));
         }
     };
-    let mut verdict = Verdict::new(name, "TXT", &key.record, records.iter().map(|text| readable(text)).collect());
+    let mut verdict =
+        Verdict::new(name, "TXT", &key.record, records.iter().map(|text| readable(text)).collect());
     if records.is_empty() {
         let advice = "the public key is not published, so signatures count for nothing";
         return verdict.with(Status::Missing, advice);
     }
-    let value = |record: &[u8], tag: &str| Tags::parse(record).and_then(|tags| tags.get(tag).map(str::to_owned));
-    let published: Vec<_> = records.iter().filter_map(|record| value(record, "p").map(|p| (record, p))).collect();
+    let value =
+        |record: &[u8], tag: &str| Tags::parse(record).and_then(|tags| tags.get(tag).map(str::to_owned));
+    let published: Vec<_> =
+        records.iter().filter_map(|record| value(record, "p").map(|p| (record, p))).collect();
     if let [(_, revoked)] = published.as_slice()
         && revoked.is_empty()
     {
-        let advice = "the empty `p=` revokes the key that this relay signs with: publish it, or sign with another";
+        let advice =
+            "the empty `p=` revokes the key that this relay signs with: publish it, or sign with another";
         return verdict.with(Status::Wrong, advice);
     }
     let ours = value(key.record.as_bytes(), "p");
@@ -129,9 +149,9 @@ fn key_record(key: &DkimKey, name: &str, ask: &mut Inquiry<'_>) -> Verdict {
             "it is another key than the one this relay signs with, so every signature fails",
         ),
     }
-    let testing = published.iter().any(|(record, _)| {
-        Tags::parse(record).and_then(|tags| tags.lists("t", "y")) == Some(true)
-    });
+    let testing = published
+        .iter()
+        .any(|(record, _)| Tags::parse(record).and_then(|tags| tags.lists("t", "y")) == Some(true));
     if testing {
         verdict.say(Status::Risky, "`t=y` says that the key is only being tried out: remove it");
     }
@@ -158,12 +178,15 @@ pub(super) fn dmarc(site: &Site, domain: &str, ask: &mut Inquiry<'_>) -> Vec<Ver
         }
         [one] => one,
         [_, ..] => {
-            let advice = "there may be one DMARC record only: with several, none counts (RFC 7489 section 6.6.3)";
+            let advice =
+                "there may be one DMARC record only: with several, none counts (RFC 7489 section 6.6.3)";
             return vec![verdict.with(Status::Wrong, advice)];
         }
     };
     let Some(tags) = Tags::parse(record.as_bytes()) else {
-        return vec![verdict.with(Status::Wrong, "receivers cannot read it: tags are NAME=VALUE, with `;` between")];
+        return vec![
+            verdict.with(Status::Wrong, "receivers cannot read it: tags are NAME=VALUE, with `;` between"),
+        ];
     };
     let below = at != domain;
     let asked = tags.get("sp").filter(|_| below).or_else(|| tags.get("p"));
@@ -173,14 +196,18 @@ pub(super) fn dmarc(site: &Site, domain: &str, ask: &mut Inquiry<'_>) -> Vec<Ver
             Status::Info,
             "`p=none` only watches: go to `quarantine` when the reports show nothing of yours failing",
         ),
-        Some(other) => verdict.say(Status::Wrong, format!("`{other}` is no policy: write none, quarantine or reject")),
+        Some(other) => {
+            verdict.say(Status::Wrong, format!("`{other}` is no policy: write none, quarantine or reject"))
+        }
         None => verdict.say(Status::Wrong, "it has no `p=`, so it is no policy"),
     }
     let mut verdicts = vec![verdict];
     let reports = tags.get("rua").unwrap_or_default().to_owned();
     for report in reports.split(',').take(REPORTS_MAX) {
         let address = report.split('!').next().unwrap_or_default();
-        let Some((_, host)) = address.strip_prefix("mailto:").and_then(|mail| mail.rsplit_once('@')) else { continue };
+        let Some((_, host)) = address.strip_prefix("mailto:").and_then(|mail| mail.rsplit_once('@')) else {
+            continue;
+        };
         let host = host.to_ascii_lowercase();
         if !are_related(&host, &at) {
             verdicts.extend(authorisation(&at, &host, ask));
@@ -195,8 +222,10 @@ fn policies_above(domain: &str, ask: &mut Inquiry<'_>) -> Result<(String, Vec<St
     for _ in 0..LABELS_MAX {
         match ask.txt(&format!("_dmarc.{at}")) {
             Answer::Found(found) => {
-                let policy = |text: &&Vec<u8>| text.get(..8).is_some_and(|v| v.eq_ignore_ascii_case(b"v=DMARC1"));
-                let records: Vec<_> = found.records.iter().filter(policy).map(|text| readable(text)).collect();
+                let policy =
+                    |text: &&Vec<u8>| text.get(..8).is_some_and(|v| v.eq_ignore_ascii_case(b"v=DMARC1"));
+                let records: Vec<_> =
+                    found.records.iter().filter(policy).map(|text| readable(text)).collect();
                 if !records.is_empty() {
                     return Ok((at.to_owned(), records));
                 }
@@ -233,6 +262,9 @@ fn authorisation(domain: &str, host: &str, ask: &mut Inquiry<'_>) -> Option<Verd
     Some(if texts.iter().any(agrees) {
         verdict
     } else {
-        verdict.with(Status::Info, format!("{host} does not say that it takes reports about {domain}, so it gets none"))
+        verdict.with(
+            Status::Info,
+            format!("{host} does not say that it takes reports about {domain}, so it gets none"),
+        )
     })
 }
