@@ -12,6 +12,7 @@ pub mod custody;
 mod edge;
 pub mod ledger;
 mod outbound;
+mod presence;
 pub mod records;
 pub mod tls;
 mod verify;
@@ -29,11 +30,11 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::admin::api::{self, Admin, Presence};
+use crate::admin::api::{self, Admin};
 use crate::admin::ask::Terms;
+use crate::admin::events::ONLOOKERS_MAX;
 use crate::config::{AdmissionMode, Config};
 use crate::http::{self, Guests};
-use crate::identity::key::KeyText;
 use crate::mail::admission::Admission;
 use crate::mail::intake;
 use crate::mail::lane::Lanes;
@@ -263,7 +264,8 @@ pub async fn start(config: &Config, given: Given, stop: CancellationToken) -> Re
     let admin = Arc::new(Admin {
         spooler: ledger.spooler.clone(),
         handle: ledger.engine.handle(),
-        presence: Arc::new(Connected(Arc::clone(&tunnel))),
+        presence: Arc::new(presence::Connected(Arc::clone(&tunnel))),
+        condition: pulse.clone(),
         metrics: Arc::clone(&metrics),
         switch: Arc::clone(&switch),
         standing: Arc::clone(&standing),
@@ -271,6 +273,8 @@ pub async fn start(config: &Config, given: Given, stop: CancellationToken) -> Re
         signer: signer.clone(),
         records: records::desk(config, served.as_ref().map(|served| Arc::clone(&served.store))),
         live,
+        onlookers: Arc::new(Semaphore::new(ONLOOKERS_MAX)),
+        stop: stop.clone(),
         verifying: Semaphore::new(1),
     });
     let admin = api::router(admin);
@@ -389,20 +393,6 @@ fn local(listener: &TcpListener, configured: SocketAddr) -> SocketAddr {
     listener.local_addr().unwrap_or(configured)
 }
 
-struct Connected(Arc<Tunnel>);
-
-impl Presence for Connected {
-    fn connected(&self, name: &str) -> bool {
-        KeyText::from_peer(name).is_ok_and(|key| self.0.is_connected(&key))
-    }
-
-    fn revoke(&self, name: &str) {
-        if let Ok(key) = KeyText::from_peer(name) {
-            self.0.revoke(&key);
-        }
-    }
-}
-
 fn tunnel_settings(config: &Config) -> ws::Settings {
     let (t, l) = (&config.tunnel, &config.limits);
     ws::Settings {
@@ -430,6 +420,7 @@ pub fn terms(config: &Config) -> Terms {
     let ms = |seconds: u64| seconds.saturating_mul(1000);
     let l = &config.limits;
     Terms {
+        hostname: config.hostname.clone(),
         domains: config.domains.clone(),
         retain_acked_ms: ms(config.spool.retain_acked_seconds),
         expire_ms: ms(config.spool.expire_undelivered_seconds),

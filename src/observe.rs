@@ -9,6 +9,7 @@
 mod abuse;
 mod custody;
 mod edge;
+pub mod history;
 mod json;
 pub mod live;
 mod log;

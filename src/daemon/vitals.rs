@@ -1,14 +1,17 @@
 //! The relay's pulse: looks at the spool every second, for `/health`, `/ready` and the gauges.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use spool::ids::WallMs;
 use spool::types::SpoolStats;
 use tokio_util::sync::CancellationToken;
 
+use crate::admin::overview::Condition;
 use crate::clock;
 use crate::http::Vitals;
 use crate::observe::Metrics;
+use crate::observe::history::{History, View};
 use crate::spooler::Spooler;
 use crate::tunnel::ws::Tunnel;
 
@@ -20,9 +23,12 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// See the module.
 pub(super) struct Pulse {
     started: Instant,
+    started_at: WallMs,
     tunnel: Arc<Tunnel>,
     metrics: Arc<Metrics>,
     problems: Mutex<Vec<String>>,
+    history: Mutex<History>,
+    stats: Mutex<Option<SpoolStats>>,
 }
 
 /// What one look found.
@@ -34,7 +40,16 @@ struct Look {
 impl Pulse {
     pub(super) fn new(tunnel: Arc<Tunnel>, metrics: Arc<Metrics>) -> Arc<Self> {
         let problems = Mutex::new(vec!["relay is starting".to_owned()]);
-        Arc::new(Self { started: clock::monotonic(), tunnel, metrics, problems })
+        let started_at = clock::wall();
+        Arc::new(Self {
+            started: clock::monotonic(),
+            started_at,
+            tunnel,
+            metrics,
+            problems,
+            history: Mutex::new(History::new(started_at)),
+            stats: Mutex::default(),
+        })
     }
 
     pub(super) async fn run(self: Arc<Self>, spooler: Spooler, stop: CancellationToken) {
@@ -50,14 +65,27 @@ impl Pulse {
                 let oldest = stats.oldest_ready.map_or(0, |at| clock::wall().since(at));
                 self.metrics.set_spool(stats, oldest);
             }
+            self.remember(look.stats);
             self.note(look.problems);
         }
         self.note(vec!["relay is stopping".to_owned()]);
     }
 
+    /// Keeps the counters, and takes a step of history when one is over.
+    fn remember(&self, stats: Option<SpoolStats>) {
+        if stats.is_some() {
+            *lock(&self.stats) = stats;
+        }
+        let now = clock::wall();
+        let mut history = lock(&self.history);
+        if history.is_due(now) {
+            history.feed(self.metrics.reading(), now);
+        }
+    }
+
     /// Keeps the problems, and says once when they change.
     fn note(&self, problems: Vec<String>) {
-        let mut kept = self.problems.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = lock(&self.problems);
         if *kept != problems {
             if problems.is_empty() {
                 tracing::info!(event = "relay.ready", "ready for mail");
@@ -100,6 +128,33 @@ impl Vitals for Pulse {
     }
 
     fn problems(&self) -> Vec<String> {
-        self.problems.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.problems).clone()
     }
+}
+
+impl Condition for Pulse {
+    fn started_at(&self) -> WallMs {
+        self.started_at
+    }
+
+    fn uptime_seconds(&self) -> u64 {
+        Vitals::uptime_seconds(self)
+    }
+
+    fn problems(&self) -> Vec<String> {
+        Vitals::problems(self)
+    }
+
+    fn history(&self) -> View {
+        lock(&self.history).view()
+    }
+
+    fn stats(&self) -> Option<SpoolStats> {
+        lock(&self.stats).clone()
+    }
+}
+
+/// What is kept here is whole, whatever happened to somebody who held the lock.
+fn lock<T>(kept: &Mutex<T>) -> MutexGuard<'_, T> {
+    kept.lock().unwrap_or_else(PoisonError::into_inner)
 }
