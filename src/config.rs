@@ -179,6 +179,17 @@ pub struct Attestation {
     pub overlap_seconds: u64,
 }
 
+/// How strictly senders shall take the MTA-STS policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MtaSts {
+    /// There is none.
+    Off,
+    /// They only report.
+    Testing,
+    /// They do not deliver without TLS.
+    Enforce,
+}
+
 /// `[smtp]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Smtp {
@@ -202,6 +213,8 @@ pub struct Smtp {
     pub greet_delay_ms: u64,
     /// Block lists.
     pub dnsbl_zones: Vec<String>,
+    /// The MTA-STS policy that is answered.
+    pub mta_sts: MtaSts,
     /// Networks whose stray line ends are repaired instead of refused; empty when nobody's are.
     pub normalize_networks: Vec<IpNet>,
 }

@@ -12,7 +12,9 @@ pub mod custody;
 mod edge;
 pub mod ledger;
 mod outbound;
+mod presence;
 mod readiness;
+pub mod records;
 mod resolver;
 pub mod tls;
 mod verify;
@@ -30,11 +32,11 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::admin::api::{self, Admin, Presence};
+use crate::admin::api::{self, Admin};
 use crate::admin::ask::Terms;
+use crate::admin::events::ONLOOKERS_MAX;
 use crate::config::{AdmissionMode, Config};
 use crate::http::{self, Guests};
-use crate::identity::key::KeyText;
 use crate::mail::admission::Admission;
 use crate::mail::intake;
 use crate::mail::lane::Lanes;
@@ -275,13 +277,17 @@ pub async fn start(config: &Config, given: Given, stop: CancellationToken) -> Re
     let admin = Arc::new(Admin {
         spooler: ledger.spooler.clone(),
         handle: ledger.engine.handle(),
-        presence: Arc::new(Connected(Arc::clone(&tunnel))),
+        presence: Arc::new(presence::Connected(Arc::clone(&tunnel))),
+        condition: pulse.clone(),
         metrics: Arc::clone(&metrics),
         switch: Arc::clone(&switch),
         standing: Arc::clone(&standing),
         terms: terms(config),
         signer: signer.clone(),
+        records: records::desk(config, served.as_ref().map(|served| Arc::clone(&served.store))),
         live,
+        onlookers: Arc::new(Semaphore::new(ONLOOKERS_MAX)),
+        stop: stop.clone(),
         verifying: Semaphore::new(1),
     });
     let admin = api::router(admin);
@@ -292,7 +298,7 @@ pub async fn start(config: &Config, given: Given, stop: CancellationToken) -> Re
     };
     let challenges = acme.as_ref().map(|acme| Arc::clone(&acme.challenges));
     let about = Some(custody::about(config, signer));
-    let extras = http::Extras { admin: admin_door, about, challenges };
+    let extras = http::Extras { admin: admin_door, about, challenges, sts: records::sts_policy(config) };
     let watch = metrics.listeners.watch(readiness::ADMIN);
     let answering = api::serve(admin_listener, admin, stop.clone());
     tasks.spawn(async move {
@@ -406,20 +412,6 @@ fn local(listener: &TcpListener, configured: SocketAddr) -> SocketAddr {
     listener.local_addr().unwrap_or(configured)
 }
 
-struct Connected(Arc<Tunnel>);
-
-impl Presence for Connected {
-    fn connected(&self, name: &str) -> bool {
-        KeyText::from_peer(name).is_ok_and(|key| self.0.is_connected(&key))
-    }
-
-    fn revoke(&self, name: &str) {
-        if let Ok(key) = KeyText::from_peer(name) {
-            self.0.revoke(&key);
-        }
-    }
-}
-
 fn tunnel_settings(config: &Config) -> ws::Settings {
     let (t, l) = (&config.tunnel, &config.limits);
     ws::Settings {
@@ -447,6 +439,7 @@ pub fn terms(config: &Config) -> Terms {
     let ms = |seconds: u64| seconds.saturating_mul(1000);
     let l = &config.limits;
     Terms {
+        hostname: config.hostname.clone(),
         domains: config.domains.clone(),
         retain_acked_ms: ms(config.spool.retain_acked_seconds),
         expire_ms: ms(config.spool.expire_undelivered_seconds),

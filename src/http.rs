@@ -32,6 +32,8 @@ use exposition::Exposition;
 
 /// Where a relay says who it is, and with which keys it signs.
 const ABOUT: &str = "/.well-known/waystation";
+/// Where senders find the MTA-STS policy (RFC 8461 section 3.2).
+const STS_POLICY: &str = "/.well-known/mta-sts.txt";
 /// How long the answer there may be kept, seconds: far shorter than any overlap of keys.
 const ABOUT_CACHE: &str = "max-age=300";
 /// Path before the token of an http-01 validation.
@@ -73,9 +75,20 @@ pub trait About: Send + Sync + 'static {
     fn object(&self) -> Value;
 }
 
+/// An MTA-STS policy (RFC 8461).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StsPolicy {
+    /// Names of policy hosts, lower case.
+    pub hosts: Vec<String>,
+    /// The policy.
+    pub text: String,
+}
+
 /// What a listener answers when it is configured.
 #[derive(Clone, Default)]
 pub struct Extras {
+    /// The MTA-STS policy.
+    pub sts: Option<Arc<StsPolicy>>,
     /// The admin API; `None`: not over HTTP.
     pub admin: Option<Arc<AdminDoor>>,
     /// What anybody may know of the relay; `None`: nothing is said.
@@ -114,10 +127,21 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
         (&Method::GET, "/ready") => ready(&shared),
         (&Method::GET, "/metrics") => metrics(&shared, request.headers()),
         (&Method::GET, ABOUT) => about(&shared),
+        (&Method::GET, STS_POLICY) => sts_policy(&shared, request.headers()),
         (&Method::GET, target) => {
             target.strip_prefix(CHALLENGE).map_or_else(not_found, |token| challenge(&shared, token))
         }
         _ => not_found(),
+    }
+}
+
+/// A policy belongs to the domain in the name of its host, and to no other.
+fn sts_policy(shared: &Shared, headers: &HeaderMap) -> Response {
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let host = host.split(':').next().unwrap_or_default().trim_end_matches('.').to_ascii_lowercase();
+    match shared.extras.sts.as_ref().filter(|sts| sts.hosts.contains(&host)) {
+        Some(sts) => ([(header::CONTENT_TYPE, "text/plain")], sts.text.clone()).into_response(),
+        None => not_found(),
     }
 }
 

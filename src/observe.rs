@@ -11,6 +11,7 @@ mod classic;
 mod conditions;
 mod custody;
 mod edge;
+pub mod history;
 mod json;
 mod listeners;
 pub mod live;

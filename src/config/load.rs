@@ -8,8 +8,8 @@ use ipnet::IpNet;
 
 use super::keys::{self, Key, Kind};
 use super::{
-    Admission, AdmissionMode, Config, ConfigError, ENV_PREFIX, Http, Limits, Log, LogShape, Smtp, SpoolKeys,
-    Tunnel, Value, seed,
+    Admission, AdmissionMode, Config, ConfigError, ENV_PREFIX, Http, Limits, Log, LogShape, MtaSts, Smtp,
+    SpoolKeys, Tunnel, Value, seed,
 };
 
 /// Most entries of one list.
@@ -320,6 +320,11 @@ impl Loader {
                 proxy_protocol: self.bool("smtp.proxy_protocol"),
                 greet_delay_ms: self.whole("smtp.greet_delay_ms"),
                 dnsbl_zones,
+                mta_sts: match self.text("smtp.mta_sts").as_str() {
+                    "off" => MtaSts::Off,
+                    "enforce" => MtaSts::Enforce,
+                    _ => MtaSts::Testing,
+                },
                 normalize_networks: if repairs { normalize } else { Vec::new() },
             },
             tunnel: Tunnel {

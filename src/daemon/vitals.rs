@@ -5,14 +5,17 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use spool::ids::WallMs;
 use spool::types::{SpoolStats, State};
 use tokio_util::sync::CancellationToken;
 
 use super::readiness::{CertificateFact, Facts, Finding, SpoolFact, judge, texts};
 use super::resolver::Resolver;
+use crate::admin::overview;
 use crate::clock;
 use crate::http::Vitals;
 use crate::mail::outbound::delivery::switch::Switch;
+use crate::observe::history::{History, View};
 use crate::observe::{Condition, Effect, Metrics};
 use crate::spooler::Spooler;
 use crate::tls::Store;
@@ -35,16 +38,28 @@ pub(super) struct Senses {
 /// See the module.
 pub(super) struct Pulse {
     started: Instant,
+    started_at: WallMs,
     tunnel: Arc<Tunnel>,
     metrics: Arc<Metrics>,
     findings: Mutex<Vec<Finding>>,
+    history: Mutex<History>,
+    stats: Mutex<Option<SpoolStats>>,
 }
 
 impl Pulse {
     pub(super) fn new(tunnel: Arc<Tunnel>, metrics: Arc<Metrics>) -> Arc<Self> {
         let findings = vec![Finding::new(Condition::Starting, "relay is starting")];
         metrics.conditions.set(&[Condition::Starting]);
-        Arc::new(Self { started: clock::monotonic(), tunnel, metrics, findings: Mutex::new(findings) })
+        let started_at = clock::wall();
+        Arc::new(Self {
+            started: clock::monotonic(),
+            started_at,
+            tunnel,
+            metrics,
+            findings: Mutex::new(findings),
+            history: Mutex::new(History::new(started_at)),
+            stats: Mutex::default(),
+        })
     }
 
     pub(super) async fn run(self: Arc<Self>, senses: Senses, stop: CancellationToken) {
@@ -61,6 +76,7 @@ impl Pulse {
                 self.metrics.set_spool(stats, oldest);
                 senses.resolver.set_wanted(has_deliveries(stats));
             }
+            self.remember(stats);
             let facts = Facts {
                 spool,
                 listeners: self.metrics.listeners.standings(clock::monotonic()),
@@ -77,9 +93,21 @@ impl Pulse {
         self.note(vec![Finding::new(Condition::Stopping, "relay is stopping")]);
     }
 
+    /// Keeps the counters, and takes a step of history when one is over.
+    fn remember(&self, stats: Option<SpoolStats>) {
+        if stats.is_some() {
+            *lock(&self.stats) = stats;
+        }
+        let now = clock::wall();
+        let mut history = lock(&self.history);
+        if history.is_due(now) {
+            history.feed(self.metrics.reading(), now);
+        }
+    }
+
     /// Keeps what was found, and says once when it changes.
     fn note(&self, findings: Vec<Finding>) {
-        let mut kept = self.lock();
+        let mut kept = lock(&self.findings);
         if *kept == findings {
             return;
         }
@@ -98,10 +126,6 @@ impl Pulse {
         let active: Vec<_> = findings.iter().map(|finding| finding.condition).collect();
         self.metrics.conditions.set(&active);
         *kept = findings;
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Vec<Finding>> {
-        self.findings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -136,10 +160,37 @@ impl Vitals for Pulse {
     }
 
     fn problems(&self) -> Vec<String> {
-        texts(&self.lock(), Effect::NotReady)
+        texts(&lock(&self.findings), Effect::NotReady)
     }
 
     fn warnings(&self) -> Vec<String> {
-        texts(&self.lock(), Effect::Warning)
+        texts(&lock(&self.findings), Effect::Warning)
     }
+}
+
+impl overview::Condition for Pulse {
+    fn started_at(&self) -> WallMs {
+        self.started_at
+    }
+
+    fn uptime_seconds(&self) -> u64 {
+        Vitals::uptime_seconds(self)
+    }
+
+    fn problems(&self) -> Vec<String> {
+        Vitals::problems(self)
+    }
+
+    fn history(&self) -> View {
+        lock(&self.history).view()
+    }
+
+    fn stats(&self) -> Option<SpoolStats> {
+        lock(&self.stats).clone()
+    }
+}
+
+/// What is kept here is whole, whatever happened to somebody who held the lock.
+fn lock<T>(kept: &Mutex<T>) -> MutexGuard<'_, T> {
+    kept.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -34,6 +34,8 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes of one request head; an upgrade request has a few hundred.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
+/// How long a request under way may take after a stop.
+const DRAIN_MAX: Duration = Duration::from_secs(10);
 /// Pause after a failed accept (out of file descriptors), so that the loop does not burn the processor.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -168,7 +170,11 @@ async fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         ended = connection.as_mut() => ended,
         () = stop.cancelled() => {
             connection.as_mut().graceful_shutdown();
-            connection.await
+            // Somebody who asked and does not read must not hold up a stop.
+            match tokio::time::timeout(DRAIN_MAX, connection).await {
+                Ok(ended) => ended,
+                Err(_) => return,
+            }
         }
     };
     if let Err(error) = ended {

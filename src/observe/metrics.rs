@@ -544,6 +544,12 @@ impl Metrics {
         classic_from_text(&self.text())
     }
 
+    /// The numbers that a [`History`](super::history::History) is made of.
+    #[must_use]
+    pub fn reading(&self) -> super::history::Reading {
+        super::history::Reading::of(&self.text())
+    }
+
     /// The same numbers as one JSON object, keyed by family name.
     #[must_use]
     pub fn json(&self) -> serde_json::Value {

@@ -12,8 +12,7 @@ const BUCKETS: [f64; 10] = [0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 
 /// What is checked.
 const METHODS: [&str; 4] = ["spf", "dkim", "dmarc", "arc"];
 /// What they find (RFC 8601 section 2.7).
-const WORDS: [&str; 8] =
-    ["none", "pass", "fail", "softfail", "neutral", "policy", "temperror", "permerror"];
+const WORDS: [&str; 8] = ["none", "pass", "fail", "softfail", "neutral", "policy", "temperror", "permerror"];
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Labels {

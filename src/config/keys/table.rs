@@ -134,6 +134,12 @@ pub(in crate::config) const KEYS: &[Key] = &[
         "Pause before the greeting. Whoever speaks in it is no mail server and is refused. http.trusted_proxies do not wait.",
     ),
     key(
+        "smtp.mta_sts",
+        Kind::Word(&["off", "testing", "enforce"]),
+        "\"testing\"",
+        "MTA-STS policy that is answered for https://mta-sts.DOMAIN when there is a certificate. testing: senders only report.",
+    ),
+    key(
         "smtp.dnsbl_zones",
         Kind::List,
         "[]",

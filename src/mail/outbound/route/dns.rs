@@ -218,6 +218,24 @@ impl Dns {
         .await
     }
 
+    /// Names of an address.
+    pub async fn ptr(&self, address: IpAddr) -> Answer<String> {
+        self.ask(Eyes::Plain, Name::from(address.to_canonical()), RecordType::PTR, |data| {
+            let RData::PTR(ptr) = data else { return None };
+            Some(plain_name(ptr))
+        })
+        .await
+    }
+
+    /// CAA records, as tag and value.
+    pub async fn caa<T>(&self, name: &str, read: impl Fn((String, String)) -> T) -> Answer<T> {
+        self.named(self.best_eyes(), name, RecordType::CAA, |data| {
+            let RData::CAA(caa) = data else { return None };
+            Some(read((caa.tag.to_ascii_lowercase(), String::from_utf8_lossy(&caa.value).into_owned())))
+        })
+        .await
+    }
+
     async fn named<T>(
         &self,
         eyes: Eyes,
