@@ -12,6 +12,7 @@ mod delivery_verbs;
 mod demo;
 mod dns;
 mod gateway;
+mod health;
 mod keys;
 mod load;
 mod mailbox_verbs;
@@ -146,6 +147,12 @@ enum Command {
         waystation check-config config.json      a file of the seed relay\n  \
         waystation check-config --defaults > waystation.toml")]
     CheckConfig(check::Args),
+    /// Ask a running relay whether it is alive, or ready; exit code 1 when not
+    #[command(after_help = "Examples:\n  \
+        waystation health\n  \
+        waystation health --ready --wait 60      until mail can be taken, at most a minute\n  \
+        waystation health https://relay.example.org/health")]
+    Health(health::Args),
     /// The home side: fetch what the relay holds, and deliver it
     #[command(subcommand, after_help = gateway::EXAMPLES)]
     Gateway(gateway::Verb),
@@ -206,6 +213,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Serve => serve::run(global),
         Command::Demo => demo::run(global),
         Command::CheckConfig(args) => check::run(global, &args),
+        Command::Health(args) => health::run(global, &args),
         Command::Gateway(verb) => gateway::run(global, verb),
         Command::Keys(verb) => keys::run(global, verb),
         Command::Dns(verb) => dns::run(global, verb),
