@@ -13,6 +13,7 @@ mod json;
 pub mod live;
 mod log;
 mod metrics;
+mod operate;
 mod submitted;
 mod tls;
 mod verdicts;
@@ -28,6 +29,7 @@ pub use log::{LogControl, LogError, LogFormat, LogSettings, check_level, init_lo
 pub use metrics::{
     AuthOutcome, DeliveryClass, Histogrammed, LaneGauges, Metrics, OutboundFamilies, RefusalStage,
 };
+pub use operate::{OperateFamilies, Operated};
 pub use submitted::SubmissionOutcome;
 pub use tls::{TlsFamilies, TlsListener, TlsVersion};
 pub use verdicts::VerdictFamilies;

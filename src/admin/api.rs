@@ -22,8 +22,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::ask::{self, AskError, Terms};
 use super::change::{self, Change};
+use super::control::{self, Control, Order};
 use super::list::{self, ItemsAsk};
 use super::{deliveries, keys, request, verify};
+use crate::current::Current;
 use crate::mail::outbound::delivery::standing::Standing;
 use crate::mail::outbound::delivery::switch::Switch;
 use crate::mail::signer::Signer;
@@ -56,11 +58,13 @@ pub struct Admin {
     /// Tells what deliveries do.
     pub standing: Arc<Standing>,
     /// What answers need to know of the configuration.
-    pub terms: Terms,
+    pub terms: Current<Terms>,
     /// The signing keys; `None`: nothing is signed.
     pub signer: Option<Arc<Signer>>,
     /// Events as they happen.
     pub live: Live,
+    /// Takes orders for the process; `None`: nobody does.
+    pub control: Option<Control>,
     /// One `verify` at a time.
     pub verifying: Semaphore,
 }
@@ -110,6 +114,8 @@ pub fn router(admin: Arc<Admin>) -> Router {
         .route("/admin/mailboxes/{name}/{verb}", post(make))
         .route("/admin/delivery", get(delivery))
         .route("/admin/delivery/{verb}", post(throw))
+        .route("/admin/reload", post(reload))
+        .route("/admin/restart", get(process).post(restart))
         .route("/admin/attestation", get(attestation))
         .route("/admin/attestation/rotate", post(rotate))
         .route("/admin/spool/items", get(items))
@@ -136,7 +142,8 @@ async fn ask_spool(
     let answer = spooler
         .query(move |spool| {
             let doing = deliveries::Now::look(&admin.switch, Some(&admin.standing), now);
-            let context = ask::Context { now, terms: &admin.terms, deliveries: Some(&doing) };
+            let terms = admin.terms.get();
+            let context = ask::Context { now, terms: &terms, deliveries: Some(&doing) };
             question(spool, &context)
         })
         .await;
@@ -184,6 +191,23 @@ async fn explain(State(admin): Shared, UrlPath(id): UrlPath<String>) -> Response
         }
         Err(error) => problem(&error),
     }
+}
+
+async fn reload(State(admin): Shared) -> Response {
+    give(&admin, Order::Reload).await
+}
+
+async fn restart(State(admin): Shared) -> Response {
+    give(&admin, Order::Restart).await
+}
+
+async fn give(admin: &Admin, order: Order) -> Response {
+    let Some(control) = &admin.control else { return problem(&control::nobody()) };
+    respond(control.give(order).await)
+}
+
+async fn process(State(admin): Shared) -> Response {
+    respond(admin.control.as_ref().map(Control::process).ok_or_else(control::nobody))
 }
 
 async fn attestation(State(admin): Shared) -> Response {
@@ -236,7 +260,7 @@ async fn make(State(admin): Shared, uri: Uri, body: Bytes) -> Response {
     };
     let now = crate::clock::wall();
     let revokes = matches!(change, Change::Revoke { .. });
-    let answer = change::apply(&admin.spooler, change, &admin.terms, Some(&admin.metrics), now).await;
+    let answer = change::apply(&admin.spooler, change, &admin.terms.get(), Some(&admin.metrics), now).await;
     if let (true, Some(lane)) = (revokes, answer.as_ref().ok().and_then(|a| a["lane"].as_str())) {
         admin.presence.revoke(lane);
     }

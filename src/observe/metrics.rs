@@ -17,6 +17,7 @@ use spool::types::{SpoolStats, State};
 use super::abuse::AbuseFamilies;
 use super::edge::EdgeFamilies;
 use super::json::json_from_text;
+use super::operate::OperateFamilies;
 use super::tls::TlsFamilies;
 use super::{CustodyFamilies, SubmissionOutcome, VerdictFamilies};
 
@@ -236,6 +237,8 @@ pub struct Metrics {
     spool: LaneGauges,
     /// Proxies, admin API over HTTP, ACME.
     pub edge: EdgeFamilies,
+    /// Reloads and hand-overs.
+    pub operate: OperateFamilies,
     recovery: FloatGauge,
     ready: Gauge,
 }
@@ -285,6 +288,7 @@ impl Metrics {
             verdicts: VerdictFamilies::default(),
             spool: LaneGauges::default(),
             edge: EdgeFamilies::default(),
+            operate: OperateFamilies::default(),
             recovery: FloatGauge::default(),
             ready: Gauge::default(),
         };
@@ -295,6 +299,7 @@ impl Metrics {
         metrics.custody.register(&mut metrics.registry);
         metrics.register_spool();
         metrics.edge.register(&mut metrics.registry);
+        metrics.operate.register(&mut metrics.registry);
         metrics.tls.register(&mut metrics.registry);
         metrics.abuse.register(&mut metrics.registry);
         metrics
