@@ -7,10 +7,13 @@
 
 pub mod api;
 pub mod ask;
+pub mod backup;
+pub mod bytes;
 pub mod change;
 pub mod client;
 pub mod deliveries;
 pub mod explain;
+pub mod jobs;
 pub mod keys;
 pub mod list;
 pub mod request;

@@ -24,12 +24,12 @@ use std::time::Duration;
 
 use spool::error::SpoolError;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admin::api::{self, Admin, Presence};
 use crate::admin::ask::Terms;
+use crate::admin::jobs::Jobs;
 use crate::config::{AdmissionMode, Config};
 use crate::http::{self, Guests};
 use crate::identity::key::KeyText;
@@ -269,7 +269,7 @@ pub async fn start(config: &Config, given: Given, stop: CancellationToken) -> Re
         terms: terms(config),
         signer: signer.clone(),
         live,
-        verifying: Semaphore::new(1),
+        jobs: Jobs::new(config.data_dir.clone(), stop.clone()),
     });
     let admin = api::router(admin);
     let admin_door = guard.map(|guard| edge::admin_door(config, guard, &admin, &metrics));

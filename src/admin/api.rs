@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use axum::body::{Body, Bytes};
 use axum::extract::{DefaultBodyLimit, Path as UrlPath, Query, State};
-use axum::http::{StatusCode, Uri, header};
+use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -17,13 +17,13 @@ use spool::engine::Handle;
 use spool::error::SpoolError;
 use spool::types::ItemInfo;
 use tokio::net::UnixListener;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::ask::{self, AskError, Terms};
 use super::change::{self, Change};
+use super::jobs::{Jobs, Kind, Tell};
 use super::list::{self, ItemsAsk};
-use super::{deliveries, keys, request, verify};
+use super::{backup, bytes, deliveries, keys, request, verify};
 use crate::mail::outbound::delivery::standing::Standing;
 use crate::mail::outbound::delivery::switch::Switch;
 use crate::mail::signer::Signer;
@@ -32,6 +32,8 @@ use crate::spooler::Spooler;
 
 /// Largest request body, bytes.
 const REQUEST_BYTES_MAX: usize = 64 * 1024;
+/// How often an item may be moved while its bytes are checked.
+const MOVES_MAX: usize = 8;
 
 /// Knows which gateways are connected. The tunnel's registry implements it.
 pub trait Presence: Send + Sync + 'static {
@@ -61,8 +63,8 @@ pub struct Admin {
     pub signer: Option<Arc<Signer>>,
     /// Events as they happen.
     pub live: Live,
-    /// One `verify` at a time.
-    pub verifying: Semaphore,
+    /// What takes long.
+    pub jobs: Jobs,
 }
 
 impl std::fmt::Debug for Admin {
@@ -121,6 +123,7 @@ pub fn router(admin: Arc<Admin>) -> Router {
         .route("/admin/spool/replay", post(make))
         .route("/admin/spool/stats", get(stats))
         .route("/admin/spool/verify", post(verify_all))
+        .route("/admin/backup", post(make_backup))
         .fallback(|| async { problem(&AskError::NotFound("no such request".to_owned())) })
         .layer(DefaultBodyLimit::max(REQUEST_BYTES_MAX))
         .with_state(admin)
@@ -247,13 +250,20 @@ async fn stats(State(admin): Shared) -> Response {
     ask_spool(admin, ask::stats).await
 }
 
-async fn verify_all(State(admin): Shared) -> Response {
-    let Ok(_one) = admin.verifying.try_acquire() else {
-        return problem(&AskError::Conflict("another verify is running".to_owned()));
-    };
+async fn verify_all(State(admin): Shared, headers: HeaderMap) -> Response {
     let handle = admin.handle.clone();
-    let outcome = tokio::task::spawn_blocking(move || verify::verify(&handle, |_, _| ())).await;
-    respond(outcome.unwrap_or(Err(SpoolError::Closed)).map_err(AskError::from))
+    let work = move |tell: Tell<'_>| verify::verify(&handle, tell).map_err(AskError::from);
+    admin.jobs.answer(Kind::Verify, &headers, work).await
+}
+
+async fn make_backup(State(admin): Shared, headers: HeaderMap, body: Bytes) -> Response {
+    let dir = match request::backup(&body) {
+        Ok(dir) => dir,
+        Err(error) => return problem(&error),
+    };
+    let (mut handle, data_dir) = (admin.handle.clone(), admin.jobs.data_dir.clone());
+    let work = move |tell: Tell<'_>| backup::make(&mut handle, &data_dir, &dir, tell);
+    admin.jobs.answer(Kind::Backup, &headers, work).await
 }
 
 /// The bytes that a gateway gets: trace fields, then the body, one piece at a time.
@@ -268,14 +278,10 @@ async fn raw(State(admin): Shared, UrlPath(id): UrlPath<String>) -> Response {
         Err(error) => return problem(&error),
     };
     let spooler = admin.spooler.clone();
-    if !spool::life::keeps_body(info.state) {
-        // It may be there still, or partly: a half answer is none.
-        let (reader, whole) = (spooler.reader(), info.clone());
-        let checked = tokio::task::spawn_blocking(move || reader.check_body(&whole)).await;
-        if !matches!(checked, Ok(Ok(()))) {
-            return problem(&ask::gone(&info));
-        }
-    }
+    let info = match whole(&spooler, info).await {
+        Ok(info) => info,
+        Err(error) => return problem(&error),
+    };
     let head = Bytes::from(info.head.clone());
     let pieces = stream::unfold((spooler, info, 0), |(spooler, info, n)| async move {
         let piece = next_piece(&spooler, &info, n).await?;
@@ -283,6 +289,24 @@ async fn raw(State(admin): Shared, UrlPath(id): UrlPath<String>) -> Response {
     });
     let whole = futures_util::StreamExt::chain(stream::iter([Ok(head)]), pieces);
     ([(header::CONTENT_TYPE, "message/rfc822")], Body::from_stream(whole)).into_response()
+}
+
+/// The item as it is now, when its bytes are whole: compaction may have moved it since it was looked up.
+async fn whole(spooler: &Spooler, mut info: ItemInfo) -> Result<ItemInfo, AskError> {
+    for _ in 0..MOVES_MAX {
+        let (reader, now) = (spooler.reader(), info.clone());
+        let checked = tokio::task::spawn_blocking(move || bytes::whole(&reader, &now)).await;
+        let Err(problem) = checked.unwrap_or(Err(AskError::Spool(SpoolError::Closed))) else {
+            return Ok(info);
+        };
+        let id = info.id;
+        let again = spooler.query(move |spool| ask::known(spool, id)).await??;
+        if again.chunks == info.chunks {
+            return Err(problem);
+        }
+        info = again;
+    }
+    Err(AskError::Conflict(format!("item {} is being moved; ask again", info.id)))
 }
 
 async fn next_piece(spooler: &Spooler, info: &ItemInfo, n: usize) -> Option<Result<Bytes, SpoolError>> {
@@ -296,12 +320,19 @@ fn respond(answer: Result<Value, AskError>) -> Response {
     }
 }
 
-fn problem(error: &AskError) -> Response {
-    let (status, word) = match error {
+pub(super) fn problem(error: &AskError) -> Response {
+    let (status, word) = status(error);
+    (status, Json(json!({ "error": word, "message": error.to_string() }))).into_response()
+}
+
+/// Status and word of a refusal.
+pub(super) fn status(error: &AskError) -> (StatusCode, &'static str) {
+    match error {
         AskError::NotFound(_) => (StatusCode::NOT_FOUND, "not_found"),
         AskError::Bad(_) => (StatusCode::BAD_REQUEST, "bad_request"),
         AskError::Conflict(_) => (StatusCode::CONFLICT, "conflict"),
+        // Trying again later does not help.
+        AskError::Spool(SpoolError::Corrupt { .. }) => (StatusCode::INTERNAL_SERVER_ERROR, "damaged"),
         AskError::Spool(_) => (StatusCode::SERVICE_UNAVAILABLE, "spool"),
-    };
-    (status, Json(json!({ "error": word, "message": error.to_string() }))).into_response()
+    }
 }
