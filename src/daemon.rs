@@ -39,6 +39,7 @@ use crate::admin::api::{self, Admin};
 use crate::admin::ask::Terms;
 use crate::admin::control::Control;
 use crate::admin::events::ONLOOKERS_MAX;
+use crate::admin::jobs::Jobs;
 use crate::config::{AdmissionMode, Config};
 use crate::current::Current;
 use crate::http::{self, Guests};
@@ -314,7 +315,7 @@ pub async fn start(config: &Config, given: Given, stop: CancellationToken) -> Re
         onlookers: Arc::new(Semaphore::new(ONLOOKERS_MAX)),
         stop: rest.clone(),
         control,
-        verifying: Semaphore::new(1),
+        jobs: Jobs::new(config.data_dir.clone(), rest.clone()),
     });
     let admin_router = api::router(Arc::clone(&admin));
     let admin_door = guard.map(|guard| edge::admin_door(config, guard, &admin_router, &metrics));
