@@ -108,6 +108,14 @@ pub enum StartError {
         /// What it must be.
         error: http::guard::WeakToken,
     },
+    /// The dashboard's own token could be guessed.
+    #[error("{file} is no token: {error}; remove it, and the next start makes one")]
+    DashboardToken {
+        /// The file.
+        file: String,
+        /// What it must be.
+        error: http::guard::WeakToken,
+    },
     /// The signing keys cannot be used.
     #[error("{0}; `attestation.enabled = false` starts the relay without a signature")]
     Attestation(#[from] StoreError),
@@ -118,7 +126,7 @@ impl StartError {
     #[must_use]
     pub fn is_configuration(&self) -> bool {
         match self {
-            Self::Tls(_) | Self::Secret { .. } | Self::WeakToken { .. } => true,
+            Self::Tls(_) | Self::Secret { .. } | Self::WeakToken { .. } | Self::DashboardToken { .. } => true,
             Self::Ledger(_)
             | Self::Listen { .. }
             | Self::Admin { .. }
@@ -272,6 +280,8 @@ pub async fn start(config: &Config, given: Given, stop: CancellationToken) -> Re
         verifying: Semaphore::new(1),
     });
     let admin = api::router(admin);
+    let pages = edge::dashboard(config, http, guard.as_ref(), &admin, &metrics)?
+        .map(|pages| pages as Arc<dyn http::Pages>);
     let admin_door = guard.map(|guard| edge::admin_door(config, guard, &admin, &metrics));
     let acme = match &served {
         Some(served) => acme::prepare(config, &served.store, &metrics)?,
@@ -279,7 +289,7 @@ pub async fn start(config: &Config, given: Given, stop: CancellationToken) -> Re
     };
     let challenges = acme.as_ref().map(|acme| Arc::clone(&acme.challenges));
     let about = Some(custody::about(config, signer));
-    let extras = http::Extras { admin: admin_door, about, challenges };
+    let extras = http::Extras { admin: admin_door, pages, about, challenges };
     tasks.spawn(api::serve(admin_listener, admin, stop.clone()));
 
     let shown = config.metrics_enabled.then(|| Arc::clone(&metrics));
@@ -372,6 +382,13 @@ impl Daemon {
         tracing::info!(event = "relay.stopped", "relay stopped");
         Ok(())
     }
+}
+
+/// Where the token of the dashboard is, if that is to be seen at this address.
+#[must_use]
+pub fn dashboard_token(config: &Config, http: SocketAddr) -> Option<PathBuf> {
+    let own = || http.ip().is_loopback().then(|| edge::dashboard_token_file(config));
+    config.admin_http_token_file.clone().or_else(own)
 }
 
 async fn listen(

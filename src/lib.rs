@@ -6,6 +6,7 @@ pub mod clock;
 pub mod config;
 pub mod crashpoint;
 pub mod daemon;
+pub mod dashboard;
 pub mod gateway;
 pub mod http;
 pub mod identity;

@@ -8,6 +8,7 @@
 
 mod abuse;
 mod custody;
+mod dashboard;
 mod edge;
 mod json;
 pub mod live;
@@ -21,6 +22,7 @@ use std::io::IsTerminal as _;
 
 pub use abuse::{AbuseFamilies, Limited, Throttle};
 pub use custody::{CustodyFamilies, SignedKind};
+pub use dashboard::{DashboardFamilies, Login};
 pub use edge::{AdminHttp, EdgeFamilies, ProxyRefusal};
 pub use json::json_from_text;
 pub use live::Live;

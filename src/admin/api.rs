@@ -147,10 +147,11 @@ async fn ask_spool(
 #[serde(deny_unknown_fields)]
 struct After {
     after: Option<u32>,
+    limit: Option<usize>,
 }
 
 async fn mailboxes(State(admin): Shared, Query(page): Query<After>) -> Response {
-    ask_spool(admin, move |spool, context| ask::mailboxes(spool, page.after, context)).await
+    ask_spool(admin, move |spool, context| ask::mailboxes(spool, page.after, page.limit, context)).await
 }
 
 async fn invitations(State(admin): Shared) -> Response {

@@ -245,7 +245,7 @@ impl Backend {
     pub(crate) fn mailboxes(&self, after: Option<u32>) -> anyhow::Result<Value> {
         let target = query(&[("after", after.map(|n| n.to_string()))]);
         self.answer(&format!("/mailboxes{target}"), move |spool, context| {
-            ask::mailboxes(spool, after, context)
+            ask::mailboxes(spool, after, None, context)
         })
     }
 

@@ -15,6 +15,7 @@ use prometheus_client::registry::{Registry, Unit};
 use spool::types::{SpoolStats, State};
 
 use super::abuse::AbuseFamilies;
+use super::dashboard::DashboardFamilies;
 use super::edge::EdgeFamilies;
 use super::json::json_from_text;
 use super::tls::TlsFamilies;
@@ -236,6 +237,8 @@ pub struct Metrics {
     spool: LaneGauges,
     /// Proxies, admin API over HTTP, ACME.
     pub edge: EdgeFamilies,
+    /// What the dashboard counts.
+    pub dashboard: DashboardFamilies,
     recovery: FloatGauge,
     ready: Gauge,
 }
@@ -285,6 +288,7 @@ impl Metrics {
             verdicts: VerdictFamilies::default(),
             spool: LaneGauges::default(),
             edge: EdgeFamilies::default(),
+            dashboard: DashboardFamilies::default(),
             recovery: FloatGauge::default(),
             ready: Gauge::default(),
         };
@@ -295,6 +299,7 @@ impl Metrics {
         metrics.custody.register(&mut metrics.registry);
         metrics.register_spool();
         metrics.edge.register(&mut metrics.registry);
+        metrics.dashboard.register(&mut metrics.registry);
         metrics.tls.register(&mut metrics.registry);
         metrics.abuse.register(&mut metrics.registry);
         metrics
