@@ -10,11 +10,13 @@ mod bench;
 mod check;
 mod delivery_verbs;
 mod demo;
+mod dns;
 mod gateway;
 mod keys;
 mod load;
 mod mailbox_verbs;
 mod manual;
+mod report;
 mod screen;
 mod serve;
 mod spool_verbs;
@@ -156,6 +158,9 @@ enum Command {
     /// Pause and resume deliveries, and see what they do
     #[command(subcommand, after_help = delivery_verbs::EXAMPLES)]
     Delivery(delivery_verbs::Verb),
+    /// The DNS records this relay needs, and whether the world sees them
+    #[command(subcommand, after_help = dns::EXAMPLES)]
+    Dns(dns::Verb),
     /// Look into the spool, and move what lies in it
     #[command(subcommand, after_help = spool_verbs::EXAMPLES)]
     Spool(spool_verbs::Verb),
@@ -203,6 +208,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::CheckConfig(args) => check::run(global, &args),
         Command::Gateway(verb) => gateway::run(global, verb),
         Command::Keys(verb) => keys::run(global, verb),
+        Command::Dns(verb) => dns::run(global, verb),
         Command::Mailbox(verb) => mailbox_verbs::run(global, verb),
         Command::Delivery(verb) => delivery_verbs::run(global, verb),
         Command::Spool(verb) => spool_verbs::run(global, verb),

@@ -45,8 +45,8 @@ use view::Frame;
 
 pub use sessions::RANDOM_BYTES;
 
-/// Streams of events that browsers may have open at once.
-const LIVES_MAX: usize = 64;
+/// Streams of events that browsers may have open at once: half of what the API has, so that programs get theirs.
+const LIVES_MAX: usize = 16;
 /// Header fields that a proxy adds.
 const FORWARDED: [&str; 6] =
     ["forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip", "via"];

@@ -92,20 +92,12 @@ impl Dashboard {
         let mailbox = self.api.get(&format!("/mailboxes/{}", escape(name))).await?;
         let lane = escape(text(&mailbox, "lane"));
         let items = format!("/spool/items?order=newest&limit={LANE_ITEMS_SHOWN}&lane={lane}");
-        let sessions = format!("/sessions?lane={lane}&limit=1");
-        let (newest, sessions) = tokio::join!(self.api.get(&items), self.api.get(&sessions));
-        let newest = newest?;
-        let session = sessions.ok().map(|answer| answer["sessions"][0].clone());
+        let newest = self.api.get(&items).await?;
         let done = fields.get("replayed").parse::<u64>().ok().map(|count| {
             let s = view::words::plural(count);
             format!("{} message{s} offered again.", view::words::count(count))
         });
-        let seen = view::lanes::Lane {
-            mailbox: &mailbox,
-            newest: &newest,
-            session: session.as_ref(),
-            done: done.as_deref(),
-        };
+        let seen = view::lanes::Lane { mailbox: &mailbox, newest: &newest, done: done.as_deref() };
         Ok(answer::page(StatusCode::OK, view::lanes::lane(&self.frame(Some(visitor)), &seen)))
     }
 

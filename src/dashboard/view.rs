@@ -145,7 +145,7 @@ pub(super) fn problem(frame: &Frame<'_>, title: &str, text: &str, way_on: (&str,
 pub(super) fn state(word: &str) -> Markup {
     let tone = match word {
         "ready" | "leased" | "armed" | "noted" => "wait",
-        "acked" | "sent" | "told" | "ok" => "good",
+        "acked" | "sent" | "told" | "ok" | "connected" => "good",
         "held" | "expired" | "indeterminate" | "risky" => "warn",
         "failed" | "quarantined" | "missing" | "wrong" => "bad",
         _ => "dull",

@@ -14,7 +14,7 @@ pub(in crate::dashboard) fn lanes(frame: &Frame<'_>, answer: &Value, fields: &Fi
     let lanes = answer["mailboxes"].as_array().map_or(&[][..], Vec::as_slice);
     let body = html! {
         (heading(&html! { "Lanes" }, &html! { p.dim { "One for each mailbox: what waits for its gateway, in order." } }))
-        form.filters action="/lanes" method="get" role="search" {
+        form.filters action="/lanes" method="get" role="search" aria-label="Lanes" {
             div.field {
                 label for="name" { "Key, alias or address" }
                 input #name type="search" name="q" value=(fields.get("q")) autocomplete="off" spellcheck="false" maxlength="320";
@@ -32,6 +32,7 @@ pub(in crate::dashboard) fn lanes(frame: &Frame<'_>, answer: &Value, fields: &Fi
                     caption.unseen { "Mailboxes in the order of their registration" }
                     thead { tr {
                         th scope="col" { "Mailbox" }
+                        th scope="col" { "Gateway" }
                         th.num scope="col" { "Waiting" }
                         th.num.wide scope="col" { "Held" }
                         th.num.wide scope="col" { "Delivered" }
@@ -72,6 +73,7 @@ fn row(lane: &Value) -> Markup {
                     }
                 }
             }
+            td { @if lane["connected"].as_bool() == Some(true) { (super::state("connected")) } @else { (super::state("away")) } }
             td.num { (words::count(waiting)) }
             td.num.wide { (words::count(number(&lane["items"], "held"))) }
             td.num.wide { (words::count(number(&lane["items"], "acked"))) }
@@ -88,8 +90,6 @@ pub(in crate::dashboard) struct Lane<'a> {
     pub(in crate::dashboard) mailbox: &'a Value,
     /// Its newest items.
     pub(in crate::dashboard) newest: &'a Value,
-    /// Its session, of `/admin/sessions`; `Some(null)`: it has none.
-    pub(in crate::dashboard) session: Option<&'a Value>,
     pub(in crate::dashboard) done: Option<&'a str>,
 }
 
@@ -122,7 +122,8 @@ pub(in crate::dashboard) fn lane(frame: &Frame<'_>, seen: &Lane<'_>) -> Markup {
                     }
                     dt { "Registered" } dd { (moment(text(mailbox, "created_at"), frame.now_ms)) }
                     dt { "May connect" } dd { @if mailbox["revoked"].as_bool() == Some(true) { "no, revoked" } @else { "yes" } }
-                    @if let Some(session) = seen.session { dt { "Gateway" } dd { (gateway(session)) } }
+                    dt { "Gateway" }
+                    dd { (gateway(frame, mailbox)) }
                 }
             }
             div.card {
@@ -154,15 +155,9 @@ pub(in crate::dashboard) fn lane(frame: &Frame<'_>, seen: &Lane<'_>) -> Markup {
     page(frame, Place::Lanes, &title, Some(&live), &body)
 }
 
-fn gateway(session: &Value) -> Markup {
+fn gateway(frame: &Frame<'_>, mailbox: &Value) -> Markup {
     html! {
-        @if session.is_null() {
-            "not connected"
-        } @else {
-            "connected for " (words::span(number(session, "connected_seconds")))
-            @if let Some(client) = session["client"].as_str() { " from " span.mono { (words::clip(client, 60)) } }
-            @if let Some(tunnel) = session["tunnel"].as_u64() { ", tunnel " (tunnel) }
-            @if number(session, "in_flight_items") > 0 { ", " (number(session, "in_flight_items")) " on the way" }
-        }
+        @if mailbox["connected"].as_bool() == Some(true) { (super::state("connected")) } @else { (super::state("away")) }
+        @if let Some(seen) = mailbox["last_seen_at"].as_str() { span.dim { ", last heard " (super::ago(seen, frame.now_ms)) } }
     }
 }

@@ -35,7 +35,7 @@ fn evil_item() -> Value {
 fn pages(assets: &Assets) -> Vec<String> {
     let (frame, item) = (frame(assets), evil_item());
     let list = json!({ "items": [item, item], "next": EVIL });
-    let mailbox = json!({ "lane": EVIL, "aliases": [EVIL, EVIL], "created_at": EVIL, "revoked": true });
+    let mailbox = json!({ "lane": EVIL, "aliases": [EVIL, EVIL], "created_at": EVIL, "revoked": true, "connected": true, "last_seen_at": EVIL });
     let numbers = json!({ "uptime_seconds": 5, "version": EVIL, "ready": false, "problems": [EVIL],
         "deliveries": { "paused": EVIL, "left_alone": [{ "destination": EVIL, "until": EVIL }] },
         "history": { "step_seconds": 10, "until": EVIL, "series": { "accepted": [1, EVIL, null] } } });
@@ -43,9 +43,8 @@ fn pages(assets: &Assets) -> Vec<String> {
         "records": [{ "name": EVIL, "type": EVIL, "want": EVIL, "found": [EVIL], "status": EVIL, "advice": EVIL }] });
     let head = Head::read(format!("Subject: {EVIL}\r\nFrom: {EVIL}\r\n{EVIL}: x\r\n\r\n").as_bytes());
     let fields = Fields::read("q=%22%3E%3Cscript%3Ealert(1)%3C/script%3E&state=%22onload=x&lane=%3Cb%3E");
-    let session = json!({ "client": EVIL, "connected_seconds": 4, "tunnel": 2 });
     let seen = overview::Overview { numbers: Some(&numbers), newest: &list, done: Some(EVIL) };
-    let lane = lanes::Lane { mailbox: &mailbox, newest: &list, session: Some(&session), done: Some(EVIL) };
+    let lane = lanes::Lane { mailbox: &mailbox, newest: &list, done: Some(EVIL) };
     let found = items::Search { fields: &fields, answer: Ok(&list), mailbox: Some(EVIL) };
     let wrong = items::Search { answer: Err(EVIL), ..found };
     let detail = item::Item { record: &item, explanation: Some(EVIL), head: Some(&head), done: Some(EVIL) };
