@@ -65,7 +65,11 @@ fn a_first_relay_shows_itself_on_this_machine_to_whoever_can_read_its_directory(
     let cookie = log_in(http, host, &token);
     let page = ask(http, "GET /", &[host, &cookie], "");
     assert_eq!(page.status, 200, "{}", page.head);
-    assert!(page.body.contains("Ready for mail") && page.body.contains("No message has come yet."), "{}", page.body);
+    assert!(
+        page.body.contains("Ready for mail") && page.body.contains("No message has come yet."),
+        "{}",
+        page.body
+    );
     assert!(page.field("content-security-policy").starts_with("default-src 'none'; style-src 'self'"));
 
     for (line, fields) in [
@@ -149,7 +153,9 @@ fn the_newest_are_listed_first_by_the_command_line_with_and_without_a_relay() {
         let all = [&["spool", "ls", "--newest", "--json", "--data-dir", data], args].concat();
         let (code, said, error) = run_text(&all);
         assert_eq!(code, 0, "{error}");
-        let id = |line: &str| serde_json::from_str::<serde_json::Value>(line).expect("JSON")["id"].as_str().map(str::to_owned);
+        let id = |line: &str| {
+            serde_json::from_str::<serde_json::Value>(line).expect("JSON")["id"].as_str().map(str::to_owned)
+        };
         said.lines().filter_map(id).collect()
     };
     let newest: Vec<String> = ids.iter().rev().cloned().collect();

@@ -173,6 +173,15 @@ pub(super) fn item_link(id: &str, text: &Markup) -> Markup {
     html! { a href={ "/items/" (escape(id)) } { (text) } }
 }
 
+/// A paragraph of the relay; what stands between backticks is a command or a name.
+pub(super) fn prose(text: &str) -> Markup {
+    html! {
+        @for (n, piece) in text.split('`').enumerate() {
+            @if n % 2 == 1 { code { (piece) } } @else { (piece) }
+        }
+    }
+}
+
 /// A moment, with how long ago that was.
 pub(super) fn moment(at: &str, now_ms: u64) -> Markup {
     let ago = words::millis(at).map(|ms| words::relative(ms, now_ms));

@@ -32,7 +32,8 @@ const DAY_MS: u64 = 86_400_000;
 fn missing() -> Option<String> {
     let modules = root().join("target/peers/node_modules");
     let runs = |program: &str| {
-        let found = Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+        let found =
+            Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
         found.is_ok_and(|status| status.success())
     };
     if !Path::new(CHROMIUM).is_file() {
@@ -98,8 +99,16 @@ impl Scene {
         );
         let home = Home::new(&format!("ws://{}/ws", relay.http));
         let running = home.start(None);
-        let mut scene =
-            Self { relay, dir, token, home, ids: json!({ "stock": ids }), _dns: dns, _sink: sink, _running: running };
+        let mut scene = Self {
+            relay,
+            dir,
+            token,
+            home,
+            ids: json!({ "stock": ids }),
+            _dns: dns,
+            _sink: sink,
+            _running: running,
+        };
         scene.happen().await;
         scene
     }
@@ -128,15 +137,24 @@ impl Scene {
         .await;
         let address = format!("{key}@our.test");
         let subject = "Subject: Minutes of the meeting <b>on Monday</b>";
-        let text = format!("From: \"Ada\" <ada@far.test>\r\nTo: <{address}>\r\n{subject}\r\nDate: Fri, 20 Nov 2026 10:00:00 +0000\r\n\r\nHello.\r\n");
+        let text = format!(
+            "From: \"Ada\" <ada@far.test>\r\nTo: <{address}>\r\n{subject}\r\nDate: Fri, 20 Nov 2026 10:00:00 +0000\r\n\r\nHello.\r\n"
+        );
         let delivered = post::send(self.relay.smtp, &address, text.as_bytes()).expect("taken");
-        until("it is delivered", || self.cli(&["spool", "ls", "--id", &delivered])[0]["state"] == "acked").await;
-        for (to, state) in [("you@taken.test", "sent"), ("nobody@refused.test", "failed"), ("busy@later.test", "ready")] {
+        until("it is delivered", || self.cli(&["spool", "ls", "--id", &delivered])[0]["state"] == "acked")
+            .await;
+        for (to, state) in
+            [("you@taken.test", "sent"), ("nobody@refused.test", "failed"), ("busy@later.test", "ready")]
+        {
             let sent = self.home.send(&[to], "Subject: An offer\n\nFive barrels.\n");
             assert!(sent.status.success(), "{}", String::from_utf8_lossy(&sent.stderr));
             let mut found = Value::Null;
             until("it was tried", || {
-                found = self.cli(&["spool", "ls", "--direction", "out", "--to", to]).into_iter().next().unwrap_or_default();
+                found = self
+                    .cli(&["spool", "ls", "--direction", "out", "--to", to])
+                    .into_iter()
+                    .next()
+                    .unwrap_or_default();
                 let tried = found["attempts_made"].as_u64().unwrap_or(0);
                 found["state"] == state && tried >= if state == "ready" { 2 } else { 1 }
             })
@@ -184,7 +202,11 @@ async fn a_person_finds_his_way_with_a_hundred_thousand_messages_behind_it() {
     });
     let file = scene.dir.path().join("plan.json");
     fs::write(&file, plan.to_string()).expect("written");
-    let walk = Command::new("node").arg(root().join("tests/dashboard/walk.mjs")).arg(&file).output().expect("node runs");
+    let walk = Command::new("node")
+        .arg(root().join("tests/dashboard/walk.mjs"))
+        .arg(&file)
+        .output()
+        .expect("node runs");
     let said = String::from_utf8_lossy(&walk.stdout);
     println!("{said}");
     assert!(walk.status.success(), "{said}\n{}", String::from_utf8_lossy(&walk.stderr));

@@ -67,7 +67,8 @@ pub(super) fn fill(data_dir: &Path, stock: &Stock, until: WallMs) -> Vec<String>
             body_bytes: body.len() as u64,
             sha256: Sha256::digest(body.as_bytes()).into(),
             head: Vec::new(),
-            meta: Meta { mail_from: format!("sender{n}@far.test"), received_at_ms: at.0, ..Meta::default() }.encode(),
+            meta: Meta { mail_from: format!("sender{n}@far.test"), received_at_ms: at.0, ..Meta::default() }
+                .encode(),
             fingerprint: None,
             targets: vec![Target { lane: lanes[to], id, tag: format!("box{to}@our.test").into_bytes() }],
         };

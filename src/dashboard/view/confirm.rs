@@ -3,7 +3,7 @@
 use maud::{Markup, html};
 use serde_json::Value;
 
-use super::{Frame, Place, hidden_token, number, page, state, text, words};
+use super::{Frame, Place, hidden_token, number, page, prose, state, text, words};
 use crate::dashboard::route::{Switch, Verb, lane_path};
 
 /// Longest reason that a form takes; as long as the relay keeps.
@@ -167,7 +167,7 @@ fn ask(frame: &Frame<'_>, place: Place, question: &Question<'_>, about: &Markup,
     let body = html! {
         div.question {
             h1 { (question.title) }
-            @if let Some(failed) = question.failed { p.notice.bad role="alert" { (words::clip(failed, 400)) } }
+            @if let Some(failed) = question.failed { p.notice.bad role="alert" { (prose(&words::clip(failed, 400))) } }
             (about)
             p.lead { (question.consequence) }
             form action=(question.action) method="post" {

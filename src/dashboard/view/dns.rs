@@ -3,7 +3,7 @@
 use maud::{Markup, html};
 use serde_json::Value;
 
-use super::{Frame, Place, copyable, heading, moment, page, state, text, words};
+use super::{Frame, Place, copyable, heading, moment, page, prose, state, text, words};
 
 /// Longest record shown, characters: a DKIM key of 4096 bits fits.
 const RECORD_CHARS_MAX: usize = 2000;
@@ -52,7 +52,7 @@ fn card(record: &Value) -> Markup {
     html! {
         section.card.record {
             h2 { (state(text(record, "status"))) " " span.mono { (words::clip(text(record, "type"), 20)) } " " span.mono.wrap { (words::clip(text(record, "name"), 255)) } }
-            @if !text(record, "advice").is_empty() { p { (words::clip(text(record, "advice"), 1000)) } }
+            @if !text(record, "advice").is_empty() { p { (prose(&words::clip(text(record, "advice"), 1000))) } }
             dl {
                 @if !want.is_empty() { dt { "Wanted" } dd { (copyable(&want)) } }
                 dt { "Found" }

@@ -3,7 +3,9 @@
 use maud::{Markup, html};
 use serde_json::Value;
 
-use super::{Frame, Place, copyable, done, heading, lane_link, moment, number, page, state, text, words};
+use super::{
+    Frame, Place, copyable, done, heading, lane_link, moment, number, page, prose, state, text, words,
+};
 use crate::dashboard::head::Head;
 use crate::dashboard::route::Verb;
 
@@ -42,7 +44,7 @@ pub(in crate::dashboard) fn item(frame: &Frame<'_>, seen: &Item<'_>) -> Markup {
                 span.arrow aria-hidden="true" { "→" } span.unseen { " to " } " "
                 span.path { (words::address(record["rcpt_to"].as_str())) }
             }
-            @if let Some(explanation) = seen.explanation { p.lead { (explanation) } }
+            @if let Some(explanation) = seen.explanation { p.lead { (prose(explanation)) } }
         }
         div.split {
             section #timeline data-live aria-labelledby="timeline-title" {
@@ -85,7 +87,7 @@ fn timeline(frame: &Frame<'_>, record: &Value) -> Markup {
                 @if left_out > 0 && n == left_out + 1 { li.gap { (left_out) " steps left out" } }
                 li.step {
                     p.when { (state(text(step, "state"))) " " (moment(text(step, "at"), frame.now_ms)) }
-                    @if !text(step, "reason").is_empty() { p.why { (words::clip(text(step, "reason"), TEXT_CHARS_MAX)) } }
+                    @if !text(step, "reason").is_empty() { p.why { (prose(&words::clip(text(step, "reason"), TEXT_CHARS_MAX))) } }
                     @for attempt in step["attempts"].as_array().into_iter().flatten() { (attempt_of(attempt)) }
                 }
             }

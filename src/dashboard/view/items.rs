@@ -162,15 +162,15 @@ pub(in crate::dashboard) fn table(frame: &Frame<'_>, answer: &Value, caption: &s
 fn row(frame: &Frame<'_>, item: &Value) -> Markup {
     let out = text(item, "direction") == "out";
     let id = text(item, "id");
-    let from = words::address(item["mail_from"].as_str());
-    let to = words::address(item["rcpt_to"].as_str());
+    let from = words::short_address(item["mail_from"].as_str());
+    let to = words::short_address(item["rcpt_to"].as_str());
     html! {
         tr {
             td { (state(text(item, "state"))) }
             th scope="row" {
                 (item_link(id, &html! {
                     span.way { @if out { "out" } @else { "in" } } " "
-                    span.path { (from) } " " span.arrow aria-hidden="true" { "→" } span.unseen { " to " } " " span.path { (to) }
+                    span.path title=[item["mail_from"].as_str()] { (from) } " " span.arrow aria-hidden="true" { "→" } span.unseen { " to " } " " span.path title=[item["rcpt_to"].as_str()] { (to) }
                 }))
                 div.dim.mono { (id) @if let Some(next) = due(item) { span.due { " · " (next) } } }
             }

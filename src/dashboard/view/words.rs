@@ -3,6 +3,8 @@
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+/// Longest local part that is shown whole where there is little room.
+const LOCAL_CHARS_MAX: usize = 40;
 /// Characters of a key that tell it apart.
 const KEY_CHARS: usize = 10;
 
@@ -113,6 +115,16 @@ pub(in crate::dashboard) fn address(path: Option<&str>) -> String {
     }
 }
 
+/// The same where there is little room: of a key at a domain its first characters.
+pub(in crate::dashboard) fn short_address(path: Option<&str>) -> String {
+    match path.and_then(|path| path.rsplit_once('@')) {
+        Some((local, domain)) if local.chars().count() > LOCAL_CHARS_MAX => {
+            format!("{}@{}", short_key(local), clip(domain, 60))
+        }
+        Some(_) | None => address(path),
+    }
+}
+
 /// `s` for all numbers but one.
 pub(in crate::dashboard) fn plural(n: u64) -> &'static str {
     if n == 1 { "" } else { "s" }
@@ -157,5 +169,10 @@ mod tests {
         assert_eq!(clip("abcdef", 4), "abc…");
         assert_eq!((address(Some("")).as_str(), address(None).as_str()), ("<>", "?"));
         assert_eq!(address(Some(&"ü".repeat(500))).chars().count(), 120);
+        assert_eq!(
+            short_address(Some(&format!("{}@our.example", "k".repeat(52)))),
+            "kkkkkkkkkk…@our.example"
+        );
+        assert_eq!((short_address(Some("a@b")).as_str(), short_address(Some("")).as_str()), ("a@b", "<>"));
     }
 }
