@@ -162,12 +162,13 @@ async fn ask_spool(
 #[serde(deny_unknown_fields)]
 struct After {
     after: Option<u32>,
+    limit: Option<usize>,
 }
 
 async fn mailboxes(State(admin): Shared, Asked(page): Asked<After>) -> Response {
     let presence = Arc::clone(&admin.presence);
     ask_spool(admin, move |spool, context| {
-        let mut answer = ask::mailboxes(spool, page.after, context)?;
+        let mut answer = ask::mailboxes(spool, page.after, page.limit, context)?;
         presence::tell(&mut answer, Some(presence.as_ref()));
         Ok(answer)
     })

@@ -351,7 +351,7 @@ impl Backend {
     pub(crate) fn mailboxes(&self, after: Option<u32>) -> anyhow::Result<Value> {
         let target = query(&[("after", after.map(|n| n.to_string()))]);
         self.answer(&format!("/mailboxes{target}"), move |spool, context| {
-            let mut answer = ask::mailboxes(spool, after, context)?;
+            let mut answer = ask::mailboxes(spool, after, None, context)?;
             presence::tell(&mut answer, None);
             Ok(answer)
         })

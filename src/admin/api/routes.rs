@@ -66,6 +66,7 @@ pub fn all() -> Vec<Route> {
         look("/admin/spool/items/{id}/receipt", receipt),
         post_to("/admin/spool/items/{id}/hold", make),
         post_to("/admin/spool/items/{id}/release", make),
+        post_to("/admin/spool/items/{id}/replay", make),
         post_to("/admin/spool/items/{id}/retry", make),
         post_to("/admin/spool/items/{id}/cancel", make),
         post_to("/admin/spool/items/{id}/purge", make),
