@@ -18,7 +18,7 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 
-pub use keys::example;
+pub use keys::{example, reference};
 
 use load::Loader;
 

@@ -3,8 +3,10 @@
 //! The commented example `config/waystation.toml` is written from this table, unknown keys are found by it,
 //! and environment variables are typed by it, so none of them can drift from what the daemon uses.
 
+mod reference;
 mod table;
 
+pub use reference::reference;
 pub(super) use table::KEYS;
 
 /// What a key holds, and how far it may go.
