@@ -10,12 +10,15 @@ mod bench;
 mod check;
 mod delivery_verbs;
 mod demo;
+mod dns;
 mod gateway;
+mod health;
 mod keys;
 mod load;
 mod mailbox_verbs;
 mod manual;
 mod reference;
+mod report;
 mod screen;
 mod serve;
 mod spool_verbs;
@@ -145,6 +148,12 @@ enum Command {
         waystation check-config config.json      a file of the seed relay\n  \
         waystation check-config --defaults > waystation.toml")]
     CheckConfig(check::Args),
+    /// Ask a running relay whether it is alive, or ready; exit code 1 when not
+    #[command(after_help = "Examples:\n  \
+        waystation health\n  \
+        waystation health --ready --wait 60      until mail can be taken, at most a minute\n  \
+        waystation health https://relay.example.org/health")]
+    Health(health::Args),
     /// The home side: fetch what the relay holds, and deliver it
     #[command(subcommand, after_help = gateway::EXAMPLES)]
     Gateway(gateway::Verb),
@@ -157,6 +166,9 @@ enum Command {
     /// Pause and resume deliveries, and see what they do
     #[command(subcommand, after_help = delivery_verbs::EXAMPLES)]
     Delivery(delivery_verbs::Verb),
+    /// The DNS records this relay needs, and whether the world sees them
+    #[command(subcommand, after_help = dns::EXAMPLES)]
+    Dns(dns::Verb),
     /// Look into the spool, and move what lies in it
     #[command(subcommand, after_help = spool_verbs::EXAMPLES)]
     Spool(spool_verbs::Verb),
@@ -205,8 +217,10 @@ fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Serve => serve::run(global),
         Command::Demo => demo::run(global),
         Command::CheckConfig(args) => check::run(global, &args),
+        Command::Health(args) => health::run(global, &args),
         Command::Gateway(verb) => gateway::run(global, verb),
         Command::Keys(verb) => keys::run(global, verb),
+        Command::Dns(verb) => dns::run(global, verb),
         Command::Mailbox(verb) => mailbox_verbs::run(global, verb),
         Command::Delivery(verb) => delivery_verbs::run(global, verb),
         Command::Spool(verb) => spool_verbs::run(global, verb),

@@ -12,6 +12,10 @@ pub mod custody;
 mod edge;
 pub mod ledger;
 mod outbound;
+mod presence;
+mod readiness;
+pub mod records;
+mod resolver;
 pub mod tls;
 mod verify;
 mod vitals;
@@ -28,11 +32,11 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::admin::api::{self, Admin, Presence};
+use crate::admin::api::{self, Admin};
 use crate::admin::ask::Terms;
+use crate::admin::events::ONLOOKERS_MAX;
 use crate::config::{AdmissionMode, Config};
 use crate::http::{self, Guests};
-use crate::identity::key::KeyText;
 use crate::mail::admission::Admission;
 use crate::mail::intake;
 use crate::mail::lane::Lanes;
@@ -46,7 +50,8 @@ use crate::observe::{Live, Metrics};
 use crate::tunnel::session::{self, Window};
 use crate::tunnel::ws::{self, RateSettings, Tunnel};
 use ledger::{Ledger, LedgerError};
-use vitals::Pulse;
+use resolver::Resolver;
+use vitals::{Pulse, Senses};
 
 /// How long messages under way may take to finish after a stop.
 pub const DRAIN_SMTP: Duration = Duration::from_secs(20);
@@ -179,6 +184,7 @@ pub async fn start(config: &Config, given: Given, stop: CancellationToken) -> Re
     let Given { live } = given;
     let guard = edge::admin_guard(config)?;
     let metrics = Arc::new(Metrics::new());
+    metrics.set_min_free(config.spool.min_free_bytes);
     let served = tls::Served::open(config, &metrics)?;
     let poisoned = CancellationToken::new();
     let ledger = {
@@ -236,12 +242,21 @@ pub async fn start(config: &Config, given: Given, stop: CancellationToken) -> Re
         tasks.spawn(custody::watch(Arc::clone(signer), Arc::clone(&tunnel), stop.clone()));
     }
 
-    let pulse = Pulse::new(Arc::clone(&tunnel), Arc::clone(&metrics));
-    tasks.spawn(Arc::clone(&pulse).run(ledger.spooler.clone(), stop.clone()));
-
     let switch = Arc::new(Switch::open(&config.data_dir));
     let standing = Arc::new(Standing::default());
     let deliveries = outbound::deps(config, &smtp, &ledger.spooler, &switch, &standing, &metrics)?;
+
+    let resolver = Resolver::new(config, &metrics);
+    let probe_every = Duration::from_secs(config.delivery.dns_probe_seconds);
+    tasks.spawn(Arc::clone(&resolver).run(deliveries.router.dns().clone(), probe_every, stop.clone()));
+    let pulse = Pulse::new(Arc::clone(&tunnel), Arc::clone(&metrics));
+    let senses = Senses {
+        spooler: ledger.spooler.clone(),
+        resolver,
+        switch: Arc::clone(&switch),
+        certificates: served.as_ref().map(|served| Arc::clone(&served.store)),
+    };
+    tasks.spawn(Arc::clone(&pulse).run(senses, stop.clone()));
 
     let deps = intake::Deps {
         spooler: ledger.spooler.clone(),
@@ -262,13 +277,17 @@ pub async fn start(config: &Config, given: Given, stop: CancellationToken) -> Re
     let admin = Arc::new(Admin {
         spooler: ledger.spooler.clone(),
         handle: ledger.engine.handle(),
-        presence: Arc::new(Connected(Arc::clone(&tunnel))),
+        presence: Arc::new(presence::Connected(Arc::clone(&tunnel))),
+        condition: pulse.clone(),
         metrics: Arc::clone(&metrics),
         switch: Arc::clone(&switch),
         standing: Arc::clone(&standing),
         terms: terms(config),
         signer: signer.clone(),
+        records: records::desk(config, served.as_ref().map(|served| Arc::clone(&served.store))),
         live,
+        onlookers: Arc::new(Semaphore::new(ONLOOKERS_MAX)),
+        stop: stop.clone(),
         verifying: Semaphore::new(1),
     });
     let admin = api::router(admin);
@@ -279,14 +298,20 @@ pub async fn start(config: &Config, given: Given, stop: CancellationToken) -> Re
     };
     let challenges = acme.as_ref().map(|acme| Arc::clone(&acme.challenges));
     let about = Some(custody::about(config, signer));
-    let extras = http::Extras { admin: admin_door, about, challenges };
-    tasks.spawn(api::serve(admin_listener, admin, stop.clone()));
+    let extras = http::Extras { admin: admin_door, about, challenges, sts: records::sts_policy(config) };
+    let watch = metrics.listeners.watch(readiness::ADMIN);
+    let answering = api::serve(admin_listener, admin, stop.clone());
+    tasks.spawn(async move {
+        answering.await;
+        drop(watch);
+    });
 
     let shown = config.metrics_enabled.then(|| Arc::clone(&metrics));
     let router = http::router(pulse, shown, tunnel.router(), extras);
     let door = http::Door {
         gate: edge::http_gate(config, &metrics),
         guests: Some(Guests::new(&config.http.trusted_proxies, &metrics)),
+        metrics: Some(Arc::clone(&metrics)),
         ..http::Door::default()
     };
     let plain = tls::plain_router(&router, config, http, https);
@@ -387,20 +412,6 @@ fn local(listener: &TcpListener, configured: SocketAddr) -> SocketAddr {
     listener.local_addr().unwrap_or(configured)
 }
 
-struct Connected(Arc<Tunnel>);
-
-impl Presence for Connected {
-    fn connected(&self, name: &str) -> bool {
-        KeyText::from_peer(name).is_ok_and(|key| self.0.is_connected(&key))
-    }
-
-    fn revoke(&self, name: &str) {
-        if let Ok(key) = KeyText::from_peer(name) {
-            self.0.revoke(&key);
-        }
-    }
-}
-
 fn tunnel_settings(config: &Config) -> ws::Settings {
     let (t, l) = (&config.tunnel, &config.limits);
     ws::Settings {
@@ -428,6 +439,7 @@ pub fn terms(config: &Config) -> Terms {
     let ms = |seconds: u64| seconds.saturating_mul(1000);
     let l = &config.limits;
     Terms {
+        hostname: config.hostname.clone(),
         domains: config.domains.clone(),
         retain_acked_ms: ms(config.spool.retain_acked_seconds),
         expire_ms: ms(config.spool.expire_undelivered_seconds),

@@ -12,6 +12,7 @@ pub mod identity;
 pub mod mail;
 pub mod observe;
 pub mod proxy;
+pub mod records;
 pub mod secrets;
 pub mod spooler;
 pub mod tls;

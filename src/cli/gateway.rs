@@ -278,7 +278,12 @@ fn load(global: &Global) -> anyhow::Result<Config> {
 async fn serve(global: &Global) -> anyhow::Result<Exit> {
     let config = load(global)?;
     let format = if global.json { LogFormat::Json } else { LogFormat::Text };
-    observe::init_log(&LogSettings { format, level: config.log_level.clone(), color: global.color })?;
+    observe::init_log(&LogSettings {
+        format,
+        level: config.log_level.clone(),
+        color: global.color,
+        traces: None,
+    })?;
     let stop = CancellationToken::new();
     let signalled = stop.clone();
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;

@@ -1,5 +1,7 @@
 //! `serve`: runs the relay until a signal. SIGHUP: the certificate files are read again.
 
+use std::time::Duration;
+
 use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -7,7 +9,10 @@ use tokio_util::sync::CancellationToken;
 use super::{Exit, Global, Stop, load, screen};
 use crate::config::{Config, LogShape};
 use crate::daemon::{self, Daemon, Given};
-use crate::observe::{self, LogControl, LogFormat, LogSettings};
+use crate::observe::{self, LogControl, LogFormat, LogSettings, TraceSettings};
+
+/// Longest wait for a collector of traces at the end.
+const TRACES_PATIENCE: Duration = Duration::from_secs(3);
 
 pub(crate) fn run(global: &Global) -> anyhow::Result<Exit> {
     let config = load::config(global)?;
@@ -18,6 +23,11 @@ pub(crate) fn run(global: &Global) -> anyhow::Result<Exit> {
         },
         level: config.log.level.clone(),
         color: global.color,
+        traces: config.log.otlp_endpoint.clone().map(|endpoint| TraceSettings {
+            endpoint,
+            sample_percent: config.log.otlp_sample_percent,
+            hostname: config.hostname.clone(),
+        }),
     })?;
     raise_open_files();
     for field in &config.unused {
@@ -30,6 +40,7 @@ pub(crate) fn run(global: &Global) -> anyhow::Result<Exit> {
     let ended = runtime.block_on(serve(global, &config, &log));
     // A look-up or a read that hangs may not keep a stopped relay from ending.
     runtime.shutdown_background();
+    log.flush(TRACES_PATIENCE);
     ended
 }
 
