@@ -11,6 +11,7 @@ mod acme;
 pub mod custody;
 mod edge;
 pub mod ledger;
+mod open;
 mod outbound;
 mod presence;
 mod readiness;
@@ -197,15 +198,15 @@ pub async fn start(config: &Config, given: Given, stop: CancellationToken) -> Re
     };
     ledger.log_recovery();
     let signer = custody::open(config, &metrics).await?;
-    let http_listener = listen("HTTP", "http.listen", config.http.listen).await?;
+    let http_listener = listen("HTTP", "http.listen", config.http.listen, &[])?;
     let https_listener = match config.http.tls_listen {
-        Some(address) => Some(listen("HTTPS", "http.tls_listen", address).await?),
+        Some(address) => Some(listen("HTTPS", "http.tls_listen", address, &[])?),
         None => None,
     };
     let mut smtp_listeners = Vec::new();
     if config.smtp.enabled {
         for address in &config.smtp.listen {
-            smtp_listeners.push(listen("SMTP", "smtp.listen", *address).await?);
+            smtp_listeners.push(listen("SMTP", "smtp.listen", *address, &config.smtp.listen)?);
         }
     }
     let admin_listener = api::bind(&config.admin_socket)
@@ -399,12 +400,13 @@ impl Daemon {
     }
 }
 
-async fn listen(
+fn listen(
     what: &'static str,
     key: &'static str,
     address: SocketAddr,
+    all: &[SocketAddr],
 ) -> Result<TcpListener, StartError> {
-    TcpListener::bind(address).await.map_err(|error| StartError::Listen { what, key, address, error })
+    open::open(address, all).map_err(|error| StartError::Listen { what, key, address, error })
 }
 
 /// The address really listened on: port 0 means any.

@@ -6,6 +6,7 @@ tree=$1
 exec 3>&1 1>&2
 
 if [ -x /usr/sbin/unbound ]; then
+  getent passwd waystation > /dev/null || useradd --system --no-create-home waystation
   unbound -c /stage/unbound.conf
   for _ in $(seq 200); do
     unbound-control -c /stage/unbound.conf status > /dev/null 2>&1 && break
@@ -13,7 +14,7 @@ if [ -x /usr/sbin/unbound ]; then
   done
 fi
 if command -v pebble > /dev/null && [ -e /stage/pebble.json ]; then
-  setsid pebble -config /stage/pebble.json -dnsserver 127.0.0.1:53 > /stage/pebble.log 2>&1 &
+  PEBBLE_VA_NOSLEEP=1 PEBBLE_WFE_NONCEREJECT=0 setsid pebble -config /stage/pebble.json -dnsserver 127.0.0.1:53 > /stage/pebble.log 2>&1 &
   # Its own certificate authority signs what it issues; a gateway has to trust that one.
   for _ in $(seq 200); do
     curl -sk https://127.0.0.1:15000/roots/0 -o /stage/acme/root.pem && break
