@@ -13,6 +13,7 @@ mod gateway;
 mod intake_process;
 mod layering;
 mod lost_replies;
+mod manual;
 mod outbound;
 mod peers;
 mod signing;
