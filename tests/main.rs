@@ -5,6 +5,7 @@ mod cli;
 mod crash;
 mod custody;
 mod dashboard;
+mod deploy;
 mod dialogs;
 mod docs;
 mod edge;
