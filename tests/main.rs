@@ -12,6 +12,7 @@ mod gateway;
 mod intake_process;
 mod layering;
 mod lost_replies;
+mod operate;
 mod outbound;
 mod peers;
 mod signing;
