@@ -15,6 +15,7 @@ mod intake_process;
 mod layering;
 mod lost_replies;
 mod manual;
+mod operate;
 mod outbound;
 mod peers;
 mod signing;
