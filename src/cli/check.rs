@@ -1,12 +1,14 @@
 //! `check-config`: says file, key, problem and advice.
 //!
 //! Promises: opens what the configuration names and changes nothing; exit 2 when a relay would not start with it, or not do
-//! what it says. Doubts are told and do no harm to the exit code.
+//! what it says. Doubts are told and do no harm to the exit code. A relay that runs with the same file is asked what a reload
+//! would change, and what waits for a restart.
 
 pub(super) mod remarks;
+mod running;
 mod sense;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
@@ -33,7 +35,7 @@ pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<Exit> {
     let file = args.file.as_deref().or(global.config.as_deref());
     let name = file.map_or_else(|| "defaults and environment".to_owned(), |f| f.display().to_string());
     match load::load(file, global.data_dir.as_deref()) {
-        Ok(config) => tell(global, &name, &config),
+        Ok(config) => tell(global, &name, file, &config),
         Err(error) if global.json => {
             let Some(ConfigErrors(problems)) = error.downcast_ref::<ConfigErrors>() else {
                 return Err(error);
@@ -49,9 +51,10 @@ pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<Exit> {
 }
 
 /// What is to be said of a configuration that parses.
-fn tell(global: &Global, name: &str, config: &Config) -> anyhow::Result<Exit> {
+fn tell(global: &Global, name: &str, file: Option<&Path>, config: &Config) -> anyhow::Result<Exit> {
     let remarks = remarks::of(config);
     let wrong = remarks.iter().any(|remark| remark.weight == Weight::Wrong);
+    let awaited = running::awaited(config, file);
     if global.json {
         for remark in remarks.iter().filter(|remark| remark.weight != Weight::Fine) {
             screen::line(&json!({
@@ -59,10 +62,19 @@ fn tell(global: &Global, name: &str, config: &Config) -> anyhow::Result<Exit> {
                 "level": level(remark).word() }))?;
         }
         if !wrong {
-            screen::line(&json!({ "ok": true, "file": name, "not_used": config.unused }))?;
+            let mut object = json!({ "ok": true, "file": name, "not_used": config.unused });
+            if let Some(awaited) = awaited {
+                object["reload_changes"] = json!(awaited.changed);
+                object["needs_restart"] = json!(awaited.needs_restart);
+            }
+            screen::line(&object)?;
         }
     } else {
-        screen::print(&text(global, name, config, &remarks, wrong))?;
+        let mut text = text(global, name, config, &remarks, wrong);
+        if !wrong {
+            text.push_str(&awaited.map(|awaited| awaited.text()).unwrap_or_default());
+        }
+        screen::print(&text)?;
     }
     Ok(if wrong { Exit::Usage } else { Exit::Done })
 }

@@ -133,3 +133,31 @@ fn what_cannot_work_together_is_found_before_a_start_finds_it() {
     assert_eq!(code, 2, "{err}");
     assert!(out.contains("cannot be used") && out.contains("keep one of them"), "{out}");
 }
+
+#[test]
+fn a_running_relay_says_what_a_reload_takes_and_what_waits_for_a_restart() {
+    use crate::support::process::RelayProcess;
+    let dir = tempfile::tempdir().expect("directory");
+    let (file, data) = (dir.path().join("relay.toml"), dir.path().join("data"));
+    let text = |more: &str| format!("data_dir = \"{}\"\n{more}", data.display());
+    std::fs::write(&file, text("")).expect("written");
+    let path = file.to_str().expect("text");
+    let relay = RelayProcess::start_with(&data, &[("WAYSTATION_CONFIG", path)]);
+    let (_, out, _) = run_text(&["check-config", path]);
+    assert!(out.contains("the running relay has all of it already"), "{out}");
+    std::fs::write(&file, text("postmaster = \"me@mail.localhost\"\n[smtp]\nmta_sts = \"off\"\n[tls.acme]\ncontact = \"a@b.example\"\n"))
+        .expect("written");
+    let (code, out, _) = run_text(&["check-config", path]);
+    let reloaded = out.find("waystation reload").expect("a part for reload");
+    let restarted = out.find("waystation restart").expect("a part for restart");
+    assert_eq!(code, 0, "{out}");
+    for (key, live) in [("postmaster", true), ("smtp.mta_sts", true), ("tls.acme.contact", false)] {
+        let at = out.rfind(&format!("  {key}\n")).unwrap_or_else(|| panic!("no {key} in {out}"));
+        assert_eq!(reloaded < at && at < restarted, live, "{out}");
+    }
+    let (_, said) = check(&file);
+    assert_eq!(of(&said, "file", path)["reload_changes"], serde_json::json!(["postmaster", "smtp.mta_sts"]));
+    let (_, out, _) = run_text(&["check-config"]);
+    assert!(!out.contains("running relay"), "another configuration is not compared: {out}");
+    assert_eq!(relay.terminate(), 0);
+}

@@ -283,6 +283,17 @@ async fn what_dns_show_prints_is_served_and_dns_check_and_doctor_are_content() {
     let (code, out, _) = net.waystation(&check);
     assert!(code == 0 && out.contains("ok    MX     our.test\n") && !out.contains("advice"), "{out}");
 
+    // The policy is answered as long as the configuration says so, and no longer.
+    private(&net.path("relay.toml"), &config.replace("\"enforce\"", "\"off\""));
+    let (code, out, err) = net.waystation(&["reload"]);
+    assert!(code == 0 && out.contains("smtp.mta_sts"), "{out}{err}");
+    let (code, out, _) = net.waystation(&[&check[..], &["--json"]].concat());
+    let verdicts = lines(&out);
+    let policy = of(&verdicts, "type", "HTTPS");
+    assert!(code == 1 && policy["advice"].as_str().is_some_and(|advice| advice.contains("404")), "{policy}");
+    private(&net.path("relay.toml"), &config);
+    assert_eq!(net.waystation(&["reload"]).0, 0);
+
     // A certificate with another key is another TLSA record, and the published one does harm.
     let record = of(&verdicts, "type", "TLSA")["want"].as_str().expect("want").to_owned();
     certificate(net.dir.path(), &["mx.host.test"]);
