@@ -18,6 +18,7 @@ mod manual;
 mod screen;
 mod serve;
 mod spool_verbs;
+mod top;
 mod verify;
 
 use std::ffi::OsString;
@@ -159,6 +160,9 @@ enum Command {
     /// Look into the spool, and move what lies in it
     #[command(subcommand, after_help = spool_verbs::EXAMPLES)]
     Spool(spool_verbs::Verb),
+    /// Watch the relay live on a terminal (the same as `spool top`)
+    #[command(after_help = top::EXAMPLES)]
+    Top,
     /// Measure this machine
     #[command(subcommand, after_help = bench::EXAMPLES)]
     Bench(bench::Verb),
@@ -206,6 +210,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Mailbox(verb) => mailbox_verbs::run(global, verb),
         Command::Delivery(verb) => delivery_verbs::run(global, verb),
         Command::Spool(verb) => spool_verbs::run(global, verb),
+        Command::Top => top::run(global),
         Command::Bench(verb) => bench::run(global, verb),
         Command::Completions(args) => manual::completions(&args),
         Command::Man(args) => manual::pages(&args),

@@ -75,6 +75,8 @@ const PURE: &[&str] = &[
     "src/admin/request.rs",
     "src/admin/words",
     "src/admin/words.rs",
+    "src/cli/top/state.rs",
+    "src/cli/top/view.rs",
     "src/config.rs",
     "src/config",
     "src/gateway/audit",

@@ -11,6 +11,7 @@ mod fuzz_corpus;
 mod gateway;
 mod intake_process;
 mod layering;
+mod live;
 mod lost_replies;
 mod outbound;
 mod peers;

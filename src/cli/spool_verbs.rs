@@ -1,5 +1,6 @@
 //! `waystation spool ...`: arguments and how answers are shown.
 
+mod follow;
 mod listing;
 mod moves;
 mod page;
@@ -25,6 +26,7 @@ Examples:
   waystation spool show 06h4k2v0c8q1r5t7u9v3s6d0ag --raw > message.eml
   waystation spool explain 06h4k2v0c8q1r5t7u9v3s6d0ag
   waystation spool replay --lane home@mail.example.org --since 2d --yes
+  waystation spool follow --id 06h4k2v0c8q1r5t7u9v3s6d0ag
   waystation spool verify";
 
 #[derive(Debug, clap::Subcommand)]
@@ -44,6 +46,15 @@ pub(crate) enum Verb {
         #[arg(value_name = "ID")]
         id: ItemId,
     },
+    /// Tell what happens in the running relay, as it happens
+    #[command(after_help = "Examples:\n  \
+        waystation spool follow --lane home@mail.example.org\n  \
+        waystation spool follow --event outbound. --json | jq .text\n\n\
+        Times are UTC. What happened before is in `spool show ID`.")]
+    Follow(follow::FollowArgs),
+    /// Watch the relay live on a terminal: rates, lanes, sessions, what is on its way
+    #[command(after_help = super::top::EXAMPLES)]
+    Top,
     /// Depth, bytes and oldest age, per lane and in all; journal segments
     Stats,
     /// Read every record and check every checksum
@@ -113,6 +124,8 @@ pub(crate) fn run(global: &Global, verb: Verb) -> anyhow::Result<Exit> {
             }
             Ok(Exit::Done)
         }
+        Verb::Follow(args) => follow::run(global, paint, &args),
+        Verb::Top => super::top::run(global),
         Verb::Stats => stats::stats(global, paint),
         Verb::Verify => super::verify::run(global),
         Verb::Replay(args) => replay(global, &args),

@@ -82,7 +82,8 @@ impl Service for Lanes {
             let (mode, now) = (self.admission, clock::wall());
             let invite = invite.map(|code| code.sha256());
             let asked = self.spooler.call(move |spool| admission::admit(spool, key, invite, mode, now));
-            let aliases = asked.await.map_err(|error| admission::unavailable(&error))??;
+            let (entrance, aliases) = asked.await.map_err(|error| admission::unavailable(&error))??;
+            admission::tell(entrance, key);
             Ok(Admitted { aliases, domains: self.domains.clone() })
         })
     }
