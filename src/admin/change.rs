@@ -43,6 +43,8 @@ pub enum ItemVerb {
     Hold,
     /// Go on; a submission is due at once.
     Release,
+    /// Items: offer it again, within its retention.
+    Replay,
     /// Remove it; a submission only when its gateway has the result.
     Purge,
     /// Submissions: end it as failed, before it is armed.
@@ -53,7 +55,8 @@ pub enum ItemVerb {
 
 impl ItemVerb {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Hold, Self::Release, Self::Purge, Self::Cancel, Self::Retry];
+    pub const ALL: [Self; 6] =
+        [Self::Hold, Self::Release, Self::Replay, Self::Purge, Self::Cancel, Self::Retry];
 
     /// The word of the command line and of requests.
     #[must_use]
@@ -61,6 +64,7 @@ impl ItemVerb {
         match self {
             Self::Hold => "hold",
             Self::Release => "release",
+            Self::Replay => "replay",
             Self::Purge => "purge",
             Self::Cancel => "cancel",
             Self::Retry => "retry",
@@ -174,8 +178,12 @@ pub async fn apply(
         }
     };
     log(&asked, &answer);
-    if let (Change::Replay(_), Some(metrics)) = (&asked, metrics) {
-        metrics.replayed(answer["replayed"].as_u64().unwrap_or(0));
+    if let Some(metrics) = metrics {
+        if let Change::Replay(_) = &asked {
+            metrics.replayed(answer["replayed"].as_u64().unwrap_or(0));
+        } else if let Change::Item { verb: ItemVerb::Replay, .. } = &asked {
+            metrics.replayed(1);
+        }
     }
     if let (Change::Item { id, verb: ItemVerb::Cancel, .. }, Some(metrics)) = (&asked, metrics) {
         metrics.outbound_settled(State::Failed.word(), now.since(id.time()));
@@ -230,11 +238,17 @@ fn item(spool: &mut Spool, id: ItemId, verb: ItemVerb, reason: &str, now: WallMs
     let reason = clean(reason);
     let before = ask::known(spool, id)?;
     if let Some(outbound) = &before.outbound {
+        if verb == ItemVerb::Replay {
+            return Err(AskError::Bad(format!(
+                "{id} is a submission; `replay` is for items on their way to a gateway, `resend` for submissions"
+            )));
+        }
         outgoing::allowed(&before, outbound.told, verb)?;
     }
     let state = match verb {
         ItemVerb::Hold => spool.apply_verb(id, Verb::Hold, &reason, now).map(|()| State::Held),
         ItemVerb::Release => spool.apply_verb(id, Verb::Release, &reason, now).map(|()| State::Ready),
+        ItemVerb::Replay => spool.apply_verb(id, Verb::Replay, &reason, now).map(|()| State::Ready),
         ItemVerb::Purge => spool.apply_verb(id, Verb::Purge, &reason, now).map(|()| State::Purged),
         ItemVerb::Cancel | ItemVerb::Retry if before.outbound.is_none() => {
             let word = verb.word();
@@ -361,6 +375,7 @@ fn log(change: &Change, answer: &Value) {
     }
 }
 
+/// A step of one item or submission; a verb that is not for it was refused before.
 fn moved(id: ItemId, verb: ItemVerb, answer: &Value) {
     let (lane, reason) = (answer["lane"].as_str().unwrap_or(""), answer["reason"].as_str().unwrap_or(""));
     if answer["direction"] == "out" {
@@ -369,11 +384,11 @@ fn moved(id: ItemId, verb: ItemVerb, answer: &Value) {
             ItemVerb::Release => "relay.outbound.released",
             ItemVerb::Purge => "relay.outbound.purged",
             ItemVerb::Cancel => "relay.outbound.failed",
-            ItemVerb::Retry => "relay.outbound.retried",
+            ItemVerb::Retry | ItemVerb::Replay => "relay.outbound.retried",
         };
         let what = match verb {
             ItemVerb::Hold => "is held",
-            ItemVerb::Release | ItemVerb::Retry => "is due now",
+            ItemVerb::Release | ItemVerb::Retry | ItemVerb::Replay => "is due now",
             ItemVerb::Purge => "is purged",
             ItemVerb::Cancel => "has failed: cancelled",
         };
@@ -382,6 +397,7 @@ fn moved(id: ItemId, verb: ItemVerb, answer: &Value) {
         let event = match verb {
             ItemVerb::Hold => "relay.item.held",
             ItemVerb::Release => "relay.item.released",
+            ItemVerb::Replay => "relay.item.replayed",
             ItemVerb::Purge | ItemVerb::Cancel | ItemVerb::Retry => "relay.item.purged",
         };
         let state = answer["state"].as_str().unwrap_or("");

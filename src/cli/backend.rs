@@ -176,6 +176,8 @@ impl Backend {
             ("until_ms", number(ask.until_ms)),
             ("from", ask.from.clone()),
             ("to", ask.to.clone()),
+            ("address", ask.address.clone()),
+            ("order", ask.order.clone()),
             ("attempts", ask.attempts.then(|| "true".to_owned())),
             ("after", ask.after.clone()),
             ("limit", ask.limit.map(|n| n.to_string())),

@@ -72,6 +72,9 @@ pub(crate) struct LsArgs {
     /// Only these items
     #[arg(long, value_name = "ID", help_heading = "Selection")]
     id: Vec<ItemId>,
+    /// The newest first, over all lanes, instead of the oldest first, lane by lane
+    #[arg(long)]
+    newest: bool,
     /// At most so many
     #[arg(long, value_name = "N", default_value_t = 1000)]
     limit: usize,
@@ -90,7 +93,8 @@ pub(super) fn ls(global: &Global, paint: Paint, args: &LsArgs) -> anyhow::Result
         Ok(())
     };
     let more = if args.id.is_empty() {
-        let ask = ItemsAsk { attempts: global.json, ..args.selection.ask() };
+        let order = args.newest.then(|| "newest".to_owned());
+        let ask = ItemsAsk { attempts: global.json, order, ..args.selection.ask() };
         pages(&backend, ask, args.limit.max(1), &mut show)?
     } else {
         for id in &args.id {
