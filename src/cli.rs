@@ -6,6 +6,7 @@
 //! Failure policy: one sentence on standard error that says what to do, never a backtrace.
 
 mod backend;
+mod backup;
 mod bench;
 mod check;
 mod delivery_verbs;
@@ -18,6 +19,7 @@ mod load;
 mod mailbox_verbs;
 mod manual;
 mod process_verbs;
+mod progress;
 mod report;
 mod screen;
 mod serve;
@@ -184,6 +186,9 @@ enum Command {
     /// Watch the relay live on a terminal (the same as `spool top`)
     #[command(after_help = top::EXAMPLES)]
     Top,
+    /// Copy the data directory, while the relay runs or not, to one that a relay can be started on
+    #[command(after_help = backup::EXAMPLES)]
+    Backup(backup::BackupArgs),
     /// Measure this machine
     #[command(subcommand, after_help = bench::EXAMPLES)]
     Bench(bench::Verb),
@@ -236,6 +241,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Delivery(verb) => delivery_verbs::run(global, verb),
         Command::Spool(verb) => spool_verbs::run(global, verb),
         Command::Top => top::run(global),
+        Command::Backup(args) => backup::run(global, &args),
         Command::Bench(verb) => bench::run(global, verb),
         Command::Completions(args) => manual::completions(&args),
         Command::Man(args) => manual::pages(&args),

@@ -4,6 +4,7 @@ mod attacks;
 mod cli;
 mod crash;
 mod custody;
+mod dashboard;
 mod dialogs;
 mod docs;
 mod edge;
