@@ -20,6 +20,7 @@ mod mailbox_verbs;
 mod manual;
 mod process_verbs;
 mod progress;
+mod reference;
 mod report;
 mod screen;
 mod serve;
@@ -199,6 +200,9 @@ enum Command {
     /// Write the manual pages into a directory
     #[command(after_help = "Example:\n  waystation man /usr/local/share/man/man1")]
     Man(manual::ManArgs),
+    /// Print a page of the manual that is made from the program itself
+    #[command(hide = true)]
+    Reference(reference::Args),
 }
 
 /// Runs the command that `args` (with the program's name in front) ask for.
@@ -245,6 +249,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Bench(verb) => bench::run(global, verb),
         Command::Completions(args) => manual::completions(&args),
         Command::Man(args) => manual::pages(&args),
+        Command::Reference(args) => reference::run(&args),
     }
 }
 
