@@ -20,3 +20,4 @@ mod support;
 mod tls;
 mod tunnel;
 mod verdicts;
+mod watching;

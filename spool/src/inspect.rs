@@ -135,7 +135,7 @@ impl Spool {
     }
 
     /// What is known of an item whose record cannot be read.
-    fn unreadable(&self, lane: LaneId, seq: Seq, entry: &Entry) -> Result<ItemInfo, SpoolError> {
+    pub(crate) fn unreadable(&self, lane: LaneId, seq: Seq, entry: &Entry) -> Result<ItemInfo, SpoolError> {
         Ok(ItemInfo {
             id: self.id_at(lane, seq, entry.accepted_at)?.unwrap_or(ItemId([0; 16])),
             lane,
@@ -317,7 +317,7 @@ impl Spool {
     }
 }
 
-fn matches(filter: &Filter, entry: &Entry) -> bool {
+pub(crate) fn matches(filter: &Filter, entry: &Entry) -> bool {
     (filter.states.is_empty() || filter.states.contains(&entry.state))
         && filter.since.is_none_or(|since| entry.accepted_at >= since)
         && filter.until.is_none_or(|until| entry.accepted_at < until)

@@ -33,6 +33,7 @@ pub mod journal;
 pub mod lease;
 pub mod life;
 pub mod mailboxes;
+pub mod newest;
 pub mod reader;
 pub mod record;
 mod recover;
@@ -49,6 +50,7 @@ pub mod upkeep;
 pub use compact::Effort;
 pub use inspect::{ReplayFrom, Replayed};
 pub use lease::Bell;
+pub use newest::Whence;
 pub use spool::{OPEN_BODIES_MAX, Options, Recovery, Spool};
 pub use tail::CheckpointJob;
 

@@ -1,14 +1,15 @@
 //! Driver: the admin socket's routes. Each turns a request into one question or one change.
 
+use std::future::IntoFuture as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::extract::{DefaultBodyLimit, Path as UrlPath, Query, State};
+use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::{get, post};
 use axum::{Json, Router};
 use futures_util::stream;
 use serde::Deserialize;
@@ -17,31 +18,36 @@ use spool::engine::Handle;
 use spool::error::SpoolError;
 use spool::types::ItemInfo;
 use tokio::net::UnixListener;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::ask::{self, AskError, Terms};
 use super::change::{self, Change};
+use super::control::{self, Control, Order};
 use super::jobs::{Jobs, Kind, Tell};
 use super::list::{self, ItemsAsk};
+use super::overview::Condition;
+use super::presence::{self, Presence};
 use super::{backup, bytes, deliveries, keys, request, verify};
+use crate::current::Current;
 use crate::mail::outbound::delivery::standing::Standing;
 use crate::mail::outbound::delivery::switch::Switch;
 use crate::mail::signer::Signer;
 use crate::observe::{Live, Metrics};
+use crate::records::desk::Desk;
 use crate::spooler::Spooler;
+use asked::{Asked, Named, Posted};
+
+mod asked;
+mod live;
+pub mod routes;
 
 /// Largest request body, bytes.
 const REQUEST_BYTES_MAX: usize = 64 * 1024;
 /// How often an item may be moved while its bytes are checked.
 const MOVES_MAX: usize = 8;
-
-/// Knows which gateways are connected. The tunnel's registry implements it.
-pub trait Presence: Send + Sync + 'static {
-    /// Whether the gateway of that key text has a session now.
-    fn connected(&self, name: &str) -> bool;
-    /// Ends the session of a mailbox that was revoked.
-    fn revoke(&self, name: &str);
-}
+/// How long requests under way may take after a stop: somebody who asked and does not read must not hold it up.
+const DRAIN_MAX: Duration = Duration::from_secs(10);
 
 /// What the routes need.
 pub struct Admin {
@@ -51,6 +57,8 @@ pub struct Admin {
     pub handle: Handle,
     /// Who is connected.
     pub presence: Arc<dyn Presence>,
+    /// How the relay is.
+    pub condition: Arc<dyn Condition>,
     /// The relay's metrics.
     pub metrics: Arc<Metrics>,
     /// Pauses deliveries.
@@ -58,13 +66,21 @@ pub struct Admin {
     /// Tells what deliveries do.
     pub standing: Arc<Standing>,
     /// What answers need to know of the configuration.
-    pub terms: Terms,
+    pub terms: Current<Terms>,
     /// The signing keys; `None`: nothing is signed.
     pub signer: Option<Arc<Signer>>,
+    /// What the DNS says of this relay.
+    pub records: Arc<Desk>,
     /// Events as they happen.
     pub live: Live,
     /// What takes long.
     pub jobs: Jobs,
+    /// Places of those who watch the events.
+    pub onlookers: Arc<Semaphore>,
+    /// Cancelled when the relay stops; nobody looks on then any more.
+    pub stop: CancellationToken,
+    /// Takes orders for the process; `None`: nobody does.
+    pub control: Option<Control>,
 }
 
 impl std::fmt::Debug for Admin {
@@ -94,36 +110,31 @@ pub fn bind(socket: &Path) -> std::io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Serves the socket until `stop`; requests under way may finish.
+/// Serves the socket until `stop`; requests under way may finish, within [`DRAIN_MAX`].
 pub async fn serve(listener: UnixListener, router: Router, stop: CancellationToken) {
-    let served = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await;
-    if let Err(error) = served {
-        tracing::error!(event = "relay.admin.failed", %error, "admin socket failed");
+    let served = axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned());
+    let too_late = async {
+        stop.cancelled().await;
+        tokio::time::sleep(DRAIN_MAX).await;
+    };
+    tokio::select! {
+        served = served.into_future() => if let Err(error) = served {
+            tracing::error!(event = "relay.admin.failed", %error, "admin socket failed");
+        },
+        () = too_late => {}
     }
 }
 
 /// All routes below `/admin`.
 pub fn router(admin: Arc<Admin>) -> Router {
-    Router::new()
-        .route("/admin/invitations", get(invitations).post(make))
-        .route("/admin/invitations/{id}/{verb}", post(make))
-        .route("/admin/mailboxes", get(mailboxes).post(make))
-        .route("/admin/mailboxes/{name}", get(mailbox))
-        .route("/admin/mailboxes/{name}/{verb}", post(make))
-        .route("/admin/delivery", get(delivery))
-        .route("/admin/delivery/{verb}", post(throw))
-        .route("/admin/attestation", get(attestation))
-        .route("/admin/attestation/rotate", post(rotate))
-        .route("/admin/spool/items", get(items))
-        .route("/admin/spool/items/{id}", get(item))
-        .route("/admin/spool/items/{id}/explain", get(explain))
-        .route("/admin/spool/items/{id}/raw", get(raw))
-        .route("/admin/spool/items/{id}/receipt", get(receipt))
-        .route("/admin/spool/items/{id}/{verb}", post(make))
-        .route("/admin/spool/replay", post(make))
-        .route("/admin/spool/stats", get(stats))
-        .route("/admin/spool/verify", post(verify_all))
-        .route("/admin/backup", post(make_backup))
+    routes::table()
+        .method_not_allowed_fallback(|| async {
+            refusal(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method_not_allowed",
+                "this path answers to another method",
+            )
+        })
         .fallback(|| async { problem(&AskError::NotFound("no such request".to_owned())) })
         .layer(DefaultBodyLimit::max(REQUEST_BYTES_MAX))
         .with_state(admin)
@@ -139,7 +150,8 @@ async fn ask_spool(
     let answer = spooler
         .query(move |spool| {
             let doing = deliveries::Now::look(&admin.switch, Some(&admin.standing), now);
-            let context = ask::Context { now, terms: &admin.terms, deliveries: Some(&doing) };
+            let terms = admin.terms.get();
+            let context = ask::Context { now, terms: &terms, deliveries: Some(&doing) };
             question(spool, &context)
         })
         .await;
@@ -152,30 +164,42 @@ struct After {
     after: Option<u32>,
 }
 
-async fn mailboxes(State(admin): Shared, Query(page): Query<After>) -> Response {
-    ask_spool(admin, move |spool, context| ask::mailboxes(spool, page.after, context)).await
+async fn mailboxes(State(admin): Shared, Asked(page): Asked<After>) -> Response {
+    let presence = Arc::clone(&admin.presence);
+    ask_spool(admin, move |spool, context| {
+        let mut answer = ask::mailboxes(spool, page.after, context)?;
+        presence::tell(&mut answer, Some(presence.as_ref()));
+        Ok(answer)
+    })
+    .await
 }
 
 async fn invitations(State(admin): Shared) -> Response {
     ask_spool(admin, change::people::list).await
 }
 
-async fn mailbox(State(admin): Shared, UrlPath(name): UrlPath<String>) -> Response {
-    ask_spool(admin, move |spool, context| ask::mailbox(spool, &name, context)).await
+async fn mailbox(State(admin): Shared, Named(name): Named) -> Response {
+    let presence = Arc::clone(&admin.presence);
+    ask_spool(admin, move |spool, context| {
+        let mut answer = ask::mailbox(spool, &name, context)?;
+        presence::tell(&mut answer, Some(presence.as_ref()));
+        Ok(answer)
+    })
+    .await
 }
 
-async fn items(State(admin): Shared, Query(ask): Query<ItemsAsk>) -> Response {
+async fn items(State(admin): Shared, Asked(ask): Asked<ItemsAsk>) -> Response {
     ask_spool(admin, move |spool, context| list::items(spool, &ask, context)).await
 }
 
-async fn item(State(admin): Shared, UrlPath(id): UrlPath<String>) -> Response {
+async fn item(State(admin): Shared, Named(id): Named) -> Response {
     match request::item_id(&id) {
         Ok(id) => ask_spool(admin, move |spool, context| ask::item(spool, id, context)).await,
         Err(error) => problem(&error),
     }
 }
 
-async fn explain(State(admin): Shared, UrlPath(id): UrlPath<String>) -> Response {
+async fn explain(State(admin): Shared, Named(id): Named) -> Response {
     match request::item_id(&id) {
         Ok(id) => {
             let presence = Arc::clone(&admin.presence);
@@ -189,6 +213,38 @@ async fn explain(State(admin): Shared, UrlPath(id): UrlPath<String>) -> Response
     }
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Fresh {
+    #[serde(default)]
+    fresh: bool,
+}
+
+async fn dns(State(admin): Shared, Asked(ask): Asked<Fresh>) -> Response {
+    Json(admin.records.outcome(ask.fresh).await).into_response()
+}
+
+async fn dns_wanted(State(admin): Shared) -> Response {
+    Json(admin.records.wanted()).into_response()
+}
+
+async fn reload(State(admin): Shared) -> Response {
+    give(&admin, Order::Reload).await
+}
+
+async fn restart(State(admin): Shared) -> Response {
+    give(&admin, Order::Restart).await
+}
+
+async fn give(admin: &Admin, order: Order) -> Response {
+    let Some(control) = &admin.control else { return problem(&control::nobody()) };
+    respond(control.give(order).await)
+}
+
+async fn process(State(admin): Shared) -> Response {
+    respond(admin.control.as_ref().map(Control::process).ok_or_else(control::nobody))
+}
+
 async fn attestation(State(admin): Shared) -> Response {
     Json(keys::object(admin.signer.as_deref(), crate::clock::wall())).into_response()
 }
@@ -200,7 +256,7 @@ async fn rotate(State(admin): Shared) -> Response {
     respond(rotated.unwrap_or(Err(AskError::Spool(SpoolError::Closed))))
 }
 
-async fn receipt(State(admin): Shared, UrlPath(id): UrlPath<String>) -> Response {
+async fn receipt(State(admin): Shared, Named(id): Named) -> Response {
     let id = match request::item_id(&id) {
         Ok(id) => id,
         Err(error) => return problem(&error),
@@ -216,8 +272,9 @@ async fn delivery(State(admin): Shared) -> Response {
     Json(now.object(true)).into_response()
 }
 
-async fn throw(State(admin): Shared, UrlPath(verb): UrlPath<String>, body: Bytes) -> Response {
-    let ask = match request::switch(&verb, &body) {
+async fn throw(State(admin): Shared, uri: Uri, Posted(body): Posted) -> Response {
+    let verb = uri.path().rsplit('/').next().unwrap_or_default();
+    let ask = match request::switch(verb, &body) {
         Ok(ask) => ask,
         Err(error) => return problem(&error),
     };
@@ -231,7 +288,7 @@ async fn throw(State(admin): Shared, UrlPath(verb): UrlPath<String>, body: Bytes
 }
 
 /// Every other `POST` is a change; path and body say which.
-async fn make(State(admin): Shared, uri: Uri, body: Bytes) -> Response {
+async fn make(State(admin): Shared, uri: Uri, Posted(body): Posted) -> Response {
     let target = uri.path().strip_prefix("/admin").unwrap_or_default();
     let change = match request::change(target, &body) {
         Ok(change) => change,
@@ -239,11 +296,19 @@ async fn make(State(admin): Shared, uri: Uri, body: Bytes) -> Response {
     };
     let now = crate::clock::wall();
     let revokes = matches!(change, Change::Revoke { .. });
-    let answer = change::apply(&admin.spooler, change, &admin.terms, Some(&admin.metrics), now).await;
+    let answer = change::apply(&admin.spooler, change, &admin.terms.get(), Some(&admin.metrics), now).await;
     if let (true, Some(lane)) = (revokes, answer.as_ref().ok().and_then(|a| a["lane"].as_str())) {
         admin.presence.revoke(lane);
     }
-    respond(answer)
+    respond(answer.map(|mut answer| {
+        presence::tell(&mut answer, Some(admin.presence.as_ref()));
+        answer
+    }))
+}
+
+/// What can be asked here, for programs that read such documents.
+async fn openapi() -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], include_str!("openapi.json")).into_response()
 }
 
 async fn stats(State(admin): Shared) -> Response {
@@ -267,7 +332,7 @@ async fn make_backup(State(admin): Shared, headers: HeaderMap, body: Bytes) -> R
 }
 
 /// The bytes that a gateway gets: trace fields, then the body, one piece at a time.
-async fn raw(State(admin): Shared, UrlPath(id): UrlPath<String>) -> Response {
+async fn raw(State(admin): Shared, Named(id): Named) -> Response {
     let id = match request::item_id(&id) {
         Ok(id) => id,
         Err(error) => return problem(&error),
@@ -322,7 +387,7 @@ fn respond(answer: Result<Value, AskError>) -> Response {
 
 pub(super) fn problem(error: &AskError) -> Response {
     let (status, word) = status(error);
-    (status, Json(json!({ "error": word, "message": error.to_string() }))).into_response()
+    refusal(status, word, &error.to_string())
 }
 
 /// Status and word of a refusal.
@@ -331,8 +396,13 @@ pub(super) fn status(error: &AskError) -> (StatusCode, &'static str) {
         AskError::NotFound(_) => (StatusCode::NOT_FOUND, "not_found"),
         AskError::Bad(_) => (StatusCode::BAD_REQUEST, "bad_request"),
         AskError::Conflict(_) => (StatusCode::CONFLICT, "conflict"),
+        AskError::Busy(_) => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
         // Trying again later does not help.
         AskError::Spool(SpoolError::Corrupt { .. }) => (StatusCode::INTERNAL_SERVER_ERROR, "damaged"),
         AskError::Spool(_) => (StatusCode::SERVICE_UNAVAILABLE, "spool"),
     }
+}
+
+fn refusal(status: StatusCode, word: &str, message: &str) -> Response {
+    (status, Json(json!({ "error": word, "message": message }))).into_response()
 }

@@ -38,6 +38,9 @@ pub enum AskError {
     /// The state of the thing does not allow it.
     #[error("{0}")]
     Conflict(String),
+    /// Too much is asked at once; another time.
+    #[error("{0}")]
+    Busy(String),
     /// The spool has a problem.
     #[error("{0}")]
     Spool(#[from] SpoolError),
@@ -46,6 +49,8 @@ pub enum AskError {
 /// What answers need to know of the configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Terms {
+    /// The relay's name.
+    pub hostname: String,
     /// Domains of ours, to read `KEY@domain` as a lane.
     pub domains: Vec<String>,
     /// Milliseconds acked items stay.

@@ -185,7 +185,9 @@ pub fn stats(stats: &SpoolStats, lanes: &[Value], now: WallMs) -> Value {
     })
 }
 
-fn by_state(counts: &[u64; STATES]) -> Value {
+/// Counters under the words of their states.
+#[must_use]
+pub fn by_state(counts: &[u64; STATES]) -> Value {
     State::ALL.iter().zip(counts).map(|(state, n)| (state.word().to_owned(), Value::from(*n))).collect()
 }
 

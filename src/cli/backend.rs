@@ -17,7 +17,7 @@ use crate::admin::ask::{self, AskError, Terms};
 use crate::admin::client::{Client, ClientError, escape, query};
 use crate::admin::deliveries::{self, SwitchAsk};
 use crate::admin::list::{self, ItemsAsk};
-use crate::admin::{backup, bytes, change, keys, request, verify};
+use crate::admin::{backup, bytes, change, keys, presence, request, verify};
 use crate::config::Config;
 use crate::daemon;
 use crate::daemon::ledger::{self, Ledger, LedgerError};
@@ -54,7 +54,7 @@ impl From<AskError> for Unread {
             AskError::NotFound(message) => Self::Gone(message),
             AskError::Conflict(message) => Self::Damaged(message),
             AskError::Spool(SpoolError::Corrupt { .. }) => Self::Damaged(error.to_string()),
-            AskError::Bad(_) | AskError::Spool(_) => Self::Failed(ask_stop(&error).into()),
+            AskError::Bad(_) | AskError::Busy(_) | AskError::Spool(_) => Self::Failed(ask_stop(&error).into()),
         }
     }
 }
@@ -159,7 +159,9 @@ impl Backend {
                     request::change(target, body.to_string().as_bytes()).map_err(|e| ask_stop(&e))?;
                 let now = crate::clock::wall();
                 let made = change::apply(&ledger.spooler, change, &self.terms, None, now);
-                Ok(self.runtime.block_on(made).map_err(|e| ask_stop(&e))?)
+                let mut answer = self.runtime.block_on(made).map_err(|e| ask_stop(&e))?;
+                presence::tell(&mut answer, None);
+                Ok(answer)
             }
             Source::Directory(_) => {
                 Err(Stop::new(Exit::Failed, "the directory is open for looking only").into())
@@ -276,6 +278,8 @@ impl Backend {
             ("until_ms", number(ask.until_ms)),
             ("from", ask.from.clone()),
             ("to", ask.to.clone()),
+            ("address", ask.address.clone()),
+            ("order", ask.order.clone()),
             ("attempts", ask.attempts.then(|| "true".to_owned())),
             ("after", ask.after.clone()),
             ("limit", ask.limit.map(|n| n.to_string())),
@@ -345,7 +349,9 @@ impl Backend {
     pub(crate) fn mailboxes(&self, after: Option<u32>) -> anyhow::Result<Value> {
         let target = query(&[("after", after.map(|n| n.to_string()))]);
         self.answer(&format!("/mailboxes{target}"), move |spool, context| {
-            ask::mailboxes(spool, after, context)
+            let mut answer = ask::mailboxes(spool, after, context)?;
+            presence::tell(&mut answer, None);
+            Ok(answer)
         })
     }
 
@@ -366,7 +372,9 @@ impl Backend {
     pub(crate) fn mailbox(&self, name: &str) -> anyhow::Result<Value> {
         let named = name.to_owned();
         self.answer(&format!("/mailboxes/{}", escape(name)), move |spool, context| {
-            ask::mailbox(spool, &named, context)
+            let mut answer = ask::mailbox(spool, &named, context)?;
+            presence::tell(&mut answer, None);
+            Ok(answer)
         })
     }
 }
@@ -446,7 +454,7 @@ pub(crate) fn ask_stop(error: &AskError) -> Stop {
         AskError::NotFound(_) => Exit::Nothing,
         AskError::Bad(_) => Exit::Usage,
         AskError::Conflict(_) => Exit::Failed,
-        AskError::Spool(SpoolError::Locked) => Exit::Later,
+        AskError::Busy(_) | AskError::Spool(SpoolError::Locked) => Exit::Later,
         AskError::Spool(_) => Exit::Failed,
     };
     Stop::new(exit, error.to_string())

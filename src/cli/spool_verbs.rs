@@ -33,6 +33,7 @@ Examples:
 pub(crate) enum Verb {
     /// List items and submissions, oldest first per lane
     #[command(after_help = "Examples:\n  \
+        waystation spool ls --newest --limit 20\n  \
         waystation spool ls --lane home@mail.example.org --state held,expired\n  \
         waystation spool ls --direction out --state ready --to @example.com\n\n\
         NEXT, of a submission: when it is tried, `verdict` when only the next hop's answer is missing, `tell`\n\

@@ -8,8 +8,8 @@ use ipnet::IpNet;
 
 use super::keys::{self, Key, Kind};
 use super::{
-    Admission, AdmissionMode, Config, ConfigError, ENV_PREFIX, Http, Limits, Log, LogShape, Smtp, SpoolKeys,
-    Tunnel, Value, seed,
+    Admission, AdmissionMode, Config, ConfigError, ConfigErrors, ENV_PREFIX, Http, Keys, Limits, Log,
+    LogShape, MtaSts, PROBLEMS_MAX, Smtp, SpoolKeys, Tunnel, Value, seed,
 };
 
 /// Most entries of one list.
@@ -233,10 +233,25 @@ impl Loader {
         ascii
     }
 
-    /// The configuration, or everything that is wrong with it.
-    pub(super) fn finish(mut self) -> Result<Config, Vec<ConfigError>> {
+    /// A loader that has read these.
+    pub(super) fn of(keys: Keys) -> Self {
+        Self { values: keys.values, unused: keys.unused, problems: Vec::new() }
+    }
+
+    /// The configuration with its keys, or everything that is wrong with it.
+    pub(super) fn done(mut self) -> Result<(Config, Keys), ConfigErrors> {
+        let read = |key: &'static Key| {
+            let source = self.values.get(key.path).map_or("defaults", |(_, source)| source);
+            Some((key.path, (self.value(key.path)?, source.to_owned())))
+        };
+        let values = keys::KEYS.iter().filter_map(read).collect();
+        let keys = Keys { values, unused: self.unused.clone() };
         let config = self.build();
-        if self.problems.is_empty() { Ok(config) } else { Err(self.problems) }
+        if self.problems.is_empty() {
+            return Ok((config, keys));
+        }
+        self.problems.truncate(PROBLEMS_MAX);
+        Err(ConfigErrors(self.problems))
     }
 
     fn build(&mut self) -> Config {
@@ -320,6 +335,11 @@ impl Loader {
                 proxy_protocol: self.bool("smtp.proxy_protocol"),
                 greet_delay_ms: self.whole("smtp.greet_delay_ms"),
                 dnsbl_zones,
+                mta_sts: match self.text("smtp.mta_sts").as_str() {
+                    "off" => MtaSts::Off,
+                    "enforce" => MtaSts::Enforce,
+                    _ => MtaSts::Testing,
+                },
                 normalize_networks: if repairs { normalize } else { Vec::new() },
             },
             tunnel: Tunnel {
@@ -364,10 +384,29 @@ impl Loader {
             log: Log {
                 format: if self.text("log.format") == "json" { LogShape::Json } else { LogShape::Text },
                 level,
+                otlp_endpoint: self.otlp_endpoint(),
+                otlp_sample_percent: self.whole("log.otlp_sample_percent"),
             },
             metrics_enabled: self.bool("metrics.enabled"),
             unused: std::mem::take(&mut self.unused),
         }
+    }
+
+    /// Refused where traces cannot be sent, so that nobody waits for them.
+    fn otlp_endpoint(&mut self) -> Option<String> {
+        let path = "log.otlp_endpoint";
+        let text = Some(self.text(path)).filter(|text| !text.is_empty())?;
+        if !crate::observe::TRACES_BUILT {
+            let problem = "is set, and this build cannot send traces";
+            self.refuse(
+                path,
+                problem,
+                "leave it empty, or build with `cargo build --release --features otel`",
+            );
+        } else if let Err(problem) = crate::observe::check_endpoint(&text) {
+            self.refuse(path, format!("`{text}` {problem}"), "write it like \"http://127.0.0.1:4318\"");
+        }
+        Some(text)
     }
 
     fn networks(&mut self, path: &str) -> Vec<IpNet> {

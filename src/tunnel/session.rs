@@ -58,7 +58,7 @@ pub const PENDING_MAX: usize = 1024;
 /// Most messages waiting for the socket before the driver stops reading.
 const OUT_MESSAGES_MAX: usize = 64;
 /// A session that stops taking part has this long to finish what is in flight.
-const DRAIN_TIME_MAX: Duration = Duration::from_secs(5);
+pub const DRAIN_TIME_MAX: Duration = Duration::from_secs(5);
 /// Longest reason of a refusal that is kept, bytes.
 const REASON_BYTES_MAX: usize = 256;
 /// Ignored messages of one session that are worth a note.
@@ -98,6 +98,7 @@ pub struct Session {
     pinged: Instant,
     phase: Phase,
     notes: u32,
+    acked: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,9 +112,7 @@ impl Session {
     /// A session for `proof`. `auth_ok`, with `welcome` in it, is its first output.
     #[must_use]
     pub fn new(proof: &Proof, welcome: Welcome, settings: Settings, now: Instant) -> Self {
-        let offered = proof.features.and(Features::of(&SUPPORTED));
-        let (dialect, features) =
-            if offered.has(Feature::Ack) { (Dialect::Two, offered) } else { (Dialect::One, Features::NONE) };
+        let (dialect, features) = agreed(proof);
         let credit = proof.credit.filter(|_| features.has(Feature::Credit));
         let window = match dialect {
             Dialect::One => Window { items: settings.legacy_items_max.max(1), bytes: settings.window.bytes },
@@ -147,6 +146,7 @@ impl Session {
             pinged: now,
             phase: Phase::Open,
             notes: 0,
+            acked: 0,
         };
         session.say(&ToGateway::AuthOk(AuthOk {
             public_key_base32: proof.key.to_string(),
@@ -173,6 +173,18 @@ impl Session {
     #[must_use]
     pub fn dialect(&self) -> Dialect {
         self.dialect
+    }
+
+    /// Items being written or not acked yet, and their bytes.
+    #[must_use]
+    pub fn under_way(&self) -> (u32, u64) {
+        self.outflow.under_way()
+    }
+
+    /// Items that its gateway acked.
+    #[must_use]
+    pub fn acked(&self) -> u64 {
+        self.acked
     }
 
     /// Whether its gateway acks results.
@@ -244,7 +256,7 @@ impl Session {
             Input::Piece { item, n, bytes } => self.piece(item, n, bytes),
             Input::Evict(Eviction::Replaced) => self.close(4400, "replaced_by_new_session"),
             Input::Evict(Eviction::Revoked) => self.refuse(AuthCode::Revoked),
-            Input::Drain { reconnect_after_ms } => self.drain(reconnect_after_ms, now),
+            Input::Drain { reconnect_after_ms, settle } => self.drain(reconnect_after_ms, settle, now),
             Input::Tick => {}
         }
         self.time(now);
@@ -380,9 +392,9 @@ impl Session {
         }
     }
 
-    fn drain(&mut self, reconnect_after_ms: u64, now: Instant) {
+    fn drain(&mut self, reconnect_after_ms: u64, settle: Duration, now: Instant) {
         if self.phase == Phase::Open {
-            self.phase = Phase::Draining { until: now + DRAIN_TIME_MAX };
+            self.phase = Phase::Draining { until: now + settle.min(DRAIN_TIME_MAX) };
             self.outflow.stop();
             if self.dialect == Dialect::Two {
                 self.say(&ToGateway::Drain(Drain { reconnect_after_ms }));
@@ -508,6 +520,18 @@ impl Session {
             self.out.push_back(Output::Close(code, reason));
         }
     }
+}
+
+/// What a session for `proof` will speak.
+fn agreed(proof: &Proof) -> (Dialect, Features) {
+    let offered = proof.features.and(Features::of(&SUPPORTED));
+    if offered.has(Feature::Ack) { (Dialect::Two, offered) } else { (Dialect::One, Features::NONE) }
+}
+
+/// The protocol of a session for `proof`.
+#[must_use]
+pub fn dialect_of(proof: &Proof) -> Dialect {
+    agreed(proof).0
 }
 
 /// The first characters of `text` that fit `bytes_max`.

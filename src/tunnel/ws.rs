@@ -24,23 +24,29 @@ use axum::routing::any;
 use bytes::Bytes;
 use hyper::upgrade::OnUpgrade;
 use ipnet::IpNet;
+use spool::ids::WallMs;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument as _;
 use uuid::Uuid;
 
 use super::Dialect;
 use super::control::{AuthError, SessionRole, ToGateway};
+pub use super::farewell::Farewell;
 use super::handshake::{Door, Handshake, Proof, Step};
 use super::pump::Pump;
 use super::rates::Rates;
 pub use super::service::{Admitted, Bell, Lane, LaneLost, Opening, Service, ServiceError, StillHere};
 use super::session::{self, Eviction, Outgoing, Session};
 use super::signed::RelayKey;
+pub use super::tally::SessionView;
+use super::tally::{Departed, Tally};
 use super::upgrade;
 use super::wake::Wake;
 use super::wire::{Happened, Wire};
 use crate::clock;
+use crate::current::Current;
 use crate::identity::challenge::{AuthCode, Fresh};
 use crate::identity::key::KeyText;
 use crate::identity::registry::{Entry, Registry};
@@ -51,7 +57,7 @@ use crate::proxy::client_of;
 pub(super) const CLOSE_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// Limits of logins per client address.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RateSettings {
     /// Messages before authentication, per minute; a login takes two.
     pub per_minute: u32,
@@ -91,10 +97,12 @@ impl Default for Settings {
 
 /// The tunnel of one relay.
 pub struct Tunnel {
-    pub(super) settings: Settings,
+    settings: Current<Settings>,
+    farewell: Current<Farewell>,
     service: Arc<dyn Service>,
     door: Mutex<Door>,
-    registry: Mutex<Registry<Arc<Wake>>>,
+    registry: Mutex<Registry<Reach>>,
+    departed: Mutex<Departed<KeyText>>,
     pub(super) metrics: Arc<Metrics>,
     /// Brake of log lines about refusals.
     lines: Throttle,
@@ -104,7 +112,7 @@ pub struct Tunnel {
 
 impl fmt::Debug for Tunnel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tunnel").field("settings", &self.settings).finish_non_exhaustive()
+        f.debug_struct("Tunnel").field("settings", &self.settings.get()).finish_non_exhaustive()
     }
 }
 
@@ -120,11 +128,15 @@ impl Tunnel {
     ) -> Arc<Self> {
         let rates = settings.rates.map(|rates| Rates::new(rates.per_minute, rates.deny_window));
         let door = Door::new(settings.host.clone(), settings.challenge_ttl, rates);
+        let farewell =
+            Farewell { reconnect_after: settings.reconnect_after, settle: session::DRAIN_TIME_MAX };
         Arc::new(Self {
-            settings,
+            settings: Current::new(settings),
+            farewell: Current::new(farewell),
             service,
             door: Mutex::new(door),
             registry: Mutex::new(Registry::default()),
+            departed: Mutex::new(Departed::default()),
             metrics,
             lines: Throttle::default(),
             stop,
@@ -142,6 +154,29 @@ impl Tunnel {
             .with_state(Arc::clone(self))
     }
 
+    /// Other settings: login limits from now on, everything else for sessions that begin from now on. The relay's name and
+    /// its proxies stay.
+    pub fn replace(&self, settings: Settings) {
+        let before = self.settings.get();
+        let mut door = lock(&self.door);
+        door.set_challenge_ttl(settings.challenge_ttl);
+        if before.rates != settings.rates {
+            door.set_rates(settings.rates.map(|rates| Rates::new(rates.per_minute, rates.deny_window)));
+        }
+        drop(door);
+        self.settings.set(settings);
+    }
+
+    /// How sessions are sent away when the stop comes.
+    pub fn set_farewell(&self, farewell: Farewell) {
+        self.farewell.set(farewell);
+    }
+
+    /// The same, for the sessions.
+    pub(super) fn farewell(&self) -> Farewell {
+        *self.farewell.get()
+    }
+
     /// Gateways connected now.
     #[must_use]
     pub fn sessions(&self) -> usize {
@@ -156,14 +191,30 @@ impl Tunnel {
 
     /// Ends every session of a key that was revoked.
     pub fn revoke(&self, key: &KeyText) {
-        for wake in lock(&self.registry).of_key(key) {
-            wake.evict(Eviction::Revoked);
+        for reach in lock(&self.registry).of_key(key) {
+            reach.wake.evict(Eviction::Revoked);
         }
     }
 
     /// Tells every session with which keys the relay signs now: a session may live longer than a key.
     pub fn announce(&self) {
-        lock(&self.registry).all().for_each(|wake| wake.ring_keys());
+        lock(&self.registry).all().for_each(|reach| reach.wake.ring_keys());
+    }
+
+    /// Sessions of the keys behind `after`, by key, at most `limit` unless one key has more; and the key to go on behind.
+    #[must_use]
+    pub fn page(&self, after: Option<&KeyText>, limit: usize) -> (Vec<SessionView>, Option<KeyText>) {
+        let now = clock::monotonic();
+        let registry = lock(&self.registry);
+        let (page, next) = registry.page(after, limit);
+        (page.into_iter().map(|(key, reach)| reach.tally.view(key, now)).collect(), next)
+    }
+
+    /// When the gateway of `key` last said something since the start, as far as it is remembered.
+    #[must_use]
+    pub fn last_heard(&self, key: &KeyText) -> Option<WallMs> {
+        let here = lock(&self.registry).of_key(key).map(|reach| reach.tally.last_heard()).max();
+        here.or_else(|| lock(&self.departed).last_heard(key))
     }
 
     /// The keys with which the relay signs.
@@ -199,7 +250,7 @@ impl Tunnel {
     }
 
     fn client(&self, request: &Request) -> IpAddr {
-        client_of(request, &self.settings.trusted_proxies)
+        client_of(request, &self.settings.get().trusted_proxies)
     }
 
     async fn connection(self: Arc<Self>, mut wire: Wire, client: IpAddr, stranger: Stranger) {
@@ -209,7 +260,9 @@ impl Tunnel {
         };
         let key = proof.key;
         let admitted = match self.service.admit(key, proof.invite.clone()).await {
-            Ok(admitted) => self.enter(&proof, id).await.map(|(seat, replaced)| (seat, replaced, admitted)),
+            Ok(admitted) => {
+                self.enter(&proof, id, client).await.map(|(seat, replaced)| (seat, replaced, admitted))
+            }
             Err(error) => Err(error),
         };
         let (seat, replaced, admitted) = match admitted {
@@ -226,10 +279,10 @@ impl Tunnel {
             session::Welcome { replaced, relay_keys, aliases: admitted.aliases, domains: admitted.domains }
         };
         let now = clock::monotonic();
-        let session = Box::new(Session::new(&proof, welcome, self.settings.session, now));
-        let lane = match self.service.open(opening(&proof, id, &session, &seat.wake)).await {
+        let session = Box::new(Session::new(&proof, welcome, self.settings.get().session, now));
+        let lane = match self.service.open(opening(&proof, id, &session, &seat.reach.wake)).await {
             Ok(lane) => lane,
-            Err(_) if seat.wake.is_evicted() => {
+            Err(_) if seat.reach.wake.is_evicted() => {
                 wire.close(4400, "replaced_by_new_session");
                 return farewell(&mut wire).await;
             }
@@ -245,7 +298,23 @@ impl Tunnel {
             session_role = proof.role.word(), remote_address = %client, tunnel = tunnel_number(session.dialect()),
             replaced = replaced.map(|id| id.to_string()), "gateway logged in"
         );
-        Pump { tunnel: &self, id, key, wire, session, lane, wake: Arc::clone(&seat.wake) }.run().await;
+        let span = tracing::debug_span!(
+            "tunnel.session", session.id = %id, lane = %key, session_role = proof.role.word(),
+            tunnel = tunnel_number(session.dialect()), remote_address = %client,
+        );
+        Pump {
+            tunnel: &self,
+            id,
+            key,
+            wire,
+            session,
+            lane,
+            wake: Arc::clone(&seat.reach.wake),
+            tally: Arc::clone(&seat.reach.tally),
+        }
+        .run()
+        .instrument(span)
+        .await;
         drop(seat);
     }
 
@@ -307,28 +376,35 @@ impl Tunnel {
     }
 
     /// Takes the key's place, after the wait that a fight over it costs.
-    async fn enter(self: &Arc<Self>, proof: &Proof, id: Uuid) -> Result<(Seat, Option<Uuid>), ServiceError> {
-        let wake = Arc::new(Wake::default());
+    async fn enter(
+        self: &Arc<Self>,
+        proof: &Proof,
+        id: Uuid,
+        client: IpAddr,
+    ) -> Result<(Seat, Option<Uuid>), ServiceError> {
+        let tunnel = tunnel_number(session::dialect_of(proof));
+        let tally = Tally::new(client, proof.role, tunnel, clock::wall(), clock::monotonic());
+        let reach = Reach { wake: Arc::default(), tally: Arc::new(tally) };
         let mut waited = false;
         loop {
             let entry = {
                 let mut registry = lock(&self.registry);
                 match proof.role {
                     SessionRole::Inbound => {
-                        registry.enter(proof.key, id, Arc::clone(&wake), waited, clock::monotonic())
+                        registry.enter(proof.key, id, reach.clone(), waited, clock::monotonic())
                     }
-                    SessionRole::Outbound => registry.enter_sender(proof.key, id, Arc::clone(&wake)),
+                    SessionRole::Outbound => registry.enter_sender(proof.key, id, reach.clone()),
                 }
             };
             match entry {
                 Entry::Entered { replaced } => {
                     self.metrics.tunnel_sessions.inc();
-                    let replaced = replaced.map(|(older, wake)| {
-                        wake.evict(Eviction::Replaced);
+                    let replaced = replaced.map(|(older, other)| {
+                        other.wake.evict(Eviction::Replaced);
                         self.metrics.tunnel_replaced.inc();
                         older
                     });
-                    let seat = Seat { tunnel: Arc::clone(self), key: proof.key, role: proof.role, id, wake };
+                    let seat = Seat { tunnel: Arc::clone(self), key: proof.key, role: proof.role, id, reach };
                     return Ok((seat, replaced));
                 }
                 Entry::Wait { wait, quick } => {
@@ -419,18 +495,26 @@ impl Named {
     }
 }
 
+/// How others reach a session, and what they see of it.
+#[derive(Clone, Debug)]
+struct Reach {
+    wake: Arc<Wake>,
+    tally: Arc<Tally>,
+}
+
 /// A session's place in the registry, given back when dropped.
 struct Seat {
     tunnel: Arc<Tunnel>,
     key: KeyText,
     role: SessionRole,
     id: Uuid,
-    wake: Arc<Wake>,
+    reach: Reach,
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
         self.tunnel.metrics.tunnel_sessions.dec();
+        lock(&self.tunnel.departed).note(self.key, self.reach.tally.last_heard());
         let mut registry = lock(&self.tunnel.registry);
         match self.role {
             SessionRole::Inbound => registry.leave(&self.key, self.id),

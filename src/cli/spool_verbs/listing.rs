@@ -79,6 +79,9 @@ impl Selection {
 pub(crate) struct LsArgs {
     #[command(flatten)]
     selection: Selection,
+    /// The newest first, over all lanes, instead of the oldest first, lane by lane
+    #[arg(long)]
+    newest: bool,
     /// At most so many
     #[arg(long, value_name = "N", default_value_t = 1000)]
     limit: usize,
@@ -98,7 +101,8 @@ pub(super) fn ls(global: &Global, paint: Paint, args: &LsArgs) -> anyhow::Result
     };
     let (mut more, mut failed) = (false, false);
     if args.selection.id.is_empty() {
-        let ask = ItemsAsk { attempts: global.json, ..args.selection.ask() };
+        let order = args.newest.then(|| "newest".to_owned());
+        let ask = ItemsAsk { attempts: global.json, order, ..args.selection.ask() };
         more = pages(&backend, ask, args.limit.max(1), &mut show)?;
     } else {
         failed = by_id(&backend, &args.selection.id, &mut show)?;

@@ -133,6 +133,7 @@ fn select(backend: &Backend, verb: ItemVerb, args: &MoveArgs) -> anyhow::Result<
             ItemVerb::Hold | ItemVerb::Retry => Some("ready,leased"),
             ItemVerb::Release => Some("held"),
             ItemVerb::Cancel => Some("ready,held"),
+            ItemVerb::Replay => Some("acked,expired"),
             ItemVerb::Purge => None,
         };
         ask.state = states.map(str::to_owned);
