@@ -12,6 +12,7 @@ mod check;
 mod delivery_verbs;
 mod demo;
 mod dns;
+mod doctor;
 mod gateway;
 mod health;
 mod keys;
@@ -20,6 +21,7 @@ mod mailbox_verbs;
 mod manual;
 mod process_verbs;
 mod progress;
+mod reference;
 mod report;
 mod screen;
 mod serve;
@@ -179,6 +181,9 @@ enum Command {
     /// The DNS records this relay needs, and whether the world sees them
     #[command(subcommand, after_help = dns::EXAMPLES)]
     Dns(dns::Verb),
+    /// Look at everything this relay leans on, one line each with advice
+    #[command(after_help = doctor::EXAMPLES)]
+    Doctor(doctor::Args),
     /// Look into the spool, and move what lies in it
     #[command(subcommand, after_help = spool_verbs::EXAMPLES)]
     Spool(spool_verbs::Verb),
@@ -195,6 +200,9 @@ enum Command {
     /// Write the manual pages into a directory
     #[command(after_help = "Example:\n  waystation man /usr/local/share/man/man1")]
     Man(manual::ManArgs),
+    /// Print a page of the manual that is made from the program itself
+    #[command(hide = true)]
+    Reference(reference::Args),
 }
 
 /// Runs the command that `args` (with the program's name in front) ask for.
@@ -233,6 +241,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Gateway(verb) => gateway::run(global, verb),
         Command::Keys(verb) => keys::run(global, verb),
         Command::Dns(verb) => dns::run(global, verb),
+        Command::Doctor(args) => doctor::run(global, &args),
         Command::Mailbox(verb) => mailbox_verbs::run(global, verb),
         Command::Delivery(verb) => delivery_verbs::run(global, verb),
         Command::Spool(verb) => spool_verbs::run(global, verb),
@@ -240,6 +249,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Bench(verb) => bench::run(global, verb),
         Command::Completions(args) => manual::completions(&args),
         Command::Man(args) => manual::pages(&args),
+        Command::Reference(args) => reference::run(&args),
     }
 }
 

@@ -44,10 +44,10 @@ pub mod routes;
 
 /// Largest request body, bytes.
 const REQUEST_BYTES_MAX: usize = 64 * 1024;
-/// How often an item may be moved while its bytes are checked.
-const MOVES_MAX: usize = 8;
 /// How long requests under way may take after a stop: somebody who asked and does not read must not hold it up.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
+/// How often an item may be moved while its bytes are checked.
+const MOVES_MAX: usize = 8;
 
 /// What the routes need.
 pub struct Admin {
@@ -73,14 +73,14 @@ pub struct Admin {
     pub records: Arc<Desk>,
     /// Events as they happen.
     pub live: Live,
-    /// What takes long.
-    pub jobs: Jobs,
     /// Places of those who watch the events.
     pub onlookers: Arc<Semaphore>,
     /// Cancelled when the relay stops; nobody looks on then any more.
     pub stop: CancellationToken,
     /// Takes orders for the process; `None`: nobody does.
     pub control: Option<Control>,
+    /// What takes long.
+    pub jobs: Jobs,
 }
 
 impl std::fmt::Debug for Admin {
@@ -162,12 +162,13 @@ async fn ask_spool(
 #[serde(deny_unknown_fields)]
 struct After {
     after: Option<u32>,
+    limit: Option<usize>,
 }
 
 async fn mailboxes(State(admin): Shared, Asked(page): Asked<After>) -> Response {
     let presence = Arc::clone(&admin.presence);
     ask_spool(admin, move |spool, context| {
-        let mut answer = ask::mailboxes(spool, page.after, context)?;
+        let mut answer = ask::mailboxes(spool, page.after, page.limit, context)?;
         presence::tell(&mut answer, Some(presence.as_ref()));
         Ok(answer)
     })
@@ -226,6 +227,10 @@ async fn dns(State(admin): Shared, Asked(ask): Asked<Fresh>) -> Response {
 
 async fn dns_wanted(State(admin): Shared) -> Response {
     Json(admin.records.wanted()).into_response()
+}
+
+async fn compare(State(admin): Shared) -> Response {
+    give(&admin, Order::Compare).await
 }
 
 async fn reload(State(admin): Shared) -> Response {

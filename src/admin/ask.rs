@@ -269,9 +269,15 @@ fn queues(view: &Spool, now: WallMs) -> Result<Value, AskError> {
 ///
 /// # Errors
 /// When the spool cannot be read.
-pub fn mailboxes(view: &Spool, after: Option<u32>, context: &Context<'_>) -> Result<Value, AskError> {
-    let page = view.mailboxes(after.map(LaneId), LIMIT_MAX)?;
-    let next = if page.len() < LIMIT_MAX { None } else { page.last().map(|m| m.lane.0) };
+pub fn mailboxes(
+    view: &Spool,
+    after: Option<u32>,
+    limit: Option<usize>,
+    context: &Context<'_>,
+) -> Result<Value, AskError> {
+    let limit = limit.filter(|limit| *limit > 0).unwrap_or(LIMIT_MAX).min(LIMIT_MAX);
+    let page = view.mailboxes(after.map(LaneId), limit)?;
+    let next = if page.len() < limit { None } else { page.last().map(|m| m.lane.0) };
     let found: Vec<_> = page.iter().map(|m| words::mailbox(m, context.now)).collect();
     Ok(json!({ "mailboxes": found, "next": next }))
 }

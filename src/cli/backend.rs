@@ -54,7 +54,9 @@ impl From<AskError> for Unread {
             AskError::NotFound(message) => Self::Gone(message),
             AskError::Conflict(message) => Self::Damaged(message),
             AskError::Spool(SpoolError::Corrupt { .. }) => Self::Damaged(error.to_string()),
-            AskError::Bad(_) | AskError::Busy(_) | AskError::Spool(_) => Self::Failed(ask_stop(&error).into()),
+            AskError::Bad(_) | AskError::Busy(_) | AskError::Spool(_) => {
+                Self::Failed(ask_stop(&error).into())
+            }
         }
     }
 }
@@ -349,7 +351,7 @@ impl Backend {
     pub(crate) fn mailboxes(&self, after: Option<u32>) -> anyhow::Result<Value> {
         let target = query(&[("after", after.map(|n| n.to_string()))]);
         self.answer(&format!("/mailboxes{target}"), move |spool, context| {
-            let mut answer = ask::mailboxes(spool, after, context)?;
+            let mut answer = ask::mailboxes(spool, after, None, context)?;
             presence::tell(&mut answer, None);
             Ok(answer)
         })
