@@ -162,14 +162,7 @@ pub fn open(
     private_dir(dir).map_err(refused)?;
     let root = spool_dir(dir);
     private_dir(&root).map_err(refused)?;
-    let wrong = |error| {
-        let dir = dir.clone();
-        if error == SpoolError::Locked {
-            LedgerError::InUse { dir }
-        } else {
-            LedgerError::Spool { dir, error }
-        }
-    };
+    let wrong = |error| wrong(dir, error);
     let started = clock::monotonic();
     let disk = Arc::new(RealDisk::new(root.clone()));
     let (spool, recovery) = open_spool(disk, &root, options(config)).map_err(wrong)?;
@@ -227,15 +220,16 @@ pub fn remove_index(config: &Config) -> Result<(), LedgerError> {
     let dir = &config.data_dir;
     let root = spool_dir(dir);
     let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(root.clone()));
-    let wrong = |error| match error {
-        SpoolError::Locked => LedgerError::InUse { dir: dir.clone() },
-        error => LedgerError::Spool { dir: dir.clone(), error },
-    };
+    let wrong = |error| wrong(dir, error);
     // A spool that could not be opened afterwards keeps its index.
     Spool::may_open(&disk).map_err(wrong)?;
-    let _lock = disk.lock().map_err(|error| match error.kind() {
-        std::io::ErrorKind::WouldBlock => LedgerError::InUse { dir: dir.clone() },
-        _ => LedgerError::Directory { dir: dir.clone(), error },
+    let _lock = disk.lock().map_err(|error| {
+        let dir = dir.clone();
+        if error.kind() == std::io::ErrorKind::WouldBlock {
+            LedgerError::InUse { dir }
+        } else {
+            LedgerError::Directory { dir, error }
+        }
     })?;
     let (index, removed) = (root.join("index"), root.join("index.removed"));
     let absent = |error: &std::io::Error| error.kind() == std::io::ErrorKind::NotFound;
@@ -260,6 +254,11 @@ fn open_spool(disk: Arc<RealDisk>, root: &Path, options: Options) -> Result<(Spo
     Spool::may_open(&disk)?;
     let index = Arc::new(SledIndex::open(&root.join("index"))?);
     Spool::open(disk, index, options, clock::wall())
+}
+
+fn wrong(dir: &Path, error: SpoolError) -> LedgerError {
+    let dir = dir.to_owned();
+    if error == SpoolError::Locked { LedgerError::InUse { dir } } else { LedgerError::Spool { dir, error } }
 }
 
 fn elapsed_ms(since: Instant) -> u64 {
