@@ -245,7 +245,7 @@ mod tests {
         #[test]
         fn each_byte_can_be_had_back(
             words in proptest::collection::vec(prop_oneof![
-                Just(&b"From "[..]), Just(b">"), Just(b"\r\n"), Just(b"F"), Just(b"\r"), Just(b"x y")
+                Just(&b"From "[..]), Just(&b">"[..]), Just(&b"\r\n"[..]), Just(&b"F"[..]), Just(&b"\r"[..]), Just(&b"x y"[..])
             ], 0..40),
             cut in 0_usize..120,
         ) {
