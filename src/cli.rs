@@ -12,6 +12,7 @@ mod check;
 mod delivery_verbs;
 mod demo;
 mod dns;
+mod doctor;
 mod gateway;
 mod health;
 mod keys;
@@ -181,6 +182,9 @@ enum Command {
     /// The DNS records this relay needs, and whether the world sees them
     #[command(subcommand, after_help = dns::EXAMPLES)]
     Dns(dns::Verb),
+    /// Look at everything this relay leans on, one line each with advice
+    #[command(after_help = doctor::EXAMPLES)]
+    Doctor(doctor::Args),
     /// Look into the spool, and move what lies in it
     #[command(subcommand, after_help = spool_verbs::EXAMPLES)]
     Spool(spool_verbs::Verb),
@@ -241,6 +245,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Gateway(verb) => gateway::run(global, verb),
         Command::Keys(verb) => keys::run(global, verb),
         Command::Dns(verb) => dns::run(global, verb),
+        Command::Doctor(args) => doctor::run(global, &args),
         Command::Mailbox(verb) => mailbox_verbs::run(global, verb),
         Command::Delivery(verb) => delivery_verbs::run(global, verb),
         Command::Spool(verb) => spool_verbs::run(global, verb),

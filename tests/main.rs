@@ -1,6 +1,7 @@
 //! Scenarios.
 
 mod attacks;
+mod checks;
 mod cli;
 mod crash;
 mod custody;
