@@ -12,7 +12,7 @@ use spool::disk::Disk;
 use spool::disk::real::RealDisk;
 use spool::engine::{Engine, Observer};
 use spool::error::SpoolError;
-use spool::ids::{LaneId, Seq};
+use spool::ids::{ItemId, LaneId, Seq};
 use spool::index::sled::SledIndex;
 use spool::types::{Filter, Page};
 use spool::upkeep::Upkeep;
@@ -78,6 +78,8 @@ pub struct Ledger {
     pub spooler: Spooler,
     /// What the start found.
     pub recovery: Recovery,
+    /// Submissions that the last stop left in doubt, and their lanes.
+    pub interrupted: Vec<(ItemId, String)>,
     /// How long the start took, milliseconds.
     pub recovery_ms: u64,
 }
@@ -97,6 +99,12 @@ impl Ledger {
             duration_ms = self.recovery_ms,
             "spool is open"
         );
+        for (id, lane) in &self.interrupted {
+            tracing::warn!(
+                event = "relay.outbound.indeterminate", submission.id = %id, lane,
+                "submission {id} may have been taken or not: the relay ended before the answer came"
+            );
+        }
         if !r.damaged.is_empty() {
             tracing::error!(
                 event = "relay.spool.damaged",
@@ -158,13 +166,15 @@ pub fn open(
     let started = clock::monotonic();
     let disk = Arc::new(RealDisk::new(root.clone()));
     let (spool, recovery) = open_spool(disk, &root, options(config)).map_err(wrong)?;
+    let lane_of = |id: ItemId| spool.item(id).ok().flatten().map(|info| info.lane_name).unwrap_or_default();
+    let interrupted = recovery.interrupted.iter().map(|id| (*id, lane_of(*id))).collect();
     let recovery_ms = elapsed_ms(started);
     metrics.set_recovery_ms(recovery_ms);
     let reader = spool.reader();
     let told = Told { metrics, poisoned, started: clock::monotonic() };
     let engine = Engine::start(spool, Arc::new(clock::wall), told).map_err(wrong)?;
     let spooler = Spooler::new(engine.handle(), reader, clock::wall);
-    Ok(Ledger { engine, spooler, recovery, recovery_ms })
+    Ok(Ledger { engine, spooler, recovery, interrupted, recovery_ms })
 }
 
 /// The same; waits for `patience` while another process, like a command on the stopped relay, has the directory.
