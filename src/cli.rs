@@ -6,16 +6,20 @@
 //! Failure policy: one sentence on standard error that says what to do, never a backtrace.
 
 mod backend;
+mod backup;
 mod bench;
 mod check;
 mod delivery_verbs;
 mod demo;
 mod dns;
 mod gateway;
+mod health;
 mod keys;
 mod load;
 mod mailbox_verbs;
 mod manual;
+mod process_verbs;
+mod progress;
 mod report;
 mod screen;
 mod serve;
@@ -132,8 +136,10 @@ enum Command {
     #[command(after_help = "Examples:\n  \
         waystation serve\n  \
         waystation serve --config /etc/waystation/waystation.toml\n  \
-        WAYSTATION_SMTP__LISTEN=127.0.0.1:2600 waystation serve --data-dir /tmp/relay")]
-    Serve,
+        WAYSTATION_SMTP__LISTEN=127.0.0.1:2600 waystation serve --data-dir /tmp/relay\n\n\
+        Signals: SIGHUP reads the configuration again (`waystation reload`), SIGUSR2 replaces the process\n\
+        without refusing a connection (`waystation restart`), SIGTERM stops.")]
+    Serve(serve::Args),
     /// The whole promise in one process, on loopback, in under a minute
     #[command(
         after_help = "Example:\n  waystation demo\n\nUses free ports and a temporary directory, and leaves \
@@ -146,6 +152,18 @@ enum Command {
         waystation check-config config.json      a file of the seed relay\n  \
         waystation check-config --defaults > waystation.toml")]
     CheckConfig(check::Args),
+    /// Ask a running relay whether it is alive, or ready; exit code 1 when not
+    #[command(after_help = "Examples:\n  \
+        waystation health\n  \
+        waystation health --ready --wait 60      until mail can be taken, at most a minute\n  \
+        waystation health https://relay.example.org/health")]
+    Health(health::Args),
+    /// Let the running relay read its configuration again
+    #[command(after_help = process_verbs::RELOAD)]
+    Reload,
+    /// Replace the running relay by the program on the disk, without refusing a connection
+    #[command(after_help = process_verbs::RESTART)]
+    Restart,
     /// The home side: fetch what the relay holds, and deliver it
     #[command(subcommand, after_help = gateway::EXAMPLES)]
     Gateway(gateway::Verb),
@@ -164,6 +182,9 @@ enum Command {
     /// Look into the spool, and move what lies in it
     #[command(subcommand, after_help = spool_verbs::EXAMPLES)]
     Spool(spool_verbs::Verb),
+    /// Copy the data directory, while the relay runs or not, to one that a relay can be started on
+    #[command(after_help = backup::EXAMPLES)]
+    Backup(backup::BackupArgs),
     /// Measure this machine
     #[command(subcommand, after_help = bench::EXAMPLES)]
     Bench(bench::Verb),
@@ -203,15 +224,19 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
     let global = &cli.global;
     match cli.command {
-        Command::Serve => serve::run(global),
+        Command::Serve(args) => serve::run(global, &args),
         Command::Demo => demo::run(global),
         Command::CheckConfig(args) => check::run(global, &args),
+        Command::Health(args) => health::run(global, &args),
+        Command::Reload => process_verbs::reload(global),
+        Command::Restart => process_verbs::restart(global),
         Command::Gateway(verb) => gateway::run(global, verb),
         Command::Keys(verb) => keys::run(global, verb),
         Command::Dns(verb) => dns::run(global, verb),
         Command::Mailbox(verb) => mailbox_verbs::run(global, verb),
         Command::Delivery(verb) => delivery_verbs::run(global, verb),
         Command::Spool(verb) => spool_verbs::run(global, verb),
+        Command::Backup(args) => backup::run(global, &args),
         Command::Bench(verb) => bench::run(global, verb),
         Command::Completions(args) => manual::completions(&args),
         Command::Man(args) => manual::pages(&args),

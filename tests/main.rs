@@ -21,3 +21,4 @@ mod support;
 mod tls;
 mod tunnel;
 mod verdicts;
+mod watching;

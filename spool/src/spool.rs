@@ -10,6 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use crate::backup::Pin;
 use crate::compact::Compaction;
 use crate::disk::{DirLock, Disk};
 use crate::entry;
@@ -151,6 +152,9 @@ pub struct Spool {
     pub(crate) emptied: BTreeSet<u32>,
     pub(crate) removable: BTreeSet<u32>,
     pub(crate) checkpoint_at: WallMs,
+    /// Held while the journal is copied: no segment goes.
+    pub(crate) backup: Option<Pin>,
+    pub(crate) backups_begun: u64,
     pub(crate) free_bytes: u64,
     pub(crate) damaged: u64,
     /// Damage met by compaction; such segments stay as evidence.
@@ -185,6 +189,15 @@ impl Spool {
         recover::may_open(disk)
     }
 
+    /// Whether this release reads what is on `disk`, asked without the lock: somebody else may have the spool open. An
+    /// empty directory is fine.
+    ///
+    /// # Errors
+    /// [`SpoolError::NewerFormat`], [`SpoolError::Foreign`], [`SpoolError::Io`].
+    pub fn may_take_over(disk: &dyn Disk) -> Result<(), SpoolError> {
+        recover::may_take_over(disk)
+    }
+
     /// Writes and syncs everything staged, then rings the sessions that have something to fetch.
     ///
     /// # Errors
@@ -200,6 +213,17 @@ impl Spool {
         }
         self.bells.ring();
         Ok(())
+    }
+
+    /// Other terms for what is kept, and how much may be taken; everything else stays. Nothing is written.
+    pub fn set_terms(&mut self, terms: &Options) {
+        let own = &mut self.options;
+        own.retain_ms = terms.retain_ms;
+        own.retain_results_ms = terms.retain_results_ms;
+        own.expire_ms = terms.expire_ms;
+        own.min_free_bytes = terms.min_free_bytes;
+        own.lane_items_max = terms.lane_items_max;
+        own.lane_bytes_max = terms.lane_bytes_max;
     }
 
     /// How it is run.
@@ -338,6 +362,10 @@ impl Spool {
             return Err(error);
         }
         self.tail.thaw();
+        if self.backup.is_some() {
+            // A later checkpoint, which covers this one, is as good a reason to let them go.
+            self.emptied.append(&mut self.removable);
+        }
         let removable = std::mem::take(&mut self.removable);
         if removable.is_empty() {
             return Ok(());

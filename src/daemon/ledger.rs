@@ -6,7 +6,7 @@
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use spool::disk::Disk;
 use spool::disk::real::RealDisk;
@@ -26,6 +26,11 @@ use crate::spooler::Spooler;
 
 /// Longest data directory path that still leaves room for a Unix socket's name (108 bytes with its end).
 const SOCKET_PATH_MAX: usize = 107;
+
+/// How long the process after a hand-over waits for the directory.
+pub(super) const HANDED_OVER: Duration = Duration::from_secs(10);
+/// Time between two tries.
+const AGAIN: Duration = Duration::from_millis(20);
 
 /// The data directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -167,6 +172,76 @@ pub fn open(
     let engine = Engine::start(spool, Arc::new(clock::wall), told).map_err(wrong)?;
     let spooler = Spooler::new(engine.handle(), reader, clock::wall);
     Ok(Ledger { engine, spooler, recovery, recovery_ms })
+}
+
+/// The same; waits for `patience` while another process, like a command on the stopped relay, has the directory.
+///
+/// # Errors
+/// As [`open`].
+pub(super) fn open_patiently(
+    config: &Config,
+    metrics: &Arc<Metrics>,
+    poisoned: &CancellationToken,
+    patience: Duration,
+) -> Result<Ledger, LedgerError> {
+    let until = clock::monotonic() + patience;
+    loop {
+        match open(config, Arc::clone(metrics), poisoned.clone()) {
+            Err(LedgerError::InUse { .. }) if clock::monotonic() < until => std::thread::sleep(AGAIN),
+            other => return other,
+        }
+    }
+}
+
+/// Whether this release reads the spool of the data directory, whoever has it open.
+///
+/// # Errors
+/// [`LedgerError::Spool`].
+pub(super) fn may_take_over(config: &Config) -> Result<(), LedgerError> {
+    let dir = &config.data_dir;
+    let root = spool_dir(dir);
+    if !root.is_dir() {
+        return Ok(());
+    }
+    Spool::may_take_over(&RealDisk::new(root)).map_err(|error| LedgerError::Spool { dir: dir.clone(), error })
+}
+
+/// Removes the index of a data directory that nobody has open; the next [`open`] builds it from the journal.
+///
+/// Harmless at any moment of it: an index that is not there is built anew, and what is left of a removed one is
+/// never looked at.
+///
+/// # Errors
+/// [`LedgerError`], above all when somebody has the directory open.
+pub fn remove_index(config: &Config) -> Result<(), LedgerError> {
+    let dir = &config.data_dir;
+    let root = spool_dir(dir);
+    let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(root.clone()));
+    let wrong = |error| match error {
+        SpoolError::Locked => LedgerError::InUse { dir: dir.clone() },
+        error => LedgerError::Spool { dir: dir.clone(), error },
+    };
+    // A spool that could not be opened afterwards keeps its index.
+    Spool::may_open(&disk).map_err(wrong)?;
+    let _lock = disk.lock().map_err(|error| match error.kind() {
+        std::io::ErrorKind::WouldBlock => LedgerError::InUse { dir: dir.clone() },
+        _ => LedgerError::Directory { dir: dir.clone(), error },
+    })?;
+    let (index, removed) = (root.join("index"), root.join("index.removed"));
+    let absent = |error: &std::io::Error| error.kind() == std::io::ErrorKind::NotFound;
+    let remove = || -> std::io::Result<()> {
+        match std::fs::remove_dir_all(&removed) {
+            Err(error) if !absent(&error) => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        match std::fs::rename(&index, &removed) {
+            Err(error) if absent(&error) => return Ok(()),
+            other => other?,
+        }
+        std::fs::File::open(&root)?.sync_all()?;
+        std::fs::remove_dir_all(&removed)
+    };
+    remove().map_err(|error| LedgerError::Directory { dir: root.clone(), error })
 }
 
 fn open_spool(disk: Arc<RealDisk>, root: &Path, options: Options) -> Result<(Spool, Recovery), SpoolError> {

@@ -22,6 +22,7 @@ use super::dashboard::DashboardFamilies;
 use super::edge::EdgeFamilies;
 use super::json::json_from_text;
 use super::listeners::ListenerFamilies;
+use super::operate::OperateFamilies;
 use super::outbound::OutboundFamilies;
 use super::process::Process;
 use super::tls::TlsFamilies;
@@ -220,6 +221,8 @@ pub struct Metrics {
     pub conditions: ConditionFamilies,
     /// Who accepts connections.
     pub listeners: ListenerFamilies,
+    /// Reloads and hand-overs.
+    pub operate: OperateFamilies,
     recovery: FloatGauge,
     ready: Gauge,
 }
@@ -272,6 +275,7 @@ impl Metrics {
             dashboard: DashboardFamilies::default(),
             conditions: ConditionFamilies::default(),
             listeners: ListenerFamilies::default(),
+            operate: OperateFamilies::default(),
             recovery: FloatGauge::default(),
             ready: Gauge::default(),
         };
@@ -283,6 +287,7 @@ impl Metrics {
         metrics.register_spool();
         metrics.edge.register(&mut metrics.registry);
         metrics.dashboard.register(&mut metrics.registry);
+        metrics.operate.register(&mut metrics.registry);
         metrics.tls.register(&mut metrics.registry);
         metrics.abuse.register(&mut metrics.registry);
         metrics.conditions.register(&mut metrics.registry);

@@ -36,7 +36,7 @@ use tokio::sync::Semaphore;
 /// Longest wait for one answer, aliases and signatures included.
 pub const QUESTION_SECONDS_MAX: u64 = 30;
 /// Longest wait for the answer to [`Dns::probe`].
-const PROBE_PATIENCE: Duration = Duration::from_secs(10);
+const PROBE_PATIENCE: Duration = Duration::from_secs(7);
 /// Longest time that an answer is remembered.
 const POSITIVE_SECONDS_MAX: u64 = 3600;
 /// Longest time that "there is none" is remembered.
