@@ -146,7 +146,8 @@ impl Scene {
             ],
         )
         .await;
-        let home = Home::new(&format!("ws://{}/ws", relay.http));
+        let maildir = "relay_name = \"mx.our.test\"\n[maildir]\npath = \"Maildir\"\n";
+        let home = Home::with(&format!("ws://{}/ws", relay.http), maildir);
         let running = home.start(None);
         let mut scene = Self {
             relay,
@@ -198,9 +199,9 @@ impl Scene {
             let sent = self.home.send(&[to], "Subject: An offer\n\nFive barrels.\n");
             assert!(sent.status.success(), "{}", String::from_utf8_lossy(&sent.stderr));
             let mut found = Value::Null;
-            until("it was tried", || {
+            until(&format!("mail to {to} is {state}"), || {
                 found = self
-                    .cli(&["spool", "ls", "--direction", "out", "--to", to])
+                    .cli(&["spool", "ls", "--newest", "--direction", "out", "--to", to])
                     .into_iter()
                     .next()
                     .unwrap_or_default();
