@@ -330,8 +330,14 @@ pub async fn start(config: &Config, given: Given, stop: CancellationToken) -> Re
         jobs: Jobs::new(config.data_dir.clone(), rest.clone()),
     });
     let admin_router = api::router(Arc::clone(&admin));
-    let dashboard = edge::dashboard(config, http, guard.as_ref(), &admin_router, &metrics)?
-        .map(|dashboard| dashboard as Arc<dyn http::Pages>);
+    let pages = edge::dashboard(
+        config,
+        &listeners::addresses(&listeners.http),
+        guard.as_ref(),
+        &admin_router,
+        &metrics,
+    )?
+    .map(|pages| pages as Arc<dyn http::Pages>);
     let admin_door = guard.map(|guard| edge::admin_door(config, guard, &admin_router, &metrics));
     let acme = match &served {
         Some(served) => acme::prepare(config, &served.store, &metrics)?,
@@ -343,7 +349,7 @@ pub async fn start(config: &Config, given: Given, stop: CancellationToken) -> Re
     let sts = Arc::new(Current::new(records::sts_policy(config)));
     let extras = http::Extras {
         admin: admin_door.clone(),
-        pages: dashboard,
+        pages,
         about: Some(described),
         challenges,
         sts: Arc::clone(&sts),
