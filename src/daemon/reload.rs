@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use sha2::{Digest as _, Sha256};
 
+use super::resolver::Resolver;
 use super::{
     StartError, abuse, custody, edge, intake_settings, ledger, outbound, submission_settings, tls,
     tunnel_settings, verify,
@@ -51,6 +52,7 @@ pub struct Reloader {
     pub(super) tls: Option<tls::Served>,
     pub(super) about: Arc<custody::About>,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) resolver: Arc<Resolver>,
     pub(super) secrets: Mutex<Secrets>,
 }
 
@@ -112,6 +114,8 @@ impl Reloader {
         self.plan.set(Plan { settings: outbound::settings(&config), router, signer });
         self.admin.terms.set(super::terms(&config));
         self.about.follow(&config);
+        self.resolver.follow(&config);
+        self.metrics.set_min_free(config.spool.min_free_bytes);
         if let (Some(door), Some(token)) = (&self.door, token) {
             door.replace(token, edge::deny_window(&config));
         }
