@@ -282,12 +282,11 @@ pub async fn start(config: &Config, given: Given, stop: CancellationToken) -> Re
     let deliveries = outbound::deps(config, &smtp, &ledger.spooler, &switch, &standing, &metrics)?;
 
     let resolver = Resolver::new(config, &metrics);
-    let probe_every = Duration::from_secs(config.delivery.dns_probe_seconds);
-    tasks.spawn(Arc::clone(&resolver).run(deliveries.router.dns().clone(), probe_every, rest.clone()));
+    tasks.spawn(Arc::clone(&resolver).run(deliveries.router.dns().clone(), rest.clone()));
     let pulse = Pulse::new(Arc::clone(&tunnel), Arc::clone(&metrics));
     let senses = Senses {
         spooler: ledger.spooler.clone(),
-        resolver,
+        resolver: Arc::clone(&resolver),
         switch: Arc::clone(&switch),
         certificates: served.as_ref().map(|served| Arc::clone(&served.store)),
     };
@@ -409,6 +408,7 @@ pub async fn start(config: &Config, given: Given, stop: CancellationToken) -> Re
         about,
         sts,
         metrics: Arc::clone(&metrics),
+        resolver,
         secrets: Mutex::new(reload::hashes(config)),
     };
     let parts = Parts {

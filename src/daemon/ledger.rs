@@ -314,7 +314,7 @@ impl Observer for Told {
             tracing::info!(
                 event = "relay.spool.segment_removed",
                 segment = number,
-                "journal segment removed"
+                "journal segment {number} removed: nothing needs it any more"
             );
         }
     }

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use sha2::{Digest as _, Sha256};
 
+use super::resolver::Resolver;
 use super::{
     StartError, abuse, custody, edge, intake_settings, ledger, outbound, records, submission_settings, tls,
     tunnel_settings, verify,
@@ -54,6 +55,7 @@ pub struct Reloader {
     pub(super) about: Arc<custody::About>,
     pub(super) sts: Arc<Current<Option<StsPolicy>>>,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) resolver: Arc<Resolver>,
     pub(super) secrets: Mutex<Secrets>,
 }
 
@@ -118,6 +120,8 @@ impl Reloader {
         self.about.follow(&config);
         self.sts.set(records::sts_policy(&config));
         self.admin.records.follow(site, looking).await;
+        self.resolver.follow(&config);
+        self.metrics.set_min_free(config.spool.min_free_bytes);
         if let (Some(door), Some(token)) = (&self.door, token) {
             door.replace(token, edge::deny_window(&config));
         }
