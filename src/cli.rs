@@ -6,6 +6,7 @@
 //! Failure policy: one sentence on standard error that says what to do, never a backtrace.
 
 mod backend;
+mod backup;
 mod bench;
 mod check;
 mod delivery_verbs;
@@ -19,6 +20,8 @@ mod load;
 mod mailbox_verbs;
 mod manual;
 mod process_verbs;
+mod progress;
+mod reference;
 mod report;
 mod screen;
 mod serve;
@@ -184,6 +187,9 @@ enum Command {
     /// Look into the spool, and move what lies in it
     #[command(subcommand, after_help = spool_verbs::EXAMPLES)]
     Spool(spool_verbs::Verb),
+    /// Copy the data directory, while the relay runs or not, to one that a relay can be started on
+    #[command(after_help = backup::EXAMPLES)]
+    Backup(backup::BackupArgs),
     /// Measure this machine
     #[command(subcommand, after_help = bench::EXAMPLES)]
     Bench(bench::Verb),
@@ -194,6 +200,9 @@ enum Command {
     /// Write the manual pages into a directory
     #[command(after_help = "Example:\n  waystation man /usr/local/share/man/man1")]
     Man(manual::ManArgs),
+    /// Print a page of the manual that is made from the program itself
+    #[command(hide = true)]
+    Reference(reference::Args),
 }
 
 /// Runs the command that `args` (with the program's name in front) ask for.
@@ -236,9 +245,11 @@ fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Mailbox(verb) => mailbox_verbs::run(global, verb),
         Command::Delivery(verb) => delivery_verbs::run(global, verb),
         Command::Spool(verb) => spool_verbs::run(global, verb),
+        Command::Backup(args) => backup::run(global, &args),
         Command::Bench(verb) => bench::run(global, verb),
         Command::Completions(args) => manual::completions(&args),
         Command::Man(args) => manual::pages(&args),
+        Command::Reference(args) => reference::run(&args),
     }
 }
 

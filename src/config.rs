@@ -20,7 +20,7 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 
 pub use difference::{Difference, Keys};
-pub use keys::{Effect, effect, example, reload_table};
+pub use keys::{Effect, effect, example, reference, reload_table};
 
 use load::Loader;
 

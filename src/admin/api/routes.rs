@@ -8,7 +8,8 @@ use axum::routing::{MethodRouter, get, post};
 
 use super::{
     Admin, attestation, compare, delivery, dns, dns_wanted, explain, invitations, item, items, live, mailbox,
-    mailboxes, make, openapi, process, raw, receipt, reload, restart, rotate, stats, throw, verify_all,
+    mailboxes, make, make_backup, openapi, process, raw, receipt, reload, restart, rotate, stats, throw,
+    verify_all,
 };
 
 /// One route.
@@ -66,6 +67,7 @@ pub fn all() -> Vec<Route> {
         look("/admin/spool/items/{id}/receipt", receipt),
         post_to("/admin/spool/items/{id}/hold", make),
         post_to("/admin/spool/items/{id}/release", make),
+        post_to("/admin/spool/items/{id}/replay", make),
         post_to("/admin/spool/items/{id}/retry", make),
         post_to("/admin/spool/items/{id}/cancel", make),
         post_to("/admin/spool/items/{id}/purge", make),
@@ -73,6 +75,7 @@ pub fn all() -> Vec<Route> {
         post_to("/admin/spool/replay", make),
         look("/admin/spool/stats", stats),
         post_to("/admin/spool/verify", verify_all),
+        post_to("/admin/backup", make_backup),
     ]
 }
 
