@@ -105,6 +105,8 @@ const PURE: &[&str] = &[
     "src/cli/check/sense.rs",
     "src/cli/doctor/judge",
     "src/cli/doctor/judge.rs",
+    "src/cli/top/state.rs",
+    "src/cli/top/view.rs",
     "src/config.rs",
     "src/config",
     "src/daemon/places.rs",
