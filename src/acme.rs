@@ -11,7 +11,7 @@ mod disk;
 mod order;
 pub mod plan;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,10 +26,32 @@ use crate::clock;
 use crate::observe::Metrics;
 use crate::secrets::SecretError;
 use crate::tls::files::rfc3339;
-use crate::tls::{Installed, Pair, Store};
+use crate::tls::{CertError, Installed, Pair, Store};
 
 /// Longest sleep before the clock is looked at again: it may have been set, or the machine have slept.
 const LOOK_EVERY: Duration = Duration::from_secs(3600);
+
+/// The certificate on disk cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum KeptError {
+    /// Its file cannot be read, or others can.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    /// What is in it is wrong; the relay orders another.
+    #[error(transparent)]
+    Content(#[from] CertError),
+}
+
+/// The certificate got before from that server, as it lies in `dir`; `None`: there is none. Changes nothing.
+///
+/// # Errors
+/// [`KeptError`].
+pub fn kept(dir: &Path, directory_url: &str) -> Result<Option<Pair>, KeptError> {
+    match Place::of(dir, directory_url).certificate()? {
+        Some(pair) => Ok(Some(pair?)),
+        None => Ok(None),
+    }
+}
 
 /// How names are proved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,16 +6,23 @@
 //! Failure policy: one sentence on standard error that says what to do, never a backtrace.
 
 mod backend;
+mod backup;
 mod bench;
 mod check;
 mod delivery_verbs;
 mod demo;
+mod dns;
+mod doctor;
 mod gateway;
+mod health;
 mod keys;
 mod load;
 mod mailbox_verbs;
 mod manual;
 mod process_verbs;
+mod progress;
+mod reference;
+mod report;
 mod screen;
 mod serve;
 mod spool_verbs;
@@ -147,6 +154,12 @@ enum Command {
         waystation check-config config.json      a file of the seed relay\n  \
         waystation check-config --defaults > waystation.toml")]
     CheckConfig(check::Args),
+    /// Ask a running relay whether it is alive, or ready; exit code 1 when not
+    #[command(after_help = "Examples:\n  \
+        waystation health\n  \
+        waystation health --ready --wait 60      until mail can be taken, at most a minute\n  \
+        waystation health https://relay.example.org/health")]
+    Health(health::Args),
     /// Let the running relay read its configuration again
     #[command(after_help = process_verbs::RELOAD)]
     Reload,
@@ -165,9 +178,18 @@ enum Command {
     /// Pause and resume deliveries, and see what they do
     #[command(subcommand, after_help = delivery_verbs::EXAMPLES)]
     Delivery(delivery_verbs::Verb),
+    /// The DNS records this relay needs, and whether the world sees them
+    #[command(subcommand, after_help = dns::EXAMPLES)]
+    Dns(dns::Verb),
+    /// Look at everything this relay leans on, one line each with advice
+    #[command(after_help = doctor::EXAMPLES)]
+    Doctor(doctor::Args),
     /// Look into the spool, and move what lies in it
     #[command(subcommand, after_help = spool_verbs::EXAMPLES)]
     Spool(spool_verbs::Verb),
+    /// Copy the data directory, while the relay runs or not, to one that a relay can be started on
+    #[command(after_help = backup::EXAMPLES)]
+    Backup(backup::BackupArgs),
     /// Measure this machine
     #[command(subcommand, after_help = bench::EXAMPLES)]
     Bench(bench::Verb),
@@ -178,6 +200,9 @@ enum Command {
     /// Write the manual pages into a directory
     #[command(after_help = "Example:\n  waystation man /usr/local/share/man/man1")]
     Man(manual::ManArgs),
+    /// Print a page of the manual that is made from the program itself
+    #[command(hide = true)]
+    Reference(reference::Args),
 }
 
 /// Runs the command that `args` (with the program's name in front) ask for.
@@ -210,16 +235,21 @@ fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Serve(args) => serve::run(global, &args),
         Command::Demo => demo::run(global),
         Command::CheckConfig(args) => check::run(global, &args),
+        Command::Health(args) => health::run(global, &args),
         Command::Reload => process_verbs::reload(global),
         Command::Restart => process_verbs::restart(global),
         Command::Gateway(verb) => gateway::run(global, verb),
         Command::Keys(verb) => keys::run(global, verb),
+        Command::Dns(verb) => dns::run(global, verb),
+        Command::Doctor(args) => doctor::run(global, &args),
         Command::Mailbox(verb) => mailbox_verbs::run(global, verb),
         Command::Delivery(verb) => delivery_verbs::run(global, verb),
         Command::Spool(verb) => spool_verbs::run(global, verb),
+        Command::Backup(args) => backup::run(global, &args),
         Command::Bench(verb) => bench::run(global, verb),
         Command::Completions(args) => manual::completions(&args),
         Command::Man(args) => manual::pages(&args),
+        Command::Reference(args) => reference::run(&args),
     }
 }
 

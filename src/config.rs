@@ -20,7 +20,7 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 
 pub use difference::{Difference, Keys};
-pub use keys::{Effect, effect, example, reload_table};
+pub use keys::{Effect, effect, example, reference, reload_table};
 
 use load::Loader;
 
@@ -181,6 +181,17 @@ pub struct Attestation {
     pub overlap_seconds: u64,
 }
 
+/// How strictly senders shall take the MTA-STS policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MtaSts {
+    /// There is none.
+    Off,
+    /// They only report.
+    Testing,
+    /// They do not deliver without TLS.
+    Enforce,
+}
+
 /// `[smtp]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Smtp {
@@ -204,6 +215,8 @@ pub struct Smtp {
     pub greet_delay_ms: u64,
     /// Block lists.
     pub dnsbl_zones: Vec<String>,
+    /// The MTA-STS policy that is answered.
+    pub mta_sts: MtaSts,
     /// Networks whose stray line ends are repaired instead of refused; empty when nobody's are.
     pub normalize_networks: Vec<IpNet>,
 }
@@ -252,6 +265,8 @@ pub enum TlsWord {
 pub struct Delivery {
     /// Resolvers; empty: those of the system.
     pub dns_servers: Vec<SocketAddr>,
+    /// Seconds between two questions that find out whether a name server answers; 0: none are asked.
+    pub dns_probe_seconds: u64,
     /// Port of other servers.
     pub port: u16,
     /// Where mail leaves from, at most one of each family.
@@ -346,6 +361,10 @@ pub struct Log {
     pub format: LogShape,
     /// Level or filter directives; checked when logging is set up.
     pub level: String,
+    /// Collector of traces; `None`: none are made.
+    pub otlp_endpoint: Option<String>,
+    /// Traces that are kept, of a hundred.
+    pub otlp_sample_percent: u64,
 }
 
 /// A checked configuration.

@@ -15,7 +15,11 @@ pub mod ledger;
 mod listeners;
 mod outbound;
 mod places;
+mod presence;
+mod readiness;
+pub mod records;
 mod reload;
+mod resolver;
 pub mod tls;
 mod verify;
 mod vitals;
@@ -31,13 +35,14 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::admin::api::{self, Admin, Presence};
+use crate::admin::api::{self, Admin};
 use crate::admin::ask::Terms;
 use crate::admin::control::Control;
+use crate::admin::events::ONLOOKERS_MAX;
+use crate::admin::jobs::Jobs;
 use crate::config::{AdmissionMode, Config};
 use crate::current::Current;
 use crate::http::{self, Guests};
-use crate::identity::key::KeyText;
 use crate::mail::admission::Admission;
 use crate::mail::intake::{self, Intake};
 use crate::mail::lane::Lanes;
@@ -58,7 +63,8 @@ use ledger::{Ledger, LedgerError};
 use listeners::Listeners;
 pub use places::Unplaced;
 pub use reload::{Prepared, Reloader};
-use vitals::Pulse;
+use resolver::Resolver;
+use vitals::{Pulse, Senses};
 
 /// The relay cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -116,6 +122,14 @@ pub enum StartError {
         /// What it must be.
         error: http::guard::WeakToken,
     },
+    /// The dashboard's own token could be guessed.
+    #[error("{file} is no token: {error}; remove it, and the next start makes one")]
+    DashboardToken {
+        /// The file.
+        file: String,
+        /// What it must be.
+        error: http::guard::WeakToken,
+    },
     /// The signing keys cannot be used.
     #[error("{0}; `attestation.enabled = false` starts the relay without a signature")]
     Attestation(#[from] StoreError),
@@ -126,7 +140,11 @@ impl StartError {
     #[must_use]
     pub fn is_configuration(&self) -> bool {
         match self {
-            Self::Tls(_) | Self::Secret { .. } | Self::WeakToken { .. } | Self::Socket(_) => true,
+            Self::Tls(_)
+            | Self::Secret { .. }
+            | Self::WeakToken { .. }
+            | Self::DashboardToken { .. }
+            | Self::Socket(_) => true,
             Self::Ledger(_)
             | Self::Listen { .. }
             | Self::Admin { .. }
@@ -212,6 +230,7 @@ pub async fn start(config: &Config, given: Given, stop: CancellationToken) -> Re
     let Given { live, sockets, control, handed_over } = given;
     let guard = edge::admin_guard(config)?;
     let metrics = Arc::new(Metrics::new());
+    metrics.set_min_free(config.spool.min_free_bytes);
     let served = tls::Served::open(config, &metrics)?;
     let poisoned = CancellationToken::new();
     let ledger = {
@@ -258,12 +277,21 @@ pub async fn start(config: &Config, given: Given, stop: CancellationToken) -> Re
         tasks.spawn(custody::watch(Arc::clone(signer), Arc::clone(&tunnel), rest.clone()));
     }
 
-    let pulse = Pulse::new(Arc::clone(&tunnel), Arc::clone(&metrics));
-    tasks.spawn(Arc::clone(&pulse).run(ledger.spooler.clone(), rest.clone()));
-
     let switch = Arc::new(Switch::open(&config.data_dir));
     let standing = Arc::new(Standing::default());
     let deliveries = outbound::deps(config, &smtp, &ledger.spooler, &switch, &standing, &metrics)?;
+
+    let resolver = Resolver::new(config, &metrics);
+    let probe_every = Duration::from_secs(config.delivery.dns_probe_seconds);
+    tasks.spawn(Arc::clone(&resolver).run(deliveries.router.dns().clone(), probe_every, rest.clone()));
+    let pulse = Pulse::new(Arc::clone(&tunnel), Arc::clone(&metrics));
+    let senses = Senses {
+        spooler: ledger.spooler.clone(),
+        resolver,
+        switch: Arc::clone(&switch),
+        certificates: served.as_ref().map(|served| Arc::clone(&served.store)),
+    };
+    tasks.spawn(Arc::clone(&pulse).run(senses, rest.clone()));
 
     let deps = intake::Deps {
         spooler: ledger.spooler.clone(),
@@ -287,17 +315,23 @@ pub async fn start(config: &Config, given: Given, stop: CancellationToken) -> Re
     let admin = Arc::new(Admin {
         spooler: ledger.spooler.clone(),
         handle: ledger.engine.handle(),
-        presence: Arc::new(Connected(Arc::clone(&tunnel))),
+        presence: Arc::new(presence::Connected(Arc::clone(&tunnel))),
+        condition: pulse.clone(),
         metrics: Arc::clone(&metrics),
         switch: Arc::clone(&switch),
         standing: Arc::clone(&standing),
         terms: Current::new(terms(config)),
         signer: signer.clone(),
+        records: records::desk(config, served.as_ref().map(|served| Arc::clone(&served.store))),
         live,
+        onlookers: Arc::new(Semaphore::new(ONLOOKERS_MAX)),
+        stop: rest.clone(),
         control,
-        verifying: Semaphore::new(1),
+        jobs: Jobs::new(config.data_dir.clone(), rest.clone()),
     });
     let admin_router = api::router(Arc::clone(&admin));
+    let dashboard = edge::dashboard(config, http, guard.as_ref(), &admin_router, &metrics)?
+        .map(|dashboard| dashboard as Arc<dyn http::Pages>);
     let admin_door = guard.map(|guard| edge::admin_door(config, guard, &admin_router, &metrics));
     let acme = match &served {
         Some(served) => acme::prepare(config, &served.store, &metrics)?,
@@ -306,14 +340,27 @@ pub async fn start(config: &Config, given: Given, stop: CancellationToken) -> Re
     let challenges = acme.as_ref().map(|acme| Arc::clone(&acme.challenges));
     let about = custody::About::new(config, signer);
     let described: Arc<dyn http::About> = Arc::clone(&about) as _;
-    let extras = http::Extras { admin: admin_door.clone(), about: Some(described), challenges };
-    tasks.spawn(api::serve(listeners.admin, admin_router, rest.clone()));
+    let sts = Arc::new(Current::new(records::sts_policy(config)));
+    let extras = http::Extras {
+        admin: admin_door.clone(),
+        pages: dashboard,
+        about: Some(described),
+        challenges,
+        sts: Arc::clone(&sts),
+    };
+    let watch = metrics.listeners.watch(readiness::ADMIN);
+    let answering = api::serve(listeners.admin, admin_router, rest.clone());
+    tasks.spawn(async move {
+        answering.await;
+        drop(watch);
+    });
 
     let shown = config.metrics_enabled.then(|| Arc::clone(&metrics));
     let pages = http::router(Arc::clone(&pulse) as _, shown, tunnel.router(), extras);
     let door = http::Door {
         gate: edge::http_gate(config, &metrics),
         guests: Some(Guests::new(&config.http.trusted_proxies, &metrics)),
+        metrics: Some(Arc::clone(&metrics)),
         ..http::Door::default()
     };
     let plain = tls::plain_router(&pages, config, http, https);
@@ -354,6 +401,7 @@ pub async fn start(config: &Config, given: Given, stop: CancellationToken) -> Re
         door: admin_door,
         tls: served.clone(),
         about,
+        sts,
         metrics: Arc::clone(&metrics),
         secrets: Mutex::new(reload::hashes(config)),
     };
@@ -412,18 +460,11 @@ fn admission(config: &Config) -> Admission {
     }
 }
 
-struct Connected(Arc<Tunnel>);
-
-impl Presence for Connected {
-    fn connected(&self, name: &str) -> bool {
-        KeyText::from_peer(name).is_ok_and(|key| self.0.is_connected(&key))
-    }
-
-    fn revoke(&self, name: &str) {
-        if let Ok(key) = KeyText::from_peer(name) {
-            self.0.revoke(&key);
-        }
-    }
+/// Where the token of the dashboard is, if that is to be seen at this address.
+#[must_use]
+pub fn dashboard_token(config: &Config, http: SocketAddr) -> Option<PathBuf> {
+    let own = || http.ip().is_loopback().then(|| edge::dashboard_token_file(config));
+    config.admin_http_token_file.clone().or_else(own)
 }
 
 fn tunnel_settings(config: &Config) -> ws::Settings {
@@ -453,6 +494,7 @@ pub fn terms(config: &Config) -> Terms {
     let ms = |seconds: u64| seconds.saturating_mul(1000);
     let l = &config.limits;
     Terms {
+        hostname: config.hostname.clone(),
         domains: config.domains.clone(),
         retain_acked_ms: ms(config.spool.retain_acked_seconds),
         expire_ms: ms(config.spool.expire_undelivered_seconds),

@@ -1,11 +1,13 @@
-//! The public HTTP listeners: health, readiness, metrics, the doors to the tunnel and, with a token, to the admin API.
+//! The public HTTP listeners: health, readiness, metrics, the doors to the tunnel, to pages for people and, with a token, to the
+//! admin API.
 //!
 //! Promises: a bounded number of connections; a client that does not send its request in time is cut; every
-//! unknown request gets 404 `{"error":"not_found"}`, whatever it carries. Does not: know what admin requests mean, or
-//! anything about mail.
+//! unknown request gets 404 `{"error":"not_found"}`, whatever it carries. Does not: know what admin requests or pages
+//! mean, or anything about mail.
 //! Failure policy: trouble of one connection ends that connection; trouble of the listener ends the daemon.
 
 pub mod admin;
+mod exposition;
 pub mod guard;
 mod guests;
 mod plain;
@@ -18,6 +20,7 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
+use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
 
@@ -26,13 +29,14 @@ pub use guests::{GUESTS_PER_ADDRESS_MAX, Guests};
 pub use plain::plain;
 pub use serve::{CONNECTIONS_MAX, ConnectionPlace, Door, Places, serve};
 
+use crate::current::Current;
 use crate::observe::Metrics;
-
-/// OpenMetrics 1.0, as Prometheus scrapes it.
-const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+use exposition::Exposition;
 
 /// Where a relay says who it is, and with which keys it signs.
 const ABOUT: &str = "/.well-known/waystation";
+/// Where senders find the MTA-STS policy (RFC 8461 section 3.2).
+const STS_POLICY: &str = "/.well-known/mta-sts.txt";
 /// How long the answer there may be kept, seconds: far shorter than any overlap of keys.
 const ABOUT_CACHE: &str = "max-age=300";
 /// Path before the token of an http-01 validation.
@@ -46,6 +50,10 @@ pub trait Vitals: Send + Sync + 'static {
     fn uptime_seconds(&self) -> u64;
     /// Why mail cannot be taken now, in a few bland words each; empty when it can.
     fn problems(&self) -> Vec<String>;
+    /// What is not as it should be although mail can be taken, in a few bland words each.
+    fn warnings(&self) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 /// What the routes share.
@@ -70,11 +78,32 @@ pub trait About: Send + Sync + 'static {
     fn object(&self) -> Value;
 }
 
+/// Pages for people. The dashboard implements it.
+pub trait Pages: Send + Sync + 'static {
+    /// Whether a request is for one of them, as it came and from where; others get the protocol's 404.
+    fn has(&self, request: &Request) -> bool;
+    /// Answers one.
+    fn answer(self: Arc<Self>, request: Request) -> BoxFuture<'static, Response>;
+}
+
+/// An MTA-STS policy (RFC 8461).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StsPolicy {
+    /// Names of policy hosts, lower case.
+    pub hosts: Vec<String>,
+    /// The policy.
+    pub text: String,
+}
+
 /// What a listener answers when it is configured.
 #[derive(Clone, Default)]
 pub struct Extras {
+    /// The MTA-STS policy, if there is one now.
+    pub sts: Arc<Current<Option<StsPolicy>>>,
     /// The admin API; `None`: not over HTTP.
     pub admin: Option<Arc<AdminDoor>>,
+    /// Pages for people; `None`: there are none.
+    pub pages: Option<Arc<dyn Pages>>,
     /// What anybody may know of the relay; `None`: nothing is said.
     pub about: Option<Arc<dyn About>>,
     /// Validations; `None`: there are none.
@@ -105,16 +134,30 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
     if let Some(admin) = shared.extras.admin.as_ref().filter(|_| AdminDoor::has(request.uri().path())) {
         return admin.answer(request).await;
     }
+    if let Some(pages) = shared.extras.pages.as_ref().filter(|pages| pages.has(&request)) {
+        return Arc::clone(pages).answer(request).await;
+    }
     let target = request.uri().path_and_query().map_or("/", |t| t.as_str()).to_owned();
     match (request.method(), target.as_str()) {
         (&Method::GET, "/health") => health(shared.vitals.as_ref()),
         (&Method::GET, "/ready") => ready(&shared),
         (&Method::GET, "/metrics") => metrics(&shared, request.headers()),
         (&Method::GET, ABOUT) => about(&shared),
+        (&Method::GET, STS_POLICY) => sts_policy(&shared, request.headers()),
         (&Method::GET, target) => {
             target.strip_prefix(CHALLENGE).map_or_else(not_found, |token| challenge(&shared, token))
         }
         _ => not_found(),
+    }
+}
+
+/// A policy belongs to the domain in the name of its host, and to no other.
+fn sts_policy(shared: &Shared, headers: &HeaderMap) -> Response {
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let host = host.split(':').next().unwrap_or_default().trim_end_matches('.').to_ascii_lowercase();
+    match shared.extras.sts.get().as_ref().as_ref().filter(|sts| sts.hosts.contains(&host)) {
+        Some(sts) => ([(header::CONTENT_TYPE, "text/plain")], sts.text.clone()).into_response(),
+        None => not_found(),
     }
 }
 
@@ -145,14 +188,15 @@ fn health(vitals: &dyn Vitals) -> Response {
 }
 
 fn ready(shared: &Shared) -> Response {
-    let problems = shared.vitals.problems();
+    let (problems, warnings) = (shared.vitals.problems(), shared.vitals.warnings());
     if let Some(metrics) = &shared.metrics {
         metrics.set_ready(problems.is_empty());
     }
     if problems.is_empty() {
-        json_response(StatusCode::OK, &json!({ "status": "ready" }))
+        json_response(StatusCode::OK, &json!({ "status": "ready", "warnings": warnings }))
     } else {
-        json_response(StatusCode::SERVICE_UNAVAILABLE, &json!({ "status": "not_ready", "reasons": problems }))
+        let answer = json!({ "status": "not_ready", "reasons": problems, "warnings": warnings });
+        json_response(StatusCode::SERVICE_UNAVAILABLE, &answer)
     }
 }
 
@@ -160,11 +204,13 @@ fn metrics(shared: &Shared, headers: &HeaderMap) -> Response {
     let Some(metrics) = &shared.metrics else { return not_found() };
     metrics.set_ready(shared.vitals.problems().is_empty());
     let accept = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or("");
-    if accept.contains("application/json") {
-        json_response(StatusCode::OK, &metrics.json())
-    } else {
-        ([(header::CONTENT_TYPE, OPENMETRICS)], metrics.text()).into_response()
-    }
+    let wanted = Exposition::wanted(accept);
+    let text = match wanted {
+        Exposition::Classic => metrics.classic_text(),
+        Exposition::OpenMetrics => metrics.text(),
+        Exposition::Json => metrics.json().to_string(),
+    };
+    ([(header::CONTENT_TYPE, wanted.content_type()), (header::VARY, "accept")], text).into_response()
 }
 
 fn not_found() -> Response {

@@ -7,31 +7,46 @@
 //! be written is lost, never a reason to stop mail.
 
 mod abuse;
+mod classic;
+mod conditions;
 mod custody;
+mod dashboard;
 mod edge;
+pub mod history;
 mod json;
+mod listeners;
 pub mod live;
 mod log;
 mod metrics;
 mod operate;
+#[cfg(feature = "otel")]
+mod otel;
+mod outbound;
+mod process;
+#[cfg(test)]
+mod reference;
 mod submitted;
 mod tls;
+mod traces;
 mod verdicts;
 
 use std::io::IsTerminal as _;
 
 pub use abuse::{AbuseFamilies, Limited, Throttle};
+pub use conditions::{Condition, ConditionFamilies, Effect};
 pub use custody::{CustodyFamilies, SignedKind};
+pub use dashboard::{DashboardFamilies, Login};
 pub use edge::{AdminHttp, EdgeFamilies, ProxyRefusal};
 pub use json::json_from_text;
+pub use listeners::{ListenerFamilies, Standing as ListenerStanding, Watch as ListenerWatch};
 pub use live::Live;
 pub use log::{LogControl, LogError, LogFormat, LogSettings, check_level, init_log};
-pub use metrics::{
-    AuthOutcome, DeliveryClass, Histogrammed, LaneGauges, Metrics, OutboundFamilies, RefusalStage,
-};
+pub use metrics::{AuthOutcome, Histogrammed, LaneGauges, Metrics, RefusalStage};
 pub use operate::{OperateFamilies, Operated};
+pub use outbound::{DeliveryClass, OutboundFamilies};
 pub use submitted::SubmissionOutcome;
 pub use tls::{TlsFamilies, TlsListener, TlsVersion};
+pub use traces::{TRACES_BUILT, TraceSettings, check_endpoint};
 pub use verdicts::VerdictFamilies;
 
 /// When to use colour.

@@ -19,6 +19,7 @@ pub mod rates;
 mod service;
 pub mod session;
 pub mod signed;
+mod tally;
 mod upgrade;
 mod wake;
 mod wire;

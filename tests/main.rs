@@ -1,9 +1,12 @@
 //! Scenarios.
 
 mod attacks;
+mod checks;
 mod cli;
 mod crash;
 mod custody;
+mod dashboard;
+mod deploy;
 mod dialogs;
 mod docs;
 mod edge;
@@ -12,6 +15,7 @@ mod gateway;
 mod intake_process;
 mod layering;
 mod lost_replies;
+mod manual;
 mod operate;
 mod outbound;
 mod peers;
@@ -21,3 +25,4 @@ mod support;
 mod tls;
 mod tunnel;
 mod verdicts;
+mod watching;

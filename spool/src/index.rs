@@ -113,6 +113,18 @@ pub trait Index: Debug + Send + Sync + 'static {
     fn scan(&self, tree: Tree, from: &[u8], to: Option<&[u8]>, limit: usize)
     -> Result<Vec<Pair>, SpoolError>;
 
+    /// At most `limit` pairs with `from <= key < before` (`before` of `None`: from the end), descending.
+    ///
+    /// # Errors
+    /// [`SpoolError::Index`] when the engine fails.
+    fn scan_back(
+        &self,
+        tree: Tree,
+        from: &[u8],
+        before: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<Pair>, SpoolError>;
+
     /// Applies `changes`, makes them stable, and only then moves [`Index::applied`] to `applied`.
     ///
     /// # Errors

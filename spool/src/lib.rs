@@ -12,11 +12,12 @@
 //!
 //! A tour: [`record`] and `segment` are the bytes, `journal` writes them, `scan` reads them back, `apply` gives
 //! them their meaning in the `tail` above the index, `accept`, `lease`, `inspect` and `mailboxes` are the verbs,
-//! `upkeep` and `compact` tidy up, `recover` starts it all, [`engine`] runs it on a thread. Bytes and arguments:
+//! `upkeep` and `compact` tidy up, [`backup`] copies, `recover` starts it all, [`engine`] runs it on a thread. Bytes and arguments:
 //! `DESIGN.md`.
 
 pub mod accept;
 mod apply;
+pub mod backup;
 mod batch;
 mod compact;
 pub mod disk;
@@ -32,6 +33,7 @@ pub mod journal;
 pub mod lease;
 pub mod life;
 pub mod mailboxes;
+pub mod newest;
 pub mod reader;
 pub mod record;
 mod recover;
@@ -48,6 +50,7 @@ pub mod upkeep;
 pub use compact::Effort;
 pub use inspect::{ReplayFrom, Replayed};
 pub use lease::Bell;
+pub use newest::Whence;
 pub use spool::{OPEN_BODIES_MAX, Options, Recovery, Spool};
 pub use tail::CheckpointJob;
 

@@ -5,6 +5,7 @@
 //! per key. Memory is bounded by the ledger, which starts a checkpoint when [`Tail::entries`] passes its limit.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
 use std::sync::Arc;
 
 use bincode::{Decode, Encode};
@@ -240,6 +241,54 @@ impl Tail {
             from = last;
             from.push(0);
         }
+    }
+
+    /// At most `limit` pairs with `from <= key < before`, descending, over all layers.
+    pub(crate) fn scan_back(
+        &self,
+        tree: Tree,
+        from: &[u8],
+        before: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<crate::index::Pair>, SpoolError> {
+        let mut before = before.map(<[u8]>::to_vec);
+        let mut out = Vec::new();
+        while before.as_deref().is_none_or(|before| from < before) {
+            let wanted = limit.max(SCAN_PAGE);
+            let page = self.index.scan_back(tree, from, before.as_deref(), wanted)?;
+            let last = if page.len() < wanted { None } else { page.last().map(|(key, _)| key.clone()) };
+            let least = Bound::Included(last.as_deref().unwrap_or(from));
+            let range = (least, before.as_deref().map_or(Bound::Unbounded, Bound::Excluded));
+            // Newest first: the same key in an older layer says what was.
+            let mut layers: Vec<_> = [Some(&self.live), self.frozen.as_deref()]
+                .into_iter()
+                .flatten()
+                .map(|layers| layers[layer(tree)].range::<[u8], _>(range).rev().peekable())
+                .collect();
+            let mut page = page.into_iter().peekable();
+            loop {
+                let key = layers.iter_mut().filter_map(|layer| layer.peek().map(|(key, _)| *key)).max();
+                let Some(key) = key.into_iter().chain(page.peek().map(|(key, _)| key)).max().cloned() else {
+                    break;
+                };
+                let mut value = None;
+                for layer in layers.iter_mut().rev() {
+                    if let Some((_, newer)) = layer.next_if(|(known, _)| **known == key) {
+                        value = Some(newer.clone());
+                    }
+                }
+                let below = page.next_if(|(known, _)| *known == key).map(|(_, value)| value);
+                if let Some(value) = value.unwrap_or(below) {
+                    out.push((key, value));
+                    if out.len() == limit {
+                        return Ok(out);
+                    }
+                }
+            }
+            let Some(last) = last else { break };
+            before = Some(last);
+        }
+        Ok(out)
     }
 
     pub(crate) fn lane(&self, id: LaneId) -> Result<Option<Lane>, SpoolError> {

@@ -1,14 +1,15 @@
 //! Driver: the admin socket's routes. Each turns a request into one question or one change.
 
+use std::future::IntoFuture as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::extract::{DefaultBodyLimit, Path as UrlPath, Query, State};
-use axum::http::{StatusCode, Uri, header};
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::{get, post};
 use axum::{Json, Router};
 use futures_util::stream;
 use serde::Deserialize;
@@ -23,25 +24,30 @@ use tokio_util::sync::CancellationToken;
 use super::ask::{self, AskError, Terms};
 use super::change::{self, Change};
 use super::control::{self, Control, Order};
+use super::jobs::{Jobs, Kind, Tell};
 use super::list::{self, ItemsAsk};
-use super::{deliveries, keys, request, verify};
+use super::overview::Condition;
+use super::presence::{self, Presence};
+use super::{backup, bytes, deliveries, keys, request, verify};
 use crate::current::Current;
 use crate::mail::outbound::delivery::standing::Standing;
 use crate::mail::outbound::delivery::switch::Switch;
 use crate::mail::signer::Signer;
 use crate::observe::{Live, Metrics};
+use crate::records::desk::Desk;
 use crate::spooler::Spooler;
+use asked::{Asked, Named, Posted};
+
+mod asked;
+mod live;
+pub mod routes;
 
 /// Largest request body, bytes.
 const REQUEST_BYTES_MAX: usize = 64 * 1024;
-
-/// Knows which gateways are connected. The tunnel's registry implements it.
-pub trait Presence: Send + Sync + 'static {
-    /// Whether the gateway of that key text has a session now.
-    fn connected(&self, name: &str) -> bool;
-    /// Ends the session of a mailbox that was revoked.
-    fn revoke(&self, name: &str);
-}
+/// How long requests under way may take after a stop: somebody who asked and does not read must not hold it up.
+const DRAIN_MAX: Duration = Duration::from_secs(10);
+/// How often an item may be moved while its bytes are checked.
+const MOVES_MAX: usize = 8;
 
 /// What the routes need.
 pub struct Admin {
@@ -51,6 +57,8 @@ pub struct Admin {
     pub handle: Handle,
     /// Who is connected.
     pub presence: Arc<dyn Presence>,
+    /// How the relay is.
+    pub condition: Arc<dyn Condition>,
     /// The relay's metrics.
     pub metrics: Arc<Metrics>,
     /// Pauses deliveries.
@@ -61,12 +69,18 @@ pub struct Admin {
     pub terms: Current<Terms>,
     /// The signing keys; `None`: nothing is signed.
     pub signer: Option<Arc<Signer>>,
+    /// What the DNS says of this relay.
+    pub records: Arc<Desk>,
     /// Events as they happen.
     pub live: Live,
+    /// Places of those who watch the events.
+    pub onlookers: Arc<Semaphore>,
+    /// Cancelled when the relay stops; nobody looks on then any more.
+    pub stop: CancellationToken,
     /// Takes orders for the process; `None`: nobody does.
     pub control: Option<Control>,
-    /// One `verify` at a time.
-    pub verifying: Semaphore,
+    /// What takes long.
+    pub jobs: Jobs,
 }
 
 impl std::fmt::Debug for Admin {
@@ -96,37 +110,31 @@ pub fn bind(socket: &Path) -> std::io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Serves the socket until `stop`; requests under way may finish.
+/// Serves the socket until `stop`; requests under way may finish, within [`DRAIN_MAX`].
 pub async fn serve(listener: UnixListener, router: Router, stop: CancellationToken) {
-    let served = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await;
-    if let Err(error) = served {
-        tracing::error!(event = "relay.admin.failed", %error, "admin socket failed");
+    let served = axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned());
+    let too_late = async {
+        stop.cancelled().await;
+        tokio::time::sleep(DRAIN_MAX).await;
+    };
+    tokio::select! {
+        served = served.into_future() => if let Err(error) = served {
+            tracing::error!(event = "relay.admin.failed", %error, "admin socket failed");
+        },
+        () = too_late => {}
     }
 }
 
 /// All routes below `/admin`.
 pub fn router(admin: Arc<Admin>) -> Router {
-    Router::new()
-        .route("/admin/invitations", get(invitations).post(make))
-        .route("/admin/invitations/{id}/{verb}", post(make))
-        .route("/admin/mailboxes", get(mailboxes).post(make))
-        .route("/admin/mailboxes/{name}", get(mailbox))
-        .route("/admin/mailboxes/{name}/{verb}", post(make))
-        .route("/admin/delivery", get(delivery))
-        .route("/admin/delivery/{verb}", post(throw))
-        .route("/admin/reload", post(reload))
-        .route("/admin/restart", get(process).post(restart))
-        .route("/admin/attestation", get(attestation))
-        .route("/admin/attestation/rotate", post(rotate))
-        .route("/admin/spool/items", get(items))
-        .route("/admin/spool/items/{id}", get(item))
-        .route("/admin/spool/items/{id}/explain", get(explain))
-        .route("/admin/spool/items/{id}/raw", get(raw))
-        .route("/admin/spool/items/{id}/receipt", get(receipt))
-        .route("/admin/spool/items/{id}/{verb}", post(make))
-        .route("/admin/spool/replay", post(make))
-        .route("/admin/spool/stats", get(stats))
-        .route("/admin/spool/verify", post(verify_all))
+    routes::table()
+        .method_not_allowed_fallback(|| async {
+            refusal(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method_not_allowed",
+                "this path answers to another method",
+            )
+        })
         .fallback(|| async { problem(&AskError::NotFound("no such request".to_owned())) })
         .layer(DefaultBodyLimit::max(REQUEST_BYTES_MAX))
         .with_state(admin)
@@ -154,32 +162,45 @@ async fn ask_spool(
 #[serde(deny_unknown_fields)]
 struct After {
     after: Option<u32>,
+    limit: Option<usize>,
 }
 
-async fn mailboxes(State(admin): Shared, Query(page): Query<After>) -> Response {
-    ask_spool(admin, move |spool, context| ask::mailboxes(spool, page.after, context)).await
+async fn mailboxes(State(admin): Shared, Asked(page): Asked<After>) -> Response {
+    let presence = Arc::clone(&admin.presence);
+    ask_spool(admin, move |spool, context| {
+        let mut answer = ask::mailboxes(spool, page.after, page.limit, context)?;
+        presence::tell(&mut answer, Some(presence.as_ref()));
+        Ok(answer)
+    })
+    .await
 }
 
 async fn invitations(State(admin): Shared) -> Response {
     ask_spool(admin, change::people::list).await
 }
 
-async fn mailbox(State(admin): Shared, UrlPath(name): UrlPath<String>) -> Response {
-    ask_spool(admin, move |spool, context| ask::mailbox(spool, &name, context)).await
+async fn mailbox(State(admin): Shared, Named(name): Named) -> Response {
+    let presence = Arc::clone(&admin.presence);
+    ask_spool(admin, move |spool, context| {
+        let mut answer = ask::mailbox(spool, &name, context)?;
+        presence::tell(&mut answer, Some(presence.as_ref()));
+        Ok(answer)
+    })
+    .await
 }
 
-async fn items(State(admin): Shared, Query(ask): Query<ItemsAsk>) -> Response {
+async fn items(State(admin): Shared, Asked(ask): Asked<ItemsAsk>) -> Response {
     ask_spool(admin, move |spool, context| list::items(spool, &ask, context)).await
 }
 
-async fn item(State(admin): Shared, UrlPath(id): UrlPath<String>) -> Response {
+async fn item(State(admin): Shared, Named(id): Named) -> Response {
     match request::item_id(&id) {
         Ok(id) => ask_spool(admin, move |spool, context| ask::item(spool, id, context)).await,
         Err(error) => problem(&error),
     }
 }
 
-async fn explain(State(admin): Shared, UrlPath(id): UrlPath<String>) -> Response {
+async fn explain(State(admin): Shared, Named(id): Named) -> Response {
     match request::item_id(&id) {
         Ok(id) => {
             let presence = Arc::clone(&admin.presence);
@@ -191,6 +212,25 @@ async fn explain(State(admin): Shared, UrlPath(id): UrlPath<String>) -> Response
         }
         Err(error) => problem(&error),
     }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Fresh {
+    #[serde(default)]
+    fresh: bool,
+}
+
+async fn dns(State(admin): Shared, Asked(ask): Asked<Fresh>) -> Response {
+    Json(admin.records.outcome(ask.fresh).await).into_response()
+}
+
+async fn dns_wanted(State(admin): Shared) -> Response {
+    Json(admin.records.wanted()).into_response()
+}
+
+async fn compare(State(admin): Shared) -> Response {
+    give(&admin, Order::Compare).await
 }
 
 async fn reload(State(admin): Shared) -> Response {
@@ -221,7 +261,7 @@ async fn rotate(State(admin): Shared) -> Response {
     respond(rotated.unwrap_or(Err(AskError::Spool(SpoolError::Closed))))
 }
 
-async fn receipt(State(admin): Shared, UrlPath(id): UrlPath<String>) -> Response {
+async fn receipt(State(admin): Shared, Named(id): Named) -> Response {
     let id = match request::item_id(&id) {
         Ok(id) => id,
         Err(error) => return problem(&error),
@@ -237,8 +277,9 @@ async fn delivery(State(admin): Shared) -> Response {
     Json(now.object(true)).into_response()
 }
 
-async fn throw(State(admin): Shared, UrlPath(verb): UrlPath<String>, body: Bytes) -> Response {
-    let ask = match request::switch(&verb, &body) {
+async fn throw(State(admin): Shared, uri: Uri, Posted(body): Posted) -> Response {
+    let verb = uri.path().rsplit('/').next().unwrap_or_default();
+    let ask = match request::switch(verb, &body) {
         Ok(ask) => ask,
         Err(error) => return problem(&error),
     };
@@ -252,7 +293,7 @@ async fn throw(State(admin): Shared, UrlPath(verb): UrlPath<String>, body: Bytes
 }
 
 /// Every other `POST` is a change; path and body say which.
-async fn make(State(admin): Shared, uri: Uri, body: Bytes) -> Response {
+async fn make(State(admin): Shared, uri: Uri, Posted(body): Posted) -> Response {
     let target = uri.path().strip_prefix("/admin").unwrap_or_default();
     let change = match request::change(target, &body) {
         Ok(change) => change,
@@ -264,24 +305,39 @@ async fn make(State(admin): Shared, uri: Uri, body: Bytes) -> Response {
     if let (true, Some(lane)) = (revokes, answer.as_ref().ok().and_then(|a| a["lane"].as_str())) {
         admin.presence.revoke(lane);
     }
-    respond(answer)
+    respond(answer.map(|mut answer| {
+        presence::tell(&mut answer, Some(admin.presence.as_ref()));
+        answer
+    }))
+}
+
+/// What can be asked here, for programs that read such documents.
+async fn openapi() -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], include_str!("openapi.json")).into_response()
 }
 
 async fn stats(State(admin): Shared) -> Response {
     ask_spool(admin, ask::stats).await
 }
 
-async fn verify_all(State(admin): Shared) -> Response {
-    let Ok(_one) = admin.verifying.try_acquire() else {
-        return problem(&AskError::Conflict("another verify is running".to_owned()));
-    };
+async fn verify_all(State(admin): Shared, headers: HeaderMap) -> Response {
     let handle = admin.handle.clone();
-    let outcome = tokio::task::spawn_blocking(move || verify::verify(&handle, |_, _| ())).await;
-    respond(outcome.unwrap_or(Err(SpoolError::Closed)).map_err(AskError::from))
+    let work = move |tell: Tell<'_>| verify::verify(&handle, tell).map_err(AskError::from);
+    admin.jobs.answer(Kind::Verify, &headers, work).await
+}
+
+async fn make_backup(State(admin): Shared, headers: HeaderMap, body: Bytes) -> Response {
+    let dir = match request::backup(&body) {
+        Ok(dir) => dir,
+        Err(error) => return problem(&error),
+    };
+    let (mut handle, data_dir) = (admin.handle.clone(), admin.jobs.data_dir.clone());
+    let work = move |tell: Tell<'_>| backup::make(&mut handle, &data_dir, &dir, tell);
+    admin.jobs.answer(Kind::Backup, &headers, work).await
 }
 
 /// The bytes that a gateway gets: trace fields, then the body, one piece at a time.
-async fn raw(State(admin): Shared, UrlPath(id): UrlPath<String>) -> Response {
+async fn raw(State(admin): Shared, Named(id): Named) -> Response {
     let id = match request::item_id(&id) {
         Ok(id) => id,
         Err(error) => return problem(&error),
@@ -292,14 +348,10 @@ async fn raw(State(admin): Shared, UrlPath(id): UrlPath<String>) -> Response {
         Err(error) => return problem(&error),
     };
     let spooler = admin.spooler.clone();
-    if !spool::life::keeps_body(info.state) {
-        // It may be there still, or partly: a half answer is none.
-        let (reader, whole) = (spooler.reader(), info.clone());
-        let checked = tokio::task::spawn_blocking(move || reader.check_body(&whole)).await;
-        if !matches!(checked, Ok(Ok(()))) {
-            return problem(&ask::gone(&info));
-        }
-    }
+    let info = match whole(&spooler, info).await {
+        Ok(info) => info,
+        Err(error) => return problem(&error),
+    };
     let head = Bytes::from(info.head.clone());
     let pieces = stream::unfold((spooler, info, 0), |(spooler, info, n)| async move {
         let piece = next_piece(&spooler, &info, n).await?;
@@ -307,6 +359,24 @@ async fn raw(State(admin): Shared, UrlPath(id): UrlPath<String>) -> Response {
     });
     let whole = futures_util::StreamExt::chain(stream::iter([Ok(head)]), pieces);
     ([(header::CONTENT_TYPE, "message/rfc822")], Body::from_stream(whole)).into_response()
+}
+
+/// The item as it is now, when its bytes are whole: compaction may have moved it since it was looked up.
+async fn whole(spooler: &Spooler, mut info: ItemInfo) -> Result<ItemInfo, AskError> {
+    for _ in 0..MOVES_MAX {
+        let (reader, now) = (spooler.reader(), info.clone());
+        let checked = tokio::task::spawn_blocking(move || bytes::whole(&reader, &now)).await;
+        let Err(problem) = checked.unwrap_or(Err(AskError::Spool(SpoolError::Closed))) else {
+            return Ok(info);
+        };
+        let id = info.id;
+        let again = spooler.query(move |spool| ask::known(spool, id)).await??;
+        if again.chunks == info.chunks {
+            return Err(problem);
+        }
+        info = again;
+    }
+    Err(AskError::Conflict(format!("item {} is being moved; ask again", info.id)))
 }
 
 async fn next_piece(spooler: &Spooler, info: &ItemInfo, n: usize) -> Option<Result<Bytes, SpoolError>> {
@@ -320,12 +390,24 @@ fn respond(answer: Result<Value, AskError>) -> Response {
     }
 }
 
-fn problem(error: &AskError) -> Response {
-    let (status, word) = match error {
+pub(super) fn problem(error: &AskError) -> Response {
+    let (status, word) = status(error);
+    refusal(status, word, &error.to_string())
+}
+
+/// Status and word of a refusal.
+pub(super) fn status(error: &AskError) -> (StatusCode, &'static str) {
+    match error {
         AskError::NotFound(_) => (StatusCode::NOT_FOUND, "not_found"),
         AskError::Bad(_) => (StatusCode::BAD_REQUEST, "bad_request"),
         AskError::Conflict(_) => (StatusCode::CONFLICT, "conflict"),
+        AskError::Busy(_) => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
+        // Trying again later does not help.
+        AskError::Spool(SpoolError::Corrupt { .. }) => (StatusCode::INTERNAL_SERVER_ERROR, "damaged"),
         AskError::Spool(_) => (StatusCode::SERVICE_UNAVAILABLE, "spool"),
-    };
-    (status, Json(json!({ "error": word, "message": error.to_string() }))).into_response()
+    }
+}
+
+fn refusal(status: StatusCode, word: &str, message: &str) -> Response {
+    (status, Json(json!({ "error": word, "message": message }))).into_response()
 }

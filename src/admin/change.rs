@@ -15,6 +15,7 @@ use spool::inspect::ReplayFrom;
 use spool::types::{MailboxChange, State, Verb};
 
 use super::ask::{self, AskError, Context, Terms};
+use super::words;
 use crate::identity::key::KeyText;
 use crate::mail::address::Mailbox as Address;
 use crate::observe::Metrics;
@@ -43,6 +44,8 @@ pub enum ItemVerb {
     Hold,
     /// Go on; a submission is due at once.
     Release,
+    /// Items: offer it again, within its retention.
+    Replay,
     /// Remove it; a submission only when its gateway has the result.
     Purge,
     /// Submissions: end it as failed, before it is armed.
@@ -53,7 +56,8 @@ pub enum ItemVerb {
 
 impl ItemVerb {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Hold, Self::Release, Self::Purge, Self::Cancel, Self::Retry];
+    pub const ALL: [Self; 6] =
+        [Self::Hold, Self::Release, Self::Replay, Self::Purge, Self::Cancel, Self::Retry];
 
     /// The word of the command line and of requests.
     #[must_use]
@@ -61,6 +65,7 @@ impl ItemVerb {
         match self {
             Self::Hold => "hold",
             Self::Release => "release",
+            Self::Replay => "replay",
             Self::Purge => "purge",
             Self::Cancel => "cancel",
             Self::Retry => "retry",
@@ -166,8 +171,12 @@ pub async fn apply(
         }
     };
     log(&asked, &answer);
-    if let (Change::Replay(_), Some(metrics)) = (&asked, metrics) {
-        metrics.replayed(answer["replayed"].as_u64().unwrap_or(0));
+    if let Some(metrics) = metrics {
+        if let Change::Replay(_) = &asked {
+            metrics.replayed(answer["replayed"].as_u64().unwrap_or(0));
+        } else if let Change::Item { verb: ItemVerb::Replay, .. } = &asked {
+            metrics.replayed(1);
+        }
     }
     Ok(answer)
 }
@@ -217,14 +226,30 @@ fn stage(spool: &mut Spool, change: Change, terms: &Terms, now: WallMs) -> Resul
 
 fn item(spool: &mut Spool, id: ItemId, verb: ItemVerb, reason: &str, now: WallMs) -> Result<Value, AskError> {
     let reason = clean(reason);
-    let before = ask::known(spool, id)?;
+    let noted = words::by_operator(&reason);
+    let before = match ask::known(spool, id) {
+        // A record that cannot be read is no reason to keep what is left of the item.
+        Err(AskError::Conflict(_)) if verb == ItemVerb::Purge => {
+            spool.apply_verb(id, Verb::Purge, &noted, now).map_err(refused)?;
+            return Ok(
+                json!({ "id": id.to_string(), "direction": null, "state": State::Purged.word(), "reason": reason }),
+            );
+        }
+        known => known?,
+    };
     if let Some(outbound) = &before.outbound {
+        if verb == ItemVerb::Replay {
+            return Err(AskError::Bad(format!(
+                "{id} is a submission; `replay` is for items on their way to a gateway, `resend` for submissions"
+            )));
+        }
         outgoing::allowed(&before, outbound.told, verb)?;
     }
     let state = match verb {
-        ItemVerb::Hold => spool.apply_verb(id, Verb::Hold, &reason, now).map(|()| State::Held),
-        ItemVerb::Release => spool.apply_verb(id, Verb::Release, &reason, now).map(|()| State::Ready),
-        ItemVerb::Purge => spool.apply_verb(id, Verb::Purge, &reason, now).map(|()| State::Purged),
+        ItemVerb::Hold => spool.apply_verb(id, Verb::Hold, &noted, now).map(|()| State::Held),
+        ItemVerb::Release => spool.apply_verb(id, Verb::Release, &noted, now).map(|()| State::Ready),
+        ItemVerb::Replay => spool.apply_verb(id, Verb::Replay, &noted, now).map(|()| State::Ready),
+        ItemVerb::Purge => spool.apply_verb(id, Verb::Purge, &noted, now).map(|()| State::Purged),
         ItemVerb::Cancel | ItemVerb::Retry if before.outbound.is_none() => {
             let word = verb.word();
             return Err(AskError::Bad(format!(

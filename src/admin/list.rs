@@ -1,6 +1,9 @@
 //! Listing items and submissions: selectors, pages, and what one line says.
 //!
-//! Promises: every answer is bounded, in objects and in what is looked at; the page says where to go on.
+//! Promises: every answer is bounded, in objects and in what is looked at; the page says where to go on. The oldest come first, lane
+//! by lane, or the newest over all lanes (`newest.rs`).
+
+mod newest;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -37,56 +40,112 @@ pub struct ItemsAsk {
     pub from: Option<String>,
     /// Part of the forward-path.
     pub to: Option<String>,
+    /// Part of either path.
+    pub address: Option<String>,
     /// Tell every attempt of submissions, not only how many there were.
     pub attempts: bool,
-    /// `next` of the page before.
+    /// `oldest` (first, lane by lane; so without it, too) or `newest` (first, over all lanes).
+    pub order: Option<String>,
+    /// `next` of the page before, of the same order.
     pub after: Option<String>,
     /// Most objects; 0 or nothing: [`LIMIT_MAX`].
     pub limit: Option<usize>,
 }
 
-/// `{"items": [...], "next": "LANE:SEQ" | null}`
+/// `{"items": [...], "next": text | null}`
 ///
 /// # Errors
 /// [`AskError`] for unknown words and lanes, or when the spool cannot be read.
 pub fn items(view: &Spool, ask: &ItemsAsk, context: &Context<'_>) -> Result<Value, AskError> {
-    let (states, leased) = parse_states(ask.state.as_deref().unwrap_or(""))?;
-    let (states, only_results) = with_results(states, ask.result.as_deref().unwrap_or(""))?;
-    let outbound = match ask.direction.as_deref() {
-        None if only_results => Some(true),
-        None => None,
-        Some("out") => Some(true),
-        Some("in") => Some(false),
-        Some(other) => return Err(AskError::Bad(format!("no direction `{other}`; directions are in, out"))),
-    };
-    let filter = Filter {
-        lane: None,
-        states,
-        since: ask.since_ms.map(WallMs),
-        until: ask.until_ms.map(WallMs),
-        outbound,
-    };
-    let most = if ask.attempts { LIMIT_WITH_ATTEMPTS } else { LIMIT_MAX };
-    let limit = match ask.limit {
-        Some(n) if n > 0 => n.min(most),
-        Some(_) | None => most,
-    };
-    let mut places = Places::new(view, ask, context, &filter)?;
+    let wanted = Wanted::new(ask)?;
+    match ask.order.as_deref() {
+        None | Some("oldest") => oldest(view, &wanted, context),
+        Some("newest") => newest::items(view, &wanted, context),
+        Some(other) => Err(AskError::Bad(format!("no order `{other}`; orders are oldest, newest"))),
+    }
+}
+
+/// What is asked for, understood.
+struct Wanted<'a> {
+    ask: &'a ItemsAsk,
+    filter: Filter,
+    leased: Leased,
+    limit: usize,
+}
+
+impl<'a> Wanted<'a> {
+    fn new(ask: &'a ItemsAsk) -> Result<Self, AskError> {
+        let (states, leased) = parse_states(ask.state.as_deref().unwrap_or(""))?;
+        let (states, only_results) = with_results(states, ask.result.as_deref().unwrap_or(""))?;
+        let outbound = match ask.direction.as_deref() {
+            None if only_results => Some(true),
+            None => None,
+            Some("out") => Some(true),
+            Some("in") => Some(false),
+            Some(other) => {
+                return Err(AskError::Bad(format!("no direction `{other}`; directions are in, out")));
+            }
+        };
+        let filter = Filter {
+            lane: None,
+            states,
+            since: ask.since_ms.map(WallMs),
+            until: ask.until_ms.map(WallMs),
+            outbound,
+        };
+        let most = if ask.attempts { LIMIT_WITH_ATTEMPTS } else { LIMIT_MAX };
+        let limit = match ask.limit {
+            Some(n) if n > 0 => n.min(most),
+            Some(_) | None => most,
+        };
+        Ok(Self { ask, filter, leased, limit })
+    }
+
+    /// The object of an item that the filter has let through, if the other selectors want it too.
+    fn object(
+        &self,
+        view: &Spool,
+        item: &ItemInfo,
+        context: &Context<'_>,
+    ) -> Result<Option<Value>, AskError> {
+        if !self.leased.admits(item) {
+            return Ok(None);
+        }
+        let mut object = words::item(item, context.now);
+        let (ask, from, to) = (self.ask, &object["mail_from"], &object["rcpt_to"]);
+        let either = ask.address.as_deref();
+        let is_wanted = contains(from, ask.from.as_deref())
+            && contains(to, ask.to.as_deref())
+            && (contains(from, either) || contains(to, either));
+        if !is_wanted {
+            return Ok(None);
+        }
+        add_submission(view, item, ask.attempts, &mut object, context)?;
+        Ok(Some(object))
+    }
+
+    /// The lanes of the mailbox that was asked for; `None`: all.
+    fn lanes(&self, view: &Spool, context: &Context<'_>) -> Result<Option<Vec<LaneId>>, AskError> {
+        let Some(name) = &self.ask.lane else { return Ok(None) };
+        let mailbox = resolve(view, name, &context.terms.domains)?.lane;
+        let items = (self.filter.outbound != Some(true)).then_some(mailbox);
+        let outbox = if self.filter.outbound == Some(false) { None } else { view.outbox(mailbox)? };
+        Ok(Some([items, outbox].into_iter().flatten().collect()))
+    }
+}
+
+fn oldest(view: &Spool, wanted: &Wanted<'_>, context: &Context<'_>) -> Result<Value, AskError> {
+    let mut places = Places::new(view, wanted, context)?;
     let (mut found, mut looked) = (Vec::new(), 0);
     while let Some((lane, after)) = places.now() {
-        let (page, next) = view.list(&Filter { lane, ..filter.clone() }, after, limit - found.len())?;
+        let filter = Filter { lane, ..wanted.filter.clone() };
+        let (page, next) = view.list(&filter, after, wanted.limit - found.len())?;
         looked += page.len();
-        for item in page.iter().filter(|i| leased.admits(i)) {
-            let mut object = words::item(item, context.now);
-            let wanted = contains(&object["mail_from"], ask.from.as_deref())
-                && contains(&object["rcpt_to"], ask.to.as_deref());
-            if wanted {
-                add_submission(view, item, ask.attempts, &mut object, context)?;
-                found.push(object);
-            }
+        for item in &page {
+            found.extend(wanted.object(view, item, context)?);
         }
         places.went_on(next);
-        if found.len() >= limit || looked >= SCAN_MAX {
+        if found.len() >= wanted.limit || looked >= SCAN_MAX {
             break;
         }
     }
@@ -128,16 +187,11 @@ struct Places {
 }
 
 impl Places {
-    fn new(view: &Spool, ask: &ItemsAsk, context: &Context<'_>, filter: &Filter) -> Result<Self, AskError> {
-        let after = ask.after.as_deref().map(parse_page).transpose()?;
-        let lanes = match &ask.lane {
+    fn new(view: &Spool, wanted: &Wanted<'_>, context: &Context<'_>) -> Result<Self, AskError> {
+        let after = wanted.ask.after.as_deref().map(parse_page).transpose()?;
+        let lanes = match wanted.lanes(view, context)? {
             None => vec![None],
-            Some(name) => {
-                let mailbox = resolve(view, name, &context.terms.domains)?.lane;
-                let items = (filter.outbound != Some(true)).then_some(mailbox);
-                let outbox = if filter.outbound == Some(false) { None } else { view.outbox(mailbox)? };
-                [items, outbox].into_iter().flatten().map(Some).collect()
-            }
+            Some(lanes) => lanes.into_iter().map(Some).collect(),
         };
         let is_there = |lane: &Option<LaneId>| after.is_none_or(|page| lane.is_none_or(|l| l == page.lane));
         let at = lanes.iter().position(is_there).unwrap_or(lanes.len());

@@ -14,12 +14,14 @@ use crate::admin::control::Control;
 use crate::clock;
 use crate::config::{Config, Keys, LogShape};
 use crate::daemon::{self, Daemon, Given, StartError};
-use crate::observe::{self, LogControl, LogFormat, LogSettings};
+use crate::observe::{self, LogControl, LogFormat, LogSettings, TraceSettings};
 use crate::systemd::{self, Manager, Socket};
 use handed::Handed;
 use program::Program;
 use steer::{Next, Signals, Steer};
 
+/// Longest wait for a collector of traces at the end.
+const TRACES_PATIENCE: Duration = Duration::from_secs(3);
 /// How long the service manager is asked to wait for a start: recovery reads what the last end left.
 const START_MAX: Duration = Duration::from_secs(3600);
 
@@ -62,6 +64,11 @@ pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<Exit> {
         },
         level: config.log.level.clone(),
         color: global.color,
+        traces: config.log.otlp_endpoint.clone().map(|endpoint| TraceSettings {
+            endpoint,
+            sample_percent: config.log.otlp_sample_percent,
+            hostname: config.hostname.clone(),
+        }),
     })?;
     raise_open_files();
     for field in &config.unused {
@@ -70,6 +77,7 @@ pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<Exit> {
     let ended = runtime.block_on(serve(global, (config, keys), &log, birth, signals));
     // A look-up or a read that hangs may not keep a stopped relay from ending.
     runtime.shutdown_background();
+    log.flush(TRACES_PATIENCE);
     match (ended?, program) {
         (Next::Exit(exit), _) => Ok(exit),
         (Next::Replace(sockets, since_ms), Some(program)) => {
@@ -164,6 +172,10 @@ fn introduction(config: &Config, daemon: &Daemon, paint: screen::Paint) -> Strin
         text.push_str(&field("", &format!("wss://{}:{}/ws", config.hostname, https.port())));
     }
     text.push_str(&field("status", &format!("http://{}/ready and /metrics", daemon.http)));
+    if let Some(token) = daemon::dashboard_token(config, daemon.http) {
+        let token = std::path::absolute(&token).unwrap_or(token);
+        text.push_str(&field("look", &format!("http://{}/ (token in {})", daemon.http, token.display())));
+    }
     text.push_str(&field("data", &data_dir.display().to_string()));
     text.push_str(&format!("\n{}\n", paint.strong("Connect a gateway, in a second terminal:")));
     let http = daemon.http;

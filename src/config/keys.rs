@@ -4,9 +4,11 @@
 //! and environment variables are typed by it, so none of them can drift from what the daemon uses.
 
 mod live;
+mod reference;
 mod table;
 
 pub use live::{Effect, effect, reload_table};
+pub use reference::reference;
 pub(super) use table::KEYS;
 
 /// What a key holds, and how far it may go.

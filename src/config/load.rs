@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use super::keys::{self, Key, Kind};
 use super::{
     Admission, AdmissionMode, Config, ConfigError, ConfigErrors, ENV_PREFIX, Http, Keys, Limits, Log,
-    LogShape, PROBLEMS_MAX, Smtp, SpoolKeys, Tunnel, Value, seed,
+    LogShape, MtaSts, PROBLEMS_MAX, Smtp, SpoolKeys, Tunnel, Value, seed,
 };
 
 /// Most entries of one list.
@@ -335,6 +335,11 @@ impl Loader {
                 proxy_protocol: self.bool("smtp.proxy_protocol"),
                 greet_delay_ms: self.whole("smtp.greet_delay_ms"),
                 dnsbl_zones,
+                mta_sts: match self.text("smtp.mta_sts").as_str() {
+                    "off" => MtaSts::Off,
+                    "enforce" => MtaSts::Enforce,
+                    _ => MtaSts::Testing,
+                },
                 normalize_networks: if repairs { normalize } else { Vec::new() },
             },
             tunnel: Tunnel {
@@ -379,10 +384,29 @@ impl Loader {
             log: Log {
                 format: if self.text("log.format") == "json" { LogShape::Json } else { LogShape::Text },
                 level,
+                otlp_endpoint: self.otlp_endpoint(),
+                otlp_sample_percent: self.whole("log.otlp_sample_percent"),
             },
             metrics_enabled: self.bool("metrics.enabled"),
             unused: std::mem::take(&mut self.unused),
         }
+    }
+
+    /// Refused where traces cannot be sent, so that nobody waits for them.
+    fn otlp_endpoint(&mut self) -> Option<String> {
+        let path = "log.otlp_endpoint";
+        let text = Some(self.text(path)).filter(|text| !text.is_empty())?;
+        if !crate::observe::TRACES_BUILT {
+            let problem = "is set, and this build cannot send traces";
+            self.refuse(
+                path,
+                problem,
+                "leave it empty, or build with `cargo build --release --features otel`",
+            );
+        } else if let Err(problem) = crate::observe::check_endpoint(&text) {
+            self.refuse(path, format!("`{text}` {problem}"), "write it like \"http://127.0.0.1:4318\"");
+        }
+        Some(text)
     }
 
     fn networks(&mut self, path: &str) -> Vec<IpNet> {

@@ -21,6 +21,7 @@ impl Loader {
         let each = self.size("delivery.max_concurrent_per_destination");
         Delivery {
             dns_servers: self.dns_servers(),
+            dns_probe_seconds: self.whole("delivery.dns_probe_seconds"),
             port: u16::try_from(self.whole("delivery.port")).unwrap_or(25),
             source_addresses: self.source_addresses(),
             smarthost: self.smarthost(),

@@ -25,7 +25,7 @@ pub(super) fn prepare(
     let Some(Tls::Acme(acme)) = &config.tls else { return Ok(None) };
     let answers = Arc::new(Answers::default());
     let settings = Settings {
-        dir: config.data_dir.join("acme"),
+        dir: super::records::acme_dir(&config.data_dir),
         directory_url: acme.directory_url.clone(),
         contact: acme.contact.clone(),
         names: acme.names.clone(),

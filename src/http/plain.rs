@@ -1,6 +1,6 @@
 //! What a listener without TLS answers to strangers when there is one with TLS beside it.
 //!
-//! Promises: liveness and validations of an ACME server are answered; everything else is sent to HTTPS, or refused where
+//! Promises: liveness, readiness and validations of an ACME server are answered; everything else is sent to HTTPS, or refused where
 //! a redirect would not be followed (gateways) or would come too late (a token that was sent in the clear already).
 
 use std::sync::Arc;
@@ -37,7 +37,7 @@ pub fn plain(router: Router, host: &str, port: u16) -> Router {
 async fn answer(State(plain): State<Arc<Plain>>, request: Request) -> Response {
     let path = request.uri().path();
     // The admin door refuses what comes in the clear by itself.
-    if path == "/health" || path.starts_with(WELL_KNOWN) || AdminDoor::has(path) {
+    if matches!(path, "/health" | "/ready") || path.starts_with(WELL_KNOWN) || AdminDoor::has(path) {
         let Ok(response) = plain.inner.clone().oneshot(request).await;
         return response;
     }
@@ -71,7 +71,7 @@ mod tests {
     #[tokio::test]
     async fn strangers_are_sent_to_https() {
         for answered in
-            ["/health", "/.well-known/acme-challenge/x", "/.well-known/waystation", "/admin/spool"]
+            ["/health", "/ready", "/.well-known/acme-challenge/x", "/.well-known/waystation", "/admin/spool"]
         {
             assert_eq!(ask(443, answered).await, (200, String::new(), "inner".to_owned()), "{answered}");
         }

@@ -20,6 +20,8 @@ use tower::ServiceExt as _;
 
 use super::guard::Line;
 use super::guests::Guests;
+use crate::clock;
+use crate::observe::Metrics;
 use crate::proxy::{Arrival, Gate};
 use crate::tls::ALPN_ACME;
 use crate::tls::handshake::Handshakes;
@@ -32,6 +34,8 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes of one request head; an upgrade request has a few hundred.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
+/// How long a request under way may take after a stop.
+const DRAIN_MAX: Duration = Duration::from_secs(10);
 /// Pause after a failed accept (out of file descriptors), so that the loop does not burn the processor.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -46,6 +50,8 @@ pub struct Door {
     pub tls: Option<Handshakes>,
     /// Listeners that share these share one limit.
     pub places: Places,
+    /// Where it is told whether connections are accepted; `None`: nowhere.
+    pub metrics: Option<Arc<Metrics>>,
 }
 
 /// [`CONNECTIONS_MAX`] places. Cheap to clone.
@@ -70,6 +76,9 @@ pub async fn serve(
 ) {
     let loopback = listener.local_addr().is_ok_and(|address| address.ip().is_loopback());
     let line = Line { encrypted: door.tls.is_some(), loopback };
+    let watch =
+        door.metrics.as_ref().map(|m| m.listeners.watch(if line.encrypted { "https" } else { "http" }));
+    let mut failing = false;
     loop {
         let place = tokio::select! {
             () = stop.cancelled() => return,
@@ -82,6 +91,10 @@ pub async fn serve(
         };
         match accepted {
             Ok((mut socket, mut peer)) => {
+                failing = false;
+                if let Some(watch) = &watch {
+                    watch.accepted();
+                }
                 // Frames of the tunnel are small; waiting for more of them only adds delay.
                 let _ = socket.set_nodelay(true);
                 let router = router.clone();
@@ -119,7 +132,12 @@ pub async fn serve(
                 });
             }
             Err(error) => {
-                tracing::warn!(event = "relay.http.accept_failed", %error, "cannot accept a connection");
+                if let Some(watch) = &watch {
+                    watch.failed(clock::monotonic());
+                }
+                if !std::mem::replace(&mut failing, true) {
+                    tracing::warn!(event = "relay.http.accept_failed", %error, "cannot accept connections, trying on");
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -152,7 +170,11 @@ async fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         ended = connection.as_mut() => ended,
         () = stop.cancelled() => {
             connection.as_mut().graceful_shutdown();
-            connection.await
+            // Somebody who asked and does not read must not hold up a stop.
+            match tokio::time::timeout(DRAIN_MAX, connection).await {
+                Ok(ended) => ended,
+                Err(_) => return,
+            }
         }
     };
     if let Err(error) = ended {

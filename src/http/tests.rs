@@ -9,6 +9,9 @@ use super::*;
 
 struct Fake(Mutex<Vec<String>>);
 
+/// What [`Fake`] warns of.
+const WARNING: &str = "deliveries are paused";
+
 impl Vitals for Fake {
     fn connections(&self) -> u64 {
         3
@@ -18,6 +21,9 @@ impl Vitals for Fake {
     }
     fn problems(&self) -> Vec<String> {
         self.0.lock().expect("lock").clone()
+    }
+    fn warnings(&self) -> Vec<String> {
+        vec![WARNING.to_owned()]
     }
 }
 
@@ -97,18 +103,26 @@ async fn health_says_that_the_process_lives() {
 
 #[tokio::test]
 async fn ready_gives_reasons_when_it_is_not() {
-    assert_eq!(ask(app(&[], true), "GET", "/ready", &[]).await.0, 200);
+    let (status, _, body) = ask(app(&[], true), "GET", "/ready", &[]).await;
+    let body: Value = serde_json::from_str(&body).expect("json");
+    assert_eq!((status, body), (200, json!({ "status": "ready", "warnings": [WARNING] })));
     let (status, _, body) = ask(app(&["spool is poisoned"], true), "GET", "/ready", &[]).await;
-    assert_eq!(status, 503);
-    assert!(body.contains("spool is poisoned"), "{body}");
+    let body: Value = serde_json::from_str(&body).expect("json");
+    let expected = json!({ "status": "not_ready", "reasons": ["spool is poisoned"], "warnings": [WARNING] });
+    assert_eq!((status, body), (503, expected));
 }
 
 #[tokio::test]
 async fn metrics_speak_text_and_json_and_can_be_off() {
     let (status, kind, body) = ask(app(&[], true), "GET", "/metrics", &[]).await;
     assert_eq!(status, 200);
-    assert!(kind.starts_with("application/openmetrics-text"), "{kind}");
-    assert!(body.contains("waystation_ready 1"), "{body}");
+    assert_eq!(kind, "text/plain; version=0.0.4; charset=utf-8");
+    assert!(body.contains("\nwaystation_ready 1\n") && !body.contains("# EOF"), "{body}");
+    let accept =
+        [("accept", "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5,*/*;q=0.1")];
+    let (_, kind, body) = ask(app(&[], true), "GET", "/metrics", &accept).await;
+    assert_eq!(kind, "application/openmetrics-text; version=1.0.0; charset=utf-8");
+    assert!(body.contains("\nwaystation_ready 1\n") && body.ends_with("# EOF\n"), "{body}");
     let (_, kind, body) = ask(app(&[], true), "GET", "/metrics", &[("accept", "application/json")]).await;
     assert_eq!(kind, "application/json");
     assert!(serde_json::from_str::<Value>(&body).expect("json")["waystation_ready"].is_object());

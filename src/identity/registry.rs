@@ -8,7 +8,8 @@
 //!
 //! Failure policy: none of its own; what does not fit is [`Entry::Full`].
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::time::{Duration, Instant};
 
 use uuid::Uuid;
@@ -32,8 +33,8 @@ const WAIT_MAX: Duration = Duration::from_secs(15);
 /// The sessions by key.
 #[derive(Debug)]
 pub struct Registry<H> {
-    inbound: HashMap<KeyText, Seat<H>>,
-    senders: HashMap<KeyText, Vec<(Uuid, H)>>,
+    inbound: BTreeMap<KeyText, Seat<H>>,
+    senders: BTreeMap<KeyText, Vec<(Uuid, H)>>,
     sessions: usize,
 }
 
@@ -67,7 +68,7 @@ pub enum Entry<H> {
 
 impl<H> Default for Registry<H> {
     fn default() -> Self {
-        Self { inbound: HashMap::new(), senders: HashMap::new(), sessions: 0 }
+        Self { inbound: BTreeMap::new(), senders: BTreeMap::new(), sessions: 0 }
     }
 }
 
@@ -145,6 +146,29 @@ impl<H> Registry<H> {
         self.inbound.values().map(|seat| &seat.handle)
     }
 
+    /// Sessions of the keys behind `after`, by key, and of each key the inbound one first. No key's sessions are cut
+    /// apart: a page of `limit` ends before the key that would not fit, and says behind which key to go on.
+    pub fn page(&self, after: Option<&KeyText>, limit: usize) -> (Vec<(KeyText, &H)>, Option<KeyText>) {
+        let from = (after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
+        let mut inbound = self.inbound.range::<KeyText, _>(from).map(|(key, _)| key).peekable();
+        let mut senders = self.senders.range::<KeyText, _>(from).map(|(key, _)| key).peekable();
+        let mut page: Vec<(KeyText, &H)> = Vec::new();
+        loop {
+            let key = match (inbound.peek(), senders.peek()) {
+                (Some(a), Some(b)) => **a.min(b),
+                (Some(key), None) | (None, Some(key)) => **key,
+                (None, None) => return (page, None),
+            };
+            if !page.is_empty() && page.len() + self.of_key(&key).count() > limit {
+                let last = page.last().map(|(last, _)| *last);
+                return (page, last);
+            }
+            page.extend(self.of_key(&key).map(|handle| (key, handle)));
+            inbound.next_if_eq(&&key);
+            senders.next_if_eq(&&key);
+        }
+    }
+
     /// How many sessions there are, of both kinds.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -202,6 +226,31 @@ mod tests {
         assert_eq!(registry.enter_sender(key(1), session(52), 't'), Entry::Entered { replaced: None });
         assert_eq!(registry.of_key(&key(1)).collect::<String>().len(), SENDERS_PER_KEY_MAX + 1);
         assert_eq!(registry.inbound(&key(1)), Some((session(1), &'a')));
+    }
+
+    #[test]
+    fn pages_go_by_key_and_leave_no_session_out() {
+        let (mut registry, now) = (Registry::default(), start());
+        for n in 1..=4 {
+            registry.enter(key(n), session(n.into()), (n, 'i'), false, now);
+            registry.enter_sender(key(n + 1), session(100 + u128::from(n)), (n + 1, 's'));
+        }
+        let (all, end) = registry.page(None, 1000);
+        assert_eq!((all.len(), end), (8, None));
+        assert!(all.windows(2).all(|pair| pair[0].0 <= pair[1].0));
+        for limit in 1..9 {
+            let (mut seen, mut after) = (Vec::new(), None);
+            loop {
+                let (page, next) = registry.page(after.as_ref(), limit);
+                assert!(!page.is_empty() && (page.len() <= limit || limit < 2), "{limit}: {}", page.len());
+                seen.extend(page);
+                after = next;
+                if after.is_none() {
+                    break;
+                }
+            }
+            assert_eq!(seen, all, "pages of {limit}");
+        }
     }
 
     #[test]

@@ -29,6 +29,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument as _;
 
 use crate::clock;
 use crate::current::Current;
@@ -36,7 +37,7 @@ use crate::mail::limits::{self, Limits, Refused};
 use crate::mail::smtp::receiver::{self, Load};
 use crate::mail::smtp::reply::Reply;
 use crate::mail::verdict::evaluate::Verifier;
-use crate::observe::{Limited, Metrics, RefusalStage, Throttle};
+use crate::observe::{Limited, ListenerWatch, Metrics, RefusalStage, Throttle};
 use crate::proxy::{Arrival, Gate};
 use crate::spooler::Spooler;
 use crate::tls::handshake::Handshakes;
@@ -224,13 +225,17 @@ impl Intake {
         ledger::ensure_operator_lane(&shared.spooler).await;
         let tracker = TaskTracker::new();
         for listener in listeners {
-            tracker.spawn(accept_loop(listener, shared.clone(), tracker.clone()));
+            let watch = shared.metrics.listeners.watch("smtp");
+            tracker.spawn(accept_loop(listener, watch, shared.clone(), tracker.clone()));
         }
         tracker.spawn(tidy_loop(shared.clone()));
         shared.stop.cancelled().await;
         tracker.close();
         if tokio::time::timeout(shared.leave.get().whole, tracker.wait()).await.is_err() {
-            tracing::warn!("smtp sessions did not finish in time, dropping them");
+            tracing::warn!(
+                event = "relay.ingress.drain_timeout",
+                "smtp sessions did not finish in time, dropping them"
+            );
             shared.kill.cancel();
             tracker.wait().await;
         }
@@ -254,7 +259,7 @@ async fn tidy_loop(shared: Arc<Shared>) {
     }
 }
 
-async fn accept_loop(listener: TcpListener, shared: Arc<Shared>, tracker: TaskTracker) {
+async fn accept_loop(listener: TcpListener, watch: ListenerWatch, shared: Arc<Shared>, tracker: TaskTracker) {
     let mut failing = false;
     loop {
         let accepted = tokio::select! {
@@ -264,11 +269,13 @@ async fn accept_loop(listener: TcpListener, shared: Arc<Shared>, tracker: TaskTr
         match accepted {
             Ok((stream, peer)) => {
                 failing = false;
+                watch.accepted();
                 admit(stream, peer, &shared, &tracker);
             }
             Err(error) => {
+                watch.failed(clock::monotonic());
                 if !std::mem::replace(&mut failing, true) {
-                    tracing::warn!(%error, "cannot accept connections, trying on");
+                    tracing::warn!(event = "relay.ingress.accept_failed", %error, "cannot accept connections, trying on");
                 }
                 tokio::select! {
                     () = shared.stop.cancelled() => return,
@@ -329,7 +336,15 @@ fn welcome(stream: TcpStream, client: IpAddr, shared: &Arc<Shared>, tracker: &Ta
 
 async fn converse(stream: TcpStream, client: IpAddr, place: Place, shared: &Shared) {
     let number = shared.sessions.fetch_add(1, Ordering::Relaxed);
-    session::serve(stream, client, number, shared).await;
+    let span = tracing::debug_span!(
+        "smtp.session",
+        session.id = format_args!("smtp-{number}"),
+        client.ip = %client,
+        item.id = tracing::field::Empty,
+        size_bytes = tracing::field::Empty,
+        tls = tracing::field::Empty,
+    );
+    session::serve(stream, client, number, shared).instrument(span).await;
     drop(place);
 }
 

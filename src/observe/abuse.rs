@@ -49,6 +49,21 @@ pub enum Limited {
 }
 
 impl Limited {
+    const ALL: [Self; 12] = [
+        Self::ConnectionsTotal,
+        Self::ConnectionsPlace,
+        Self::ConnectionRate,
+        Self::Denied,
+        Self::MessageRate,
+        Self::Harvest,
+        Self::EarlyTalker,
+        Self::ForeignProtocol,
+        Self::Session,
+        Self::NullMx,
+        Self::TunnelStrangers,
+        Self::HttpPlace,
+    ];
+
     fn word(self) -> &'static str {
         match self {
             Self::ConnectionsTotal => "connections_total",
@@ -116,6 +131,9 @@ impl AbuseFamilies {
             "Log lines about refusals that were left out because there were too many",
             self.lines_dropped.clone(),
         );
+        for limit in Limited::ALL {
+            drop(self.limited.get_or_create(&LimitLabel { limit: limit.word() }));
+        }
     }
 
     /// Counts one refusal.

@@ -44,6 +44,9 @@ impl CustodyFamilies {
             "Signing keys that there ever were; 0 while nothing is signed",
             self.keys.clone(),
         );
+        for kind in [SignedKind::Attestation, SignedKind::Receipt] {
+            drop(self.signed.get_or_create(&KindLabel { kind: kind.word() }));
+        }
     }
 
     /// One statement was signed.

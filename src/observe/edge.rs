@@ -24,6 +24,8 @@ pub enum ProxyRefusal {
 }
 
 impl ProxyRefusal {
+    const ALL: [Self; 5] = [Self::Untrusted, Self::Invalid, Self::Timeout, Self::Busy, Self::Ended];
+
     fn word(self) -> &'static str {
         match self {
             Self::Untrusted => "untrusted",
@@ -49,6 +51,8 @@ pub enum AdminHttp {
 }
 
 impl AdminHttp {
+    const ALL: [Self; 4] = [Self::Allowed, Self::Unauthorized, Self::Limited, Self::Forbidden];
+
     fn word(self) -> &'static str {
         match self {
             Self::Allowed => "allowed",
@@ -103,6 +107,17 @@ impl EdgeFamilies {
             Unit::Seconds,
             self.acme_next.clone(),
         );
+        for listener in ["smtp", "http"] {
+            for reason in ProxyRefusal::ALL.map(ProxyRefusal::word) {
+                drop(self.proxy_refused.get_or_create(&ProxyLabels { listener, reason }));
+            }
+        }
+        for outcome in AdminHttp::ALL.map(AdminHttp::word) {
+            drop(self.admin_http.get_or_create(&OutcomeLabel { outcome }));
+        }
+        for outcome in ["installed", "failed"] {
+            drop(self.acme_orders.get_or_create(&OutcomeLabel { outcome }));
+        }
     }
 
     /// A connection was closed for want of a PROXY header.

@@ -11,7 +11,9 @@ use serde_json::{Map, Value};
 use spool::ids::WallMs;
 use tokio::sync::broadcast;
 use tracing::field::{Field, Visit};
+use tracing::subscriber::Interest;
 use tracing::{Event, Level, Metadata, Subscriber};
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::{Context, Filter, Layer};
 use tracing_subscriber::registry::LookupSpan;
 
@@ -73,6 +75,22 @@ struct OurEvents;
 impl<S> Filter<S> for OurEvents {
     fn enabled(&self, meta: &Metadata<'_>, _: &Context<'_, S>) -> bool {
         meta.is_event() && *meta.level() <= Level::INFO && meta.target().starts_with(env!("CARGO_PKG_NAME"))
+    }
+
+    // Asked once per line of code, so that what nobody wants costs nothing, as without us.
+    fn callsite_enabled(&self, meta: &'static Metadata<'static>) -> Interest {
+        if meta.is_event()
+            && *meta.level() <= Level::INFO
+            && meta.target().starts_with(env!("CARGO_PKG_NAME"))
+        {
+            Interest::always()
+        } else {
+            Interest::never()
+        }
+    }
+
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        Some(LevelFilter::INFO)
     }
 }
 

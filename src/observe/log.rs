@@ -2,6 +2,8 @@
 //!
 //! Failure policy: a filter that does not parse is a typed error for the operator; the filter before it stays.
 
+use std::time::Duration;
+
 use tracing_subscriber::fmt::time::SystemTime;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -9,6 +11,7 @@ use tracing_subscriber::{EnvFilter, Layer as _, Registry, reload};
 
 use super::Color;
 use super::live::{self, Live};
+use super::traces::TraceSettings;
 
 /// Shape of a log line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -29,6 +32,8 @@ pub struct LogSettings {
     pub level: String,
     /// Colour of text lines.
     pub color: Color,
+    /// Where spans are sent, in builds that can; `None`: none are made.
+    pub traces: Option<TraceSettings>,
 }
 
 /// Logging could not be set up.
@@ -40,6 +45,14 @@ pub enum LogError {
         /// What was given.
         level: String,
         /// What the parser said.
+        problem: String,
+    },
+    /// Traces cannot be sent.
+    #[error("traces cannot be sent to `{endpoint}`: {problem}")]
+    Traces {
+        /// What was given.
+        endpoint: String,
+        /// What is wrong.
         problem: String,
     },
     /// Somebody set up logging before.
@@ -72,6 +85,8 @@ pub struct LogControl {
     filter: reload::Handle<EnvFilter, Registry>,
     /// The events, as they happen.
     pub live: Live,
+    #[cfg(feature = "otel")]
+    traces: Option<super::otel::Traces>,
 }
 
 impl LogControl {
@@ -82,6 +97,17 @@ impl LogControl {
     pub fn set_level(&self, level: &str) -> Result<(), LogError> {
         let wrong = |problem: String| LogError::Level { level: level.to_owned(), problem };
         self.filter.reload(filter(level)?).map_err(|e| wrong(e.to_string()))
+    }
+
+    /// Sends the traces that wait, within `limit`; the last thing before the end.
+    #[cfg_attr(not(feature = "otel"), expect(clippy::unused_self, reason = "there is nothing to send"))]
+    pub fn flush(&self, limit: Duration) {
+        #[cfg(feature = "otel")]
+        if let Some(traces) = &self.traces {
+            traces.flush(limit);
+        }
+        #[cfg(not(feature = "otel"))]
+        let _ = limit;
     }
 }
 
@@ -111,8 +137,18 @@ pub fn init_log(settings: &LogSettings) -> Result<LogControl, LogError> {
     let live = Live::default();
     let subscriber =
         tracing_subscriber::registry().with(lines.with_filter(filter)).with(live::layer(live.clone()));
+    #[cfg(feature = "otel")]
+    let (subscriber, traces) = {
+        let (layer, traces) = settings.traces.as_ref().map(super::otel::layer).transpose()?.unzip();
+        (subscriber.with(layer), traces)
+    };
     subscriber.try_init().map_err(|_| LogError::Twice)?;
-    Ok(LogControl { filter: handle, live })
+    Ok(LogControl {
+        filter: handle,
+        live,
+        #[cfg(feature = "otel")]
+        traces,
+    })
 }
 
 #[cfg(test)]

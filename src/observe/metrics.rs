@@ -6,6 +6,7 @@
 use std::sync::atomic::AtomicU64;
 
 use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -15,20 +16,43 @@ use prometheus_client::registry::{Registry, Unit};
 use spool::types::{SpoolStats, State};
 
 use super::abuse::AbuseFamilies;
+use super::classic::classic_from_text;
+use super::conditions::ConditionFamilies;
+use super::dashboard::DashboardFamilies;
 use super::edge::EdgeFamilies;
 use super::json::json_from_text;
+use super::listeners::ListenerFamilies;
 use super::operate::OperateFamilies;
+use super::outbound::OutboundFamilies;
+use super::process::Process;
 use super::tls::TlsFamilies;
 use super::{CustodyFamilies, SubmissionOutcome, VerdictFamilies};
+use crate::clock;
 
 /// Upper bounds of the latency histograms, seconds.
 const LATENCY_BUCKETS: [f64; 14] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0];
 /// Upper bounds of the batch-size histogram, records.
 const BATCH_BUCKETS: [f64; 11] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0];
-/// Upper bounds of the time an item waits for its ack, seconds.
-const WAIT_BUCKETS: [f64; 13] =
+/// Upper bounds of the time that mail waits, for an ack or for a result, seconds.
+pub(super) const WAIT_BUCKETS: [f64; 13] =
     [0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0, 300.0, 3600.0, 21_600.0, 86_400.0, 604_800.0, 2_592_000.0];
+
+/// The refusals that a relay may have to give in an ordinary week.
+const REFUSALS: [(u16, RefusalStage); 12] = [
+    (421, RefusalStage::Connect),
+    (550, RefusalStage::Mail),
+    (450, RefusalStage::Mail),
+    (451, RefusalStage::Mail),
+    (452, RefusalStage::Mail),
+    (450, RefusalStage::Rcpt),
+    (451, RefusalStage::Rcpt),
+    (452, RefusalStage::Rcpt),
+    (550, RefusalStage::Rcpt),
+    (451, RefusalStage::Data),
+    (452, RefusalStage::Data),
+    (552, RefusalStage::Data),
+];
 
 /// States that a submission may be in.
 const OUTBOUND_STATES: [State; 6] =
@@ -76,6 +100,8 @@ pub enum AuthOutcome {
 }
 
 impl AuthOutcome {
+    const ALL: [Self; 3] = [Self::Accepted, Self::Rejected, Self::RateLimited];
+
     fn word(self) -> &'static str {
         match self {
             Self::Accepted => "accepted",
@@ -83,43 +109,6 @@ impl AuthOutcome {
             Self::RateLimited => "rate_limited",
         }
     }
-}
-
-/// Where deliveries go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum DeliveryClass {
-    /// A lane of this relay.
-    Local,
-    /// The configured smarthost.
-    Smarthost,
-    /// The recipient's own servers.
-    Direct,
-}
-
-impl DeliveryClass {
-    fn word(self) -> &'static str {
-        match self {
-            Self::Local => "local",
-            Self::Smarthost => "smarthost",
-            Self::Direct => "direct",
-        }
-    }
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct AttemptLabels {
-    class: &'static str,
-    outcome: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ResultLabel {
-    result: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct LevelLabel {
-    level: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -154,20 +143,6 @@ pub struct Histogrammed {
     pub batch: Histogram,
     /// Seconds from acceptance to the gateway's ack.
     pub wait: Histogram,
-    /// Seconds from acceptance of a submission to its result.
-    pub delivery: Histogram,
-}
-
-/// Numbers of mail out.
-#[derive(Clone, Debug, Default)]
-pub struct OutboundFamilies {
-    attempts: Family<AttemptLabels, Counter>,
-    results: Family<ResultLabel, Counter>,
-    tls: Family<LevelLabel, Counter>,
-    running: Gauge,
-    destinations: Gauge,
-    dead: Gauge,
-    paused: Gauge,
 }
 
 /// Gauges copied from the spool's counters by [`Metrics::set_spool`].
@@ -184,6 +159,7 @@ pub struct LaneGauges {
     journal_live_bytes: Gauge,
     index_bytes: Gauge,
     free_bytes: Gauge,
+    min_free_bytes: Gauge,
     tail_entries: Gauge,
     quarantined: Gauge,
 }
@@ -192,6 +168,8 @@ pub struct LaneGauges {
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
+    /// Names that are not ours: those of Prometheus' own clients.
+    process: Registry,
     /// Messages answered 250 after the final dot.
     pub inbound_accepted: Counter,
     /// Bytes of those messages, as received.
@@ -229,7 +207,7 @@ pub struct Metrics {
     pub custody: CustodyFamilies,
     /// Histograms.
     pub histograms: Histogrammed,
-    outbound: OutboundFamilies,
+    pub(super) outbound: OutboundFamilies,
     /// What was kept out.
     pub abuse: AbuseFamilies,
     /// What was found out about senders.
@@ -237,6 +215,12 @@ pub struct Metrics {
     spool: LaneGauges,
     /// Proxies, admin API over HTTP, ACME.
     pub edge: EdgeFamilies,
+    /// What the dashboard counts.
+    pub dashboard: DashboardFamilies,
+    /// What is wrong.
+    pub conditions: ConditionFamilies,
+    /// Who accepts connections.
+    pub listeners: ListenerFamilies,
     /// Reloads and hand-overs.
     pub operate: OperateFamilies,
     recovery: FloatGauge,
@@ -258,10 +242,10 @@ impl Metrics {
             commit: Histogram::new(LATENCY_BUCKETS),
             batch: Histogram::new(BATCH_BUCKETS),
             wait: Histogram::new(WAIT_BUCKETS),
-            delivery: Histogram::new(WAIT_BUCKETS),
         };
         let mut metrics = Self {
             registry: Registry::with_prefix("waystation"),
+            process: Registry::default(),
             inbound_accepted: Counter::default(),
             inbound_accepted_bytes: Counter::default(),
             inbound_refused: Family::default(),
@@ -288,6 +272,9 @@ impl Metrics {
             verdicts: VerdictFamilies::default(),
             spool: LaneGauges::default(),
             edge: EdgeFamilies::default(),
+            dashboard: DashboardFamilies::default(),
+            conditions: ConditionFamilies::default(),
+            listeners: ListenerFamilies::default(),
             operate: OperateFamilies::default(),
             recovery: FloatGauge::default(),
             ready: Gauge::default(),
@@ -295,14 +282,38 @@ impl Metrics {
         metrics.register_mail();
         metrics.verdicts.register(&mut metrics.registry);
         metrics.register_tunnel();
-        metrics.register_outbound();
+        metrics.outbound.register(&mut metrics.registry);
         metrics.custody.register(&mut metrics.registry);
         metrics.register_spool();
         metrics.edge.register(&mut metrics.registry);
         metrics.operate.register(&mut metrics.registry);
+        metrics.dashboard.register(&mut metrics.registry);
         metrics.tls.register(&mut metrics.registry);
         metrics.abuse.register(&mut metrics.registry);
+        metrics.conditions.register(&mut metrics.registry);
+        metrics.listeners.register(&mut metrics.registry);
+        metrics.process.register_collector(Box::new(Process { started: clock::wall() }));
+        metrics.begin_at_zero();
         metrics
+    }
+
+    /// A family with labels is silent before its first sample, and what is silent neither shows nor alarms: whatever
+    /// may be counted is there from the start.
+    fn begin_at_zero(&self) {
+        for (code, stage) in REFUSALS {
+            drop(self.inbound_refused.get_or_create(&RefusedLabels { code, stage: stage.word() }));
+        }
+        for outcome in AuthOutcome::ALL {
+            drop(self.tunnel_auth.get_or_create(&OutcomeLabel { outcome: outcome.word() }));
+        }
+        for outcome in SubmissionOutcome::ALL {
+            drop(self.submitted.get_or_create(&OutcomeLabel { outcome: outcome.word() }));
+        }
+        for tunnel in [1, 2] {
+            drop(self.items_offered.get_or_create(&TunnelLabel { tunnel }));
+            drop(self.items_acked.get_or_create(&TunnelLabel { tunnel }));
+        }
+        self.set_spool(&SpoolStats::default(), 0);
     }
 
     fn register_mail(&mut self) {
@@ -379,35 +390,6 @@ impl Metrics {
         );
     }
 
-    fn register_outbound(&mut self) {
-        let (r, o) = (&mut self.registry, &self.outbound);
-        r.register(
-            "outbound_attempts",
-            "Attempts to deliver a submission, by outcome and by where it goes",
-            o.attempts.clone(),
-        );
-        r.register("outbound_results", "Results of submissions by kind", o.results.clone());
-        r.register("outbound_tls", "Messages offered to a server, by protection", o.tls.clone());
-        r.register_with_unit(
-            "outbound_delivery",
-            "Time from acceptance of a submission to its result",
-            Unit::Seconds,
-            self.histograms.delivery.clone(),
-        );
-        r.register("outbound_running", "Attempts under way now", o.running.clone());
-        r.register(
-            "outbound_destinations",
-            "Recipient domains with mail waiting, or recently so",
-            o.destinations.clone(),
-        );
-        r.register(
-            "outbound_dead_destinations",
-            "Recipient domains that are left alone because they did not answer",
-            o.dead.clone(),
-        );
-        r.register("outbound_paused", "1 while deliveries are paused", o.paused.clone());
-    }
-
     fn register_spool(&mut self) {
         let r = &mut self.registry;
         r.register_with_unit(
@@ -423,7 +405,12 @@ impl Metrics {
         );
         let g = &self.spool;
         r.register("spool_items", "Items in the spool by state", g.items.clone());
-        r.register("spool_item_bytes", "Bytes of items in the spool by state", g.bytes.clone());
+        r.register_with_unit(
+            "spool_item",
+            "Bytes of items in the spool by state",
+            Unit::Bytes,
+            g.bytes.clone(),
+        );
         r.register("outbound_queue", "Submissions in the spool by state", g.submissions.clone());
         r.register("spool_items_leased", "Items lent to sessions now", g.leased.clone());
         r.register("spool_lanes", "Lanes registered", g.lanes.clone());
@@ -433,15 +420,32 @@ impl Metrics {
             Unit::Seconds,
             g.oldest_ready.clone(),
         );
-        r.register("spool_journal_bytes", "Bytes of records in the journal", g.journal_bytes.clone());
-        r.register(
-            "spool_journal_live_bytes",
+        r.register_with_unit(
+            "spool_journal",
+            "Bytes of records in the journal",
+            Unit::Bytes,
+            g.journal_bytes.clone(),
+        );
+        r.register_with_unit(
+            "spool_journal_live",
             "Bytes of the journal that live messages still need",
+            Unit::Bytes,
             g.journal_live_bytes.clone(),
         );
         r.register("spool_journal_segments", "Segment files of the journal", g.journal_segments.clone());
-        r.register("spool_index_bytes", "Bytes of the index on disk", g.index_bytes.clone());
-        r.register("spool_free_bytes", "Bytes free on the spool's file system", g.free_bytes.clone());
+        r.register_with_unit("spool_index", "Bytes of the index on disk", Unit::Bytes, g.index_bytes.clone());
+        r.register_with_unit(
+            "spool_free",
+            "Bytes free on the spool's file system",
+            Unit::Bytes,
+            g.free_bytes.clone(),
+        );
+        r.register_with_unit(
+            "spool_min_free",
+            "Bytes below which nothing is accepted (spool.min_free_bytes)",
+            Unit::Bytes,
+            g.min_free_bytes.clone(),
+        );
         r.register(
             "spool_tail_entries",
             "Changes held in memory until the next checkpoint",
@@ -490,33 +494,14 @@ impl Metrics {
         self.items_replayed.inc_by(items);
     }
 
-    /// Counts one attempt; `outcome`: `sent`, `failed`, `indeterminate` or `deferred`.
-    pub fn outbound_attempted(&self, outcome: &'static str, class: DeliveryClass) {
-        self.outbound.attempts.get_or_create(&AttemptLabels { class: class.word(), outcome }).inc();
-    }
-
-    /// Counts one result; `latency_ms` since the submission was accepted.
-    pub fn outbound_settled(&self, result: &'static str, latency_ms: u64) {
-        self.outbound.results.get_or_create(&ResultLabel { result }).inc();
-        self.histograms.delivery.observe(seconds(latency_ms));
-    }
-
-    /// Counts one message offered to a server; `level`: `none`, `unverified`, `web_pki` or `dane`.
-    pub fn outbound_tls(&self, level: &'static str) {
-        self.outbound.tls.get_or_create(&LevelLabel { level }).inc();
-    }
-
-    /// Copies the state of deliveries: attempts under way, destinations known, those left alone, and the pause.
-    pub fn set_outbound(&self, running: usize, destinations: usize, dead: usize, paused: bool) {
-        self.outbound.running.set(whole(running as u64));
-        self.outbound.destinations.set(whole(destinations as u64));
-        self.outbound.dead.set(whole(dead as u64));
-        self.outbound.paused.set(i64::from(paused));
-    }
-
     /// Remembers how long the spool took to open, milliseconds.
     pub fn set_recovery_ms(&self, ms: u64) {
         self.recovery.set(seconds(ms));
+    }
+
+    /// Remembers the floor of free space, bytes.
+    pub fn set_min_free(&self, bytes: u64) {
+        self.spool.min_free_bytes.set(whole(bytes));
     }
 
     /// Remembers what `/ready` last answered.
@@ -554,10 +539,25 @@ impl Metrics {
     pub fn text(&self) -> String {
         let mut text = String::new();
         // Writing into a String cannot fail; a half-written exposition would end without `# EOF`.
-        if prometheus_client::encoding::text::encode(&mut text, &self.registry).is_err() {
+        let written = encode_registry(&mut text, &self.registry)
+            .and_then(|()| encode_registry(&mut text, &self.process))
+            .and_then(|()| encode_eof(&mut text));
+        if written.is_err() {
             text.clear();
         }
         text
+    }
+
+    /// The same in the classic text format, version 0.0.4.
+    #[must_use]
+    pub fn classic_text(&self) -> String {
+        classic_from_text(&self.text())
+    }
+
+    /// The numbers that a [`History`](super::history::History) is made of.
+    #[must_use]
+    pub fn reading(&self) -> super::history::Reading {
+        super::history::Reading::of(&self.text())
     }
 
     /// The same numbers as one JSON object, keyed by family name.
@@ -567,12 +567,12 @@ impl Metrics {
     }
 }
 
-fn whole(n: u64) -> i64 {
+pub(super) fn whole(n: u64) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "milliseconds of centuries fit 53 bits")]
-fn seconds(ms: u64) -> f64 {
+pub(super) fn seconds(ms: u64) -> f64 {
     ms as f64 / 1000.0
 }
 
@@ -592,7 +592,8 @@ mod tests {
         let types = text.lines().filter(|l| l.starts_with("# TYPE waystation_")).count();
         assert_eq!(helps, types);
         assert!(helps > 30, "{helps}");
-        assert!(text.lines().all(|l| l.starts_with('#') || l.starts_with("waystation_")), "{text}");
+        let ours = |line: &str| line.starts_with("waystation_") || line.starts_with("process_");
+        assert!(text.lines().all(|l| l.starts_with('#') || ours(l)), "{text}");
     }
 
     #[test]
@@ -602,7 +603,7 @@ mod tests {
         metrics.refused(452, RefusalStage::Rcpt);
         metrics.offered(1);
         metrics.set_recovery_ms(250);
-        metrics.outbound_attempted("deferred", DeliveryClass::Direct);
+        metrics.outbound_attempted("deferred", crate::observe::DeliveryClass::Direct);
         metrics.outbound_settled("sent", 10);
         metrics.set_outbound(1, 2, 0, true);
         let text = metrics.text();
@@ -612,6 +613,10 @@ mod tests {
             "waystation_inbound_refused_total{code=\"452\",stage=\"rcpt\"} 1",
             "waystation_items_offered_total{tunnel=\"1\"} 1",
             "waystation_spool_recovery_seconds 0.25",
+            "waystation_items_acked_total{tunnel=\"2\"} 0",
+            "waystation_tunnel_auth_total{outcome=\"rejected\"} 0",
+            "waystation_outbound_submitted_total{outcome=\"id_conflict\"} 0",
+            "waystation_outbound_tls_total{level=\"dane\"} 0",
             "waystation_outbound_attempts_total{class=\"direct\",outcome=\"deferred\"} 1",
             "waystation_outbound_results_total{result=\"sent\"} 1",
             "waystation_outbound_delivery_seconds_count 1",

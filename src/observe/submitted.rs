@@ -18,6 +18,10 @@ pub enum SubmissionOutcome {
 }
 
 impl SubmissionOutcome {
+    /// All of them.
+    pub const ALL: [Self; 6] =
+        [Self::Accepted, Self::Refused, Self::Known, Self::Twin, Self::Conflict, Self::NotNow];
+
     /// The word in metrics and logs.
     #[must_use]
     pub fn word(self) -> &'static str {

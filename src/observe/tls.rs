@@ -18,6 +18,8 @@ pub enum TlsListener {
 }
 
 impl TlsListener {
+    const ALL: [Self; 2] = [Self::Smtp, Self::Https];
+
     /// The word in metrics and logs.
     #[must_use]
     pub fn word(self) -> &'static str {
@@ -38,6 +40,8 @@ pub enum TlsVersion {
 }
 
 impl TlsVersion {
+    const ALL: [Self; 2] = [Self::V1_2, Self::V1_3];
+
     /// The word in metrics, logs and trace fields.
     #[must_use]
     pub fn word(self) -> &'static str {
@@ -55,15 +59,24 @@ struct SessionLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct VersionLabel {
+    version: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ListenerLabel {
     listener: &'static str,
 }
+
+/// In place of a version.
+const NO_TLS: &str = "none";
 
 /// The families.
 #[derive(Clone, Debug, Default)]
 pub struct TlsFamilies {
     sessions: Family<SessionLabels, Counter>,
     failures: Family<ListenerLabel, Counter>,
+    messages: Family<VersionLabel, Counter>,
     expiry: Gauge<f64, AtomicU64>,
 }
 
@@ -85,12 +98,33 @@ impl TlsFamilies {
             Unit::Seconds,
             self.expiry.clone(),
         );
+        r.register(
+            "inbound_tls",
+            "Messages answered 250, by the version of TLS that they came in",
+            self.messages.clone(),
+        );
+        for version in [NO_TLS].into_iter().chain(TlsVersion::ALL.map(TlsVersion::word)) {
+            drop(self.messages.get_or_create(&VersionLabel { version }));
+        }
+        for listener in TlsListener::ALL.map(TlsListener::word) {
+            drop(self.failures.get_or_create(&ListenerLabel { listener }));
+            for version in TlsVersion::ALL.map(TlsVersion::word) {
+                drop(self.sessions.get_or_create(&SessionLabels { listener, version }));
+            }
+        }
     }
 
     /// Counts one session.
     pub fn session(&self, listener: TlsListener, version: TlsVersion) {
         let labels = SessionLabels { listener: listener.word(), version: version.word() };
         self.sessions.get_or_create(&labels).inc();
+    }
+
+    /// Counts one message that was taken; `protection` as logs have it: version and cipher suite, empty without TLS.
+    pub fn message(&self, protection: &str) {
+        let spoken = |version: &TlsVersion| protection.starts_with(version.word());
+        let version = TlsVersion::ALL.into_iter().find(spoken).map_or(NO_TLS, TlsVersion::word);
+        self.messages.get_or_create(&VersionLabel { version }).inc();
     }
 
     /// Counts one handshake that came to nothing.
@@ -115,10 +149,14 @@ mod tests {
         metrics.tls.session(TlsListener::Smtp, TlsVersion::V1_3);
         metrics.tls.failure(TlsListener::Https);
         metrics.tls.set_expiry(1_800_000_000_123);
+        metrics.tls.message("TLSv1.3 TLS_AES_256_GCM_SHA384");
+        metrics.tls.message("");
         let text = metrics.text();
         for line in [
             "waystation_tls_sessions_total{listener=\"smtp\",version=\"TLSv1.3\"} 1",
             "waystation_tls_handshake_failures_total{listener=\"https\"} 1",
+            "waystation_inbound_tls_total{version=\"TLSv1.3\"} 1",
+            "waystation_inbound_tls_total{version=\"none\"} 1",
             "waystation_tls_certificate_expiry_timestamp_seconds 1800000000.0",
         ] {
             assert!(text.lines().any(|l| l == line), "missing {line} in\n{text}");

@@ -9,6 +9,11 @@ use prometheus_client::registry::{Registry, Unit};
 /// Upper bounds of the duration of all checks of one message, seconds.
 const BUCKETS: [f64; 10] = [0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
+/// What is checked.
+const METHODS: [&str; 4] = ["spf", "dkim", "dmarc", "arc"];
+/// What they find (RFC 8601 section 2.7).
+const WORDS: [&str; 8] = ["none", "pass", "fail", "softfail", "neutral", "policy", "temperror", "permerror"];
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Labels {
     method: &'static str,
@@ -47,6 +52,11 @@ impl VerdictFamilies {
             "Messages whose checks had to end before all answers of DNS were there",
             self.timeouts.clone(),
         );
+        for method in METHODS {
+            for result in WORDS {
+                drop(self.results.get_or_create(&Labels { method, result }));
+            }
+        }
     }
 
     /// One result.

@@ -11,6 +11,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::ParsedCertificate;
 use rustls::sign::CertifiedKey;
+use sha2::{Digest as _, Sha256};
 use spool::ids::WallMs;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
@@ -110,6 +111,13 @@ impl Installed {
         let Ok(name) = ServerName::try_from(host) else { return false };
         ParsedCertificate::try_from(&self.certificate)
             .is_ok_and(|parsed| rustls::client::verify_server_name(&parsed, &name).is_ok())
+    }
+
+    /// SHA-256 of its public key, as in a TLSA record `3 1 1` (RFC 6698 section 2.1); `None` for what does not parse.
+    #[must_use]
+    pub fn key_sha256(&self) -> Option<[u8; 32]> {
+        let (_, certificate) = X509Certificate::from_der(&self.certificate).ok()?;
+        Some(Sha256::digest(certificate.public_key().raw).into())
     }
 }
 

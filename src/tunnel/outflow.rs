@@ -120,6 +120,13 @@ impl Outflow {
         self.writing.is_none() && self.flying.is_empty()
     }
 
+    /// Items being written or not acked yet, and their bytes.
+    pub(super) fn under_way(&self) -> (u32, u64) {
+        let flying = self.flying.iter().map(|flight| flight.size_bytes);
+        let writing = self.writing.iter().map(|writing| writing.offer.size_bytes);
+        flying.chain(writing).fold((0, 0), |(items, bytes), size| (items + 1, bytes.saturating_add(size)))
+    }
+
     pub(super) fn offer(&mut self, offer: Offer) {
         self.waiting.push_back(offer);
     }

@@ -15,6 +15,7 @@ use tokio_tungstenite::tungstenite::Message;
 use uuid::Uuid;
 
 use super::session::{Batch, Input, Note, OutboundWord, Output, PieceError, Session, Settled};
+use super::tally::Tally;
 use super::wake::{Told, Wake};
 use super::wire::{Happened, Wire};
 use super::ws::{Lane, LaneLost, Tunnel, close_deadline};
@@ -30,6 +31,7 @@ pub(super) struct Pump<'a> {
     pub(super) session: Box<Session>,
     pub(super) lane: Arc<dyn Lane>,
     pub(super) wake: Arc<Wake>,
+    pub(super) tally: Arc<Tally>,
 }
 
 /// What the lane is doing for us.
@@ -66,6 +68,7 @@ impl Pump<'_> {
             if self.perform(&mut work) {
                 closing = closing.or_else(|| Some(close_deadline(clock::monotonic())));
             }
+            self.tally.carries(self.session.under_way(), self.session.acked());
             let deadline = closing.or_else(|| self.session.deadline());
             let event = tokio::select! {
                 biased; // what others say comes first, so that a busy gateway cannot keep it waiting
@@ -83,7 +86,10 @@ impl Pump<'_> {
                     Input::Gone
                 }
                 Event::Wire(Happened::Message(message)) => match read(message) {
-                    Some(input) => input,
+                    Some(input) => {
+                        self.tally.heard(clock::wall());
+                        input
+                    }
                     None => {
                         // The socket answers the close by itself; it needs a little time for that.
                         closing = closing.or_else(|| Some(close_deadline(clock::monotonic())));

@@ -98,6 +98,7 @@ pub struct Session {
     pinged: Instant,
     phase: Phase,
     notes: u32,
+    acked: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,9 +112,7 @@ impl Session {
     /// A session for `proof`. `auth_ok`, with `welcome` in it, is its first output.
     #[must_use]
     pub fn new(proof: &Proof, welcome: Welcome, settings: Settings, now: Instant) -> Self {
-        let offered = proof.features.and(Features::of(&SUPPORTED));
-        let (dialect, features) =
-            if offered.has(Feature::Ack) { (Dialect::Two, offered) } else { (Dialect::One, Features::NONE) };
+        let (dialect, features) = agreed(proof);
         let credit = proof.credit.filter(|_| features.has(Feature::Credit));
         let window = match dialect {
             Dialect::One => Window { items: settings.legacy_items_max.max(1), bytes: settings.window.bytes },
@@ -147,6 +146,7 @@ impl Session {
             pinged: now,
             phase: Phase::Open,
             notes: 0,
+            acked: 0,
         };
         session.say(&ToGateway::AuthOk(AuthOk {
             public_key_base32: proof.key.to_string(),
@@ -173,6 +173,18 @@ impl Session {
     #[must_use]
     pub fn dialect(&self) -> Dialect {
         self.dialect
+    }
+
+    /// Items being written or not acked yet, and their bytes.
+    #[must_use]
+    pub fn under_way(&self) -> (u32, u64) {
+        self.outflow.under_way()
+    }
+
+    /// Items that its gateway acked.
+    #[must_use]
+    pub fn acked(&self) -> u64 {
+        self.acked
     }
 
     /// Whether its gateway acks results.
@@ -508,6 +520,18 @@ impl Session {
             self.out.push_back(Output::Close(code, reason));
         }
     }
+}
+
+/// What a session for `proof` will speak.
+fn agreed(proof: &Proof) -> (Dialect, Features) {
+    let offered = proof.features.and(Features::of(&SUPPORTED));
+    if offered.has(Feature::Ack) { (Dialect::Two, offered) } else { (Dialect::One, Features::NONE) }
+}
+
+/// The protocol of a session for `proof`.
+#[must_use]
+pub fn dialect_of(proof: &Proof) -> Dialect {
+    agreed(proof).0
 }
 
 /// The first characters of `text` that fit `bytes_max`.

@@ -24,9 +24,11 @@ use axum::routing::any;
 use bytes::Bytes;
 use hyper::upgrade::OnUpgrade;
 use ipnet::IpNet;
+use spool::ids::WallMs;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument as _;
 use uuid::Uuid;
 
 use super::Dialect;
@@ -38,6 +40,8 @@ use super::rates::Rates;
 pub use super::service::{Admitted, Bell, Lane, LaneLost, Opening, Service, ServiceError, StillHere};
 use super::session::{self, Eviction, Outgoing, Session};
 use super::signed::RelayKey;
+pub use super::tally::SessionView;
+use super::tally::{Departed, Tally};
 use super::upgrade;
 use super::wake::Wake;
 use super::wire::{Happened, Wire};
@@ -97,7 +101,8 @@ pub struct Tunnel {
     farewell: Current<Farewell>,
     service: Arc<dyn Service>,
     door: Mutex<Door>,
-    registry: Mutex<Registry<Arc<Wake>>>,
+    registry: Mutex<Registry<Reach>>,
+    departed: Mutex<Departed<KeyText>>,
     pub(super) metrics: Arc<Metrics>,
     /// Brake of log lines about refusals.
     lines: Throttle,
@@ -131,6 +136,7 @@ impl Tunnel {
             service,
             door: Mutex::new(door),
             registry: Mutex::new(Registry::default()),
+            departed: Mutex::new(Departed::default()),
             metrics,
             lines: Throttle::default(),
             stop,
@@ -185,14 +191,30 @@ impl Tunnel {
 
     /// Ends every session of a key that was revoked.
     pub fn revoke(&self, key: &KeyText) {
-        for wake in lock(&self.registry).of_key(key) {
-            wake.evict(Eviction::Revoked);
+        for reach in lock(&self.registry).of_key(key) {
+            reach.wake.evict(Eviction::Revoked);
         }
     }
 
     /// Tells every session with which keys the relay signs now: a session may live longer than a key.
     pub fn announce(&self) {
-        lock(&self.registry).all().for_each(|wake| wake.ring_keys());
+        lock(&self.registry).all().for_each(|reach| reach.wake.ring_keys());
+    }
+
+    /// Sessions of the keys behind `after`, by key, at most `limit` unless one key has more; and the key to go on behind.
+    #[must_use]
+    pub fn page(&self, after: Option<&KeyText>, limit: usize) -> (Vec<SessionView>, Option<KeyText>) {
+        let now = clock::monotonic();
+        let registry = lock(&self.registry);
+        let (page, next) = registry.page(after, limit);
+        (page.into_iter().map(|(key, reach)| reach.tally.view(key, now)).collect(), next)
+    }
+
+    /// When the gateway of `key` last said something since the start, as far as it is remembered.
+    #[must_use]
+    pub fn last_heard(&self, key: &KeyText) -> Option<WallMs> {
+        let here = lock(&self.registry).of_key(key).map(|reach| reach.tally.last_heard()).max();
+        here.or_else(|| lock(&self.departed).last_heard(key))
     }
 
     /// The keys with which the relay signs.
@@ -238,7 +260,9 @@ impl Tunnel {
         };
         let key = proof.key;
         let admitted = match self.service.admit(key, proof.invite.clone()).await {
-            Ok(admitted) => self.enter(&proof, id).await.map(|(seat, replaced)| (seat, replaced, admitted)),
+            Ok(admitted) => {
+                self.enter(&proof, id, client).await.map(|(seat, replaced)| (seat, replaced, admitted))
+            }
             Err(error) => Err(error),
         };
         let (seat, replaced, admitted) = match admitted {
@@ -256,9 +280,9 @@ impl Tunnel {
         };
         let now = clock::monotonic();
         let session = Box::new(Session::new(&proof, welcome, self.settings.get().session, now));
-        let lane = match self.service.open(opening(&proof, id, &session, &seat.wake)).await {
+        let lane = match self.service.open(opening(&proof, id, &session, &seat.reach.wake)).await {
             Ok(lane) => lane,
-            Err(_) if seat.wake.is_evicted() => {
+            Err(_) if seat.reach.wake.is_evicted() => {
                 wire.close(4400, "replaced_by_new_session");
                 return farewell(&mut wire).await;
             }
@@ -274,7 +298,23 @@ impl Tunnel {
             session_role = proof.role.word(), remote_address = %client, tunnel = tunnel_number(session.dialect()),
             replaced = replaced.map(|id| id.to_string()), "gateway logged in"
         );
-        Pump { tunnel: &self, id, key, wire, session, lane, wake: Arc::clone(&seat.wake) }.run().await;
+        let span = tracing::debug_span!(
+            "tunnel.session", session.id = %id, lane = %key, session_role = proof.role.word(),
+            tunnel = tunnel_number(session.dialect()), remote_address = %client,
+        );
+        Pump {
+            tunnel: &self,
+            id,
+            key,
+            wire,
+            session,
+            lane,
+            wake: Arc::clone(&seat.reach.wake),
+            tally: Arc::clone(&seat.reach.tally),
+        }
+        .run()
+        .instrument(span)
+        .await;
         drop(seat);
     }
 
@@ -336,28 +376,35 @@ impl Tunnel {
     }
 
     /// Takes the key's place, after the wait that a fight over it costs.
-    async fn enter(self: &Arc<Self>, proof: &Proof, id: Uuid) -> Result<(Seat, Option<Uuid>), ServiceError> {
-        let wake = Arc::new(Wake::default());
+    async fn enter(
+        self: &Arc<Self>,
+        proof: &Proof,
+        id: Uuid,
+        client: IpAddr,
+    ) -> Result<(Seat, Option<Uuid>), ServiceError> {
+        let tunnel = tunnel_number(session::dialect_of(proof));
+        let tally = Tally::new(client, proof.role, tunnel, clock::wall(), clock::monotonic());
+        let reach = Reach { wake: Arc::default(), tally: Arc::new(tally) };
         let mut waited = false;
         loop {
             let entry = {
                 let mut registry = lock(&self.registry);
                 match proof.role {
                     SessionRole::Inbound => {
-                        registry.enter(proof.key, id, Arc::clone(&wake), waited, clock::monotonic())
+                        registry.enter(proof.key, id, reach.clone(), waited, clock::monotonic())
                     }
-                    SessionRole::Outbound => registry.enter_sender(proof.key, id, Arc::clone(&wake)),
+                    SessionRole::Outbound => registry.enter_sender(proof.key, id, reach.clone()),
                 }
             };
             match entry {
                 Entry::Entered { replaced } => {
                     self.metrics.tunnel_sessions.inc();
-                    let replaced = replaced.map(|(older, wake)| {
-                        wake.evict(Eviction::Replaced);
+                    let replaced = replaced.map(|(older, other)| {
+                        other.wake.evict(Eviction::Replaced);
                         self.metrics.tunnel_replaced.inc();
                         older
                     });
-                    let seat = Seat { tunnel: Arc::clone(self), key: proof.key, role: proof.role, id, wake };
+                    let seat = Seat { tunnel: Arc::clone(self), key: proof.key, role: proof.role, id, reach };
                     return Ok((seat, replaced));
                 }
                 Entry::Wait { wait, quick } => {
@@ -448,18 +495,26 @@ impl Named {
     }
 }
 
+/// How others reach a session, and what they see of it.
+#[derive(Clone, Debug)]
+struct Reach {
+    wake: Arc<Wake>,
+    tally: Arc<Tally>,
+}
+
 /// A session's place in the registry, given back when dropped.
 struct Seat {
     tunnel: Arc<Tunnel>,
     key: KeyText,
     role: SessionRole,
     id: Uuid,
-    wake: Arc<Wake>,
+    reach: Reach,
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
         self.tunnel.metrics.tunnel_sessions.dec();
+        lock(&self.tunnel.departed).note(self.key, self.reach.tally.last_heard());
         let mut registry = lock(&self.tunnel.registry);
         match self.role {
             SessionRole::Inbound => registry.leave(&self.key, self.id),

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{Change, Index, Tree};
+use super::{Change, Index, Pair, Tree};
 use crate::error::SpoolError;
 use crate::ids::Lsn;
 
@@ -24,6 +24,24 @@ struct State {
     now: MemorySnapshot,
     applies: u64,
     fail_at: Option<u64>,
+}
+
+impl State {
+    /// The pairs with `from <= key < to`.
+    fn range<'a>(
+        &'a self,
+        tree: Tree,
+        from: &'a [u8],
+        to: Option<&'a [u8]>,
+    ) -> impl DoubleEndedIterator<Item = (&'a Vec<u8>, &'a Vec<u8>)> {
+        let range = (Bound::Included(from), to.map_or(Bound::Unbounded, Bound::Excluded));
+        let map = self.now.trees.get(&tree).filter(|_| to.is_none_or(|to| from < to));
+        map.into_iter().flat_map(move |map| map.range::<[u8], _>(range))
+    }
+}
+
+fn owned((key, value): (&Vec<u8>, &Vec<u8>)) -> Pair {
+    (key.clone(), value.clone())
 }
 
 /// The maps.
@@ -90,14 +108,18 @@ impl Index for MemoryIndex {
         from: &[u8],
         to: Option<&[u8]>,
         limit: usize,
-    ) -> Result<Vec<crate::index::Pair>, SpoolError> {
-        if to.is_some_and(|to| to <= from) {
-            return Ok(Vec::new());
-        }
-        let state = self.hold();
-        let Some(map) = state.now.trees.get(&tree) else { return Ok(Vec::new()) };
-        let range = (Bound::Included(from), to.map_or(Bound::Unbounded, Bound::Excluded));
-        Ok(map.range::<[u8], _>(range).take(limit).map(|(key, value)| (key.clone(), value.clone())).collect())
+    ) -> Result<Vec<Pair>, SpoolError> {
+        Ok(self.hold().range(tree, from, to).take(limit).map(owned).collect())
+    }
+
+    fn scan_back(
+        &self,
+        tree: Tree,
+        from: &[u8],
+        before: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<Pair>, SpoolError> {
+        Ok(self.hold().range(tree, from, before).rev().take(limit).map(owned).collect())
     }
 
     fn apply(&self, changes: &[Change], applied: Lsn) -> Result<(), SpoolError> {

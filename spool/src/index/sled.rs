@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
-use super::{Change, Index, Tree};
+use super::{Change, Index, Pair, Tree};
 use crate::error::SpoolError;
 use crate::ids::Lsn;
 
@@ -390,6 +390,27 @@ impl SledIndex {
         Ok(())
     }
 
+    /// What `take` takes of the pairs with `from <= key < to`.
+    fn pairs(
+        &self,
+        tree: Tree,
+        from: &[u8],
+        to: Option<&[u8]>,
+        take: impl FnOnce(sled::Iter) -> Result<Vec<Pair>, Trouble>,
+    ) -> Result<Vec<Pair>, SpoolError> {
+        if to.is_some_and(|to| to <= from) {
+            return Ok(Vec::new());
+        }
+        let engine = self.engine();
+        self.judged(guarded(|| {
+            let tree = engine.tree(tree)?;
+            take(match to {
+                Some(to) => tree.range(from..to),
+                None => tree.range(from..),
+            })
+        }))
+    }
+
     /// Compacts when the files are out of proportion to what they hold.
     fn keep_in_proportion(&self, writer: &mut Writer) -> Result<(), SpoolError> {
         let live = writer.record.digest.bytes;
@@ -398,6 +419,10 @@ impl SledIndex {
         }
         Ok(())
     }
+}
+
+fn copied(range: impl Iterator<Item = sled::Result<(sled::IVec, sled::IVec)>>) -> Result<Vec<Pair>, Trouble> {
+    range.map(|pair| pair.map(|(key, value)| (key.to_vec(), value.to_vec())).map_err(Trouble::from)).collect()
 }
 
 impl Index for SledIndex {
@@ -416,24 +441,18 @@ impl Index for SledIndex {
         from: &[u8],
         to: Option<&[u8]>,
         limit: usize,
-    ) -> Result<Vec<crate::index::Pair>, SpoolError> {
-        if to.is_some_and(|to| to <= from) {
-            return Ok(Vec::new());
-        }
-        let engine = self.engine();
-        self.judged(guarded(|| {
-            let tree = engine.tree(tree)?;
-            let range = match to {
-                Some(to) => tree.range(from..to),
-                None => tree.range(from..),
-            };
-            let mut pairs = Vec::new();
-            for entry in range.take(limit) {
-                let (key, value) = entry?;
-                pairs.push((key.to_vec(), value.to_vec()));
-            }
-            Ok(pairs)
-        }))
+    ) -> Result<Vec<Pair>, SpoolError> {
+        self.pairs(tree, from, to, |range| copied(range.take(limit)))
+    }
+
+    fn scan_back(
+        &self,
+        tree: Tree,
+        from: &[u8],
+        before: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<Pair>, SpoolError> {
+        self.pairs(tree, from, before, |range| copied(range.rev().take(limit)))
     }
 
     fn apply(&self, changes: &[Change], applied: Lsn) -> Result<(), SpoolError> {

@@ -77,12 +77,10 @@ pub(super) fn run(global: &Global, verb: ItemVerb, args: &MoveArgs) -> anyhow::R
         (false, true) | (true, false) => {}
     }
     let backend = Backend::open_for_change(global, args.offline)?;
-    let selected = args.ids.is_empty();
-    let ids = if selected {
-        select(&backend, verb, args)?
-    } else {
-        args.ids.iter().map(ItemId::to_string).collect()
-    };
+    let named = if args.ids.is_empty() { &args.selection.id } else { &args.ids };
+    let selected = named.is_empty();
+    let ids =
+        if selected { select(&backend, verb, args)? } else { named.iter().map(ItemId::to_string).collect() };
     if ids.is_empty() {
         if !global.json {
             eprintln!("nothing matches");
@@ -135,6 +133,7 @@ fn select(backend: &Backend, verb: ItemVerb, args: &MoveArgs) -> anyhow::Result<
             ItemVerb::Hold | ItemVerb::Retry => Some("ready,leased"),
             ItemVerb::Release => Some("held"),
             ItemVerb::Cancel => Some("ready,held"),
+            ItemVerb::Replay => Some("acked,expired"),
             ItemVerb::Purge => None,
         };
         ask.state = states.map(str::to_owned);

@@ -134,6 +134,12 @@ pub(in crate::config) const KEYS: &[Key] = &[
         "Pause before the greeting. Whoever speaks in it is no mail server and is refused. http.trusted_proxies do not wait.",
     ),
     key(
+        "smtp.mta_sts",
+        Kind::Word(&["off", "testing", "enforce"]),
+        "\"testing\"",
+        "MTA-STS policy that is answered for https://mta-sts.DOMAIN when there is a certificate. testing: senders only report.",
+    ),
+    key(
         "smtp.dnsbl_zones",
         Kind::List,
         "[]",
@@ -258,6 +264,12 @@ pub(in crate::config) const KEYS: &[Key] = &[
         Kind::List,
         "[]",
         "Resolvers for every look-up, like \"127.0.0.1:53\". Empty: those of the system. DANE needs one that validates.",
+    ),
+    key(
+        "delivery.dns_probe_seconds",
+        Kind::Whole(0, 3600),
+        "30",
+        "Time between questions that find out whether a resolver answers, for /ready. 0: never asks.",
     ),
     key(
         "delivery.port",
@@ -478,5 +490,12 @@ pub(in crate::config) const KEYS: &[Key] = &[
         "\"info\"",
         "error, warn, info, debug or trace, or directives like \"info,waystation::tunnel=debug\".",
     ),
+    key(
+        "log.otlp_endpoint",
+        Kind::Text,
+        "\"\"",
+        "OpenTelemetry collector that gets traces, like \"http://127.0.0.1:4318\". Only in builds with feature otel.",
+    ),
+    key("log.otlp_sample_percent", Kind::Whole(0, 100), "100", "Of a hundred traces, how many are sent."),
     key("metrics.enabled", Kind::Bool, "true", "Serve /metrics."),
 ];

@@ -310,6 +310,7 @@ impl Session<'_> {
                 self.shared.limits.fruitful(self.client, now);
                 metrics.inbound_accepted.inc();
                 metrics.inbound_accepted_bytes.inc_by(bytes);
+                metrics.tls.message(&tls);
                 for (id, (lane, to)) in accepted.ids.iter().zip(&lanes) {
                     tracing::info!(
                         event = "relay.ingress.accepted", item.id = %id, lane, session.id = self.name,
@@ -319,6 +320,10 @@ impl Session<'_> {
                 }
                 crashpoint::reach("intake.after_commit");
                 if let Some(&id) = accepted.ids.first() {
+                    // The span of a session with several messages names the last one; its events name all.
+                    let span = tracing::Span::current();
+                    span.record("item.id", tracing::field::display(id));
+                    span.record("size_bytes", accepted.size_bytes).record("tls", tls.as_str());
                     self.heard_later(fingerprint, id);
                     receiver.persisted(ticket, id, now);
                 }

@@ -72,6 +72,7 @@ impl Session {
         }
         let item = text.and_then(|text| text.parse::<ItemId>().ok());
         if let Some(flight) = item.and_then(|item| self.outflow.land(item)) {
+            self.acked += 1;
             self.changes.push(Change::Ack(flight));
         }
     }
@@ -89,6 +90,7 @@ impl Session {
         match flight {
             Some(flight) if right(&flight) => {
                 self.outflow.land(flight.item);
+                self.acked += 1;
                 self.changes.push(Change::Ack(flight));
             }
             Some(flight) => {

@@ -273,3 +273,19 @@ fn readers_go_on_while_the_index_is_compacted() {
     }
     assert!(reader.join().unwrap());
 }
+
+#[test]
+fn scans_in_both_directions_give_the_same_pairs() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(filled(dir.path(), 5, 20));
+    let index = SledIndex::open(dir.path()).unwrap();
+    let key = |n: u64| n.to_be_bytes();
+    for (from, to) in [(key(0).as_slice(), None), (&key(10), Some(key(40))), (&key(40), Some(key(10)))] {
+        let to = to.as_ref().map(<[u8; 8]>::as_slice);
+        let mut forward = index.scan(Tree::Item, from, to, usize::MAX).unwrap();
+        forward.reverse();
+        assert_eq!(index.scan_back(Tree::Item, from, to, usize::MAX).unwrap(), forward);
+        forward.truncate(3);
+        assert_eq!(index.scan_back(Tree::Item, from, to, 3).unwrap(), forward);
+    }
+}

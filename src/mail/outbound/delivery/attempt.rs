@@ -13,6 +13,8 @@ use spool::ids::{ItemId, WallMs};
 use spool::submission::Submission as Stored;
 use spool::types::State;
 
+use tracing::Instrument as _;
+
 use super::super::connection::{Connection, Failure, FailureKind, Outcome, Stage};
 use super::super::ledger::Written;
 use super::super::route::{Learned, RouteError};
@@ -61,7 +63,17 @@ pub(super) async fn run(shared: Arc<Shared>, id: ItemId) -> Report {
                 Ok(attempt) => attempt,
                 Err(_) => return NOTHING,
             };
-            attempt.run(stored).await
+            let span = tracing::debug_span!(
+                "delivery.attempt",
+                submission.id = %id,
+                attempt = attempt.number,
+                destination = attempt.destination,
+                outcome = tracing::field::Empty,
+                host = tracing::field::Empty,
+                tls = tracing::field::Empty,
+                smtp.code = tracing::field::Empty,
+            );
+            attempt.run(stored).instrument(span).await
         }
         Ok(_) => NOTHING,
         Err(error) => {
@@ -378,9 +390,12 @@ impl<'a> Attempting<'a> {
         let duration_ms = elapsed_ms(self.began);
         if last.is_some() {
             metrics.outbound_attempted(word, self.plan.settings.class);
+            metrics.outbound_attempt_took(duration_ms);
         }
         let (host, tls) = last.map_or(("", ""), |a| (a.host.as_str(), a.tls.as_str()));
         let code = last.and_then(|attempt| attempt.code);
+        let span = tracing::Span::current();
+        span.record("outcome", word).record("host", host).record("tls", tls).record("smtp.code", code);
         tracing::info!(
             event = "relay.outbound.attempted", submission.id = %self.id, destination = self.destination,
             attempt = self.number, outcome = word, host, tls, smtp.code = code, duration_ms,

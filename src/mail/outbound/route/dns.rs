@@ -16,17 +16,19 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
 use hickory_resolver::caching_client::CachingClient;
 use hickory_resolver::config::{
     ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts,
 };
 use hickory_resolver::lookup::Lookup;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
-use hickory_resolver::net::xfer::RetryDnsHandle;
+use hickory_resolver::net::xfer::{DnsHandle as _, RetryDnsHandle};
 use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::op::{DnsRequestOptions, Query, ResponseCode};
 use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
 use hickory_resolver::{NameServerPool, PoolContext, TlsConfig, TokioResolver};
+use rustls::{ClientConfig, RootCertStore};
 
 use super::answer::{Answer, Exchange, Found};
 use super::dane::RawTlsa;
@@ -34,6 +36,8 @@ use tokio::sync::Semaphore;
 
 /// Longest wait for one answer, aliases and signatures included.
 pub const QUESTION_SECONDS_MAX: u64 = 30;
+/// Longest wait for the answer to [`Dns::probe`].
+const PROBE_PATIENCE: Duration = Duration::from_secs(7);
 /// Longest time that an answer is remembered.
 const POSITIVE_SECONDS_MAX: u64 = 3600;
 /// Longest time that "there is none" is remembered.
@@ -78,12 +82,17 @@ pub enum Eyes {
     Validating,
 }
 
+/// Straight to the name servers.
+type Wire = RetryDnsHandle<NameServerPool<TokioRuntimeProvider>>;
+
 /// Cheap handle; clones share memory and connections.
 #[derive(Clone)]
 pub struct Dns {
     plain: TokioResolver,
     /// Asks with the DO bit; the AD bits of its answers are kept with them.
-    validating: CachingClient<RetryDnsHandle<NameServerPool<TokioRuntimeProvider>>>,
+    validating: CachingClient<Wire>,
+    /// Asks without any memory.
+    wire: Wire,
     /// The path to every name server is inside this machine.
     trusted: bool,
     gate: Arc<Semaphore>,
@@ -94,6 +103,14 @@ impl std::fmt::Debug for Dns {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Dns").field("system", &self.system).finish_non_exhaustive()
     }
+}
+
+/// Name servers are asked in the clear. The library wants to be ready for TLS all the same, and its own way needs the
+/// certificates of the system, without which a small machine could not start.
+fn no_tls() -> Result<ClientConfig, NetError> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    Ok(builder.with_root_certificates(RootCertStore::empty()).with_no_client_auth())
 }
 
 impl Dns {
@@ -113,13 +130,17 @@ impl Dns {
         options.negative_max_ttl = Some(Duration::from_secs(NEGATIVE_SECONDS_MAX));
         let trusted = is_trusted(config.name_servers().iter().map(|server| server.ip));
         let provider = TokioRuntimeProvider::default();
-        let context = Arc::new(PoolContext::new(options.clone(), TlsConfig::new()?));
+        let context = Arc::new(PoolContext::new(options.clone(), TlsConfig { config: no_tls()? }));
         let pool = NameServerPool::from_config(config.name_servers().to_vec(), context, provider.clone());
         let handle = RetryDnsHandle::new(pool, options.attempts);
+        let wire = handle.clone();
         let validating = CachingClient::new(options.cache_size, handle, true);
-        let plain = TokioResolver::builder_with_config(config, provider).with_options(options).build()?;
+        let plain = TokioResolver::builder_with_config(config, provider)
+            .with_options(options)
+            .with_tls_config(no_tls()?)
+            .build()?;
         let gate = Arc::new(Semaphore::new(QUESTIONS_MAX));
-        Ok(Self { plain, validating, trusted, gate, system })
+        Ok(Self { plain, validating, wire, trusted, gate, system })
     }
 
     /// Whether the system's configuration is used.
@@ -144,6 +165,19 @@ impl Dns {
     pub async fn validates(&self) -> bool {
         let root = self.ask(self.best_eyes(), Name::root(), RecordType::SOA, |_| Some(())).await;
         root.found().is_some_and(|found| found.secure)
+    }
+
+    /// Asks for the name servers of the root, past all memory: whether anybody answers, and more than "I cannot".
+    pub async fn probe(&self) -> bool {
+        let query = Query::query(Name::root(), RecordType::NS);
+        let mut answers = self.wire.lookup(query, DnsRequestOptions::default());
+        let code = match tokio::time::timeout(PROBE_PATIENCE, answers.next()).await {
+            Ok(Some(Ok(response))) => Some(response.metadata.response_code),
+            Ok(Some(Err(NetError::Dns(DnsError::NoRecordsFound(none))))) => Some(none.response_code),
+            Ok(Some(Err(NetError::Dns(DnsError::ResponseCode(code))))) => Some(code),
+            Ok(Some(Err(_)) | None) | Err(_) => None,
+        };
+        code.is_some_and(|code| code != ResponseCode::ServFail)
     }
 
     /// MX records.
@@ -192,6 +226,24 @@ impl Dns {
                 matching: tlsa.matching.into(),
                 data: tlsa.cert_data.clone(),
             })
+        })
+        .await
+    }
+
+    /// Names of an address.
+    pub async fn ptr(&self, address: IpAddr) -> Answer<String> {
+        self.ask(Eyes::Plain, Name::from(address.to_canonical()), RecordType::PTR, |data| {
+            let RData::PTR(ptr) = data else { return None };
+            Some(plain_name(ptr))
+        })
+        .await
+    }
+
+    /// CAA records, as tag and value.
+    pub async fn caa<T>(&self, name: &str, read: impl Fn((String, String)) -> T) -> Answer<T> {
+        self.named(self.best_eyes(), name, RecordType::CAA, |data| {
+            let RData::CAA(caa) = data else { return None };
+            Some(read((caa.tag.to_ascii_lowercase(), String::from_utf8_lossy(&caa.value).into_owned())))
         })
         .await
     }
