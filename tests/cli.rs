@@ -36,6 +36,8 @@ fn help_is_useful_on_every_level() {
     let levels: &[&[&str]] = &[
         &[],
         &["serve"],
+        &["reload"],
+        &["restart"],
         &["check-config"],
         &["demo"],
         &["gateway"],

@@ -11,6 +11,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use sha2::{Digest as _, Sha256};
+use spool::error::SpoolError;
 
 use super::resolver::Resolver;
 use super::{
@@ -93,9 +94,12 @@ impl Reloader {
     /// # Errors
     /// [`StartError`]; nothing has changed.
     pub async fn prepare(&self, config: Config) -> Result<Prepared, StartError> {
-        // Keys may lie on a slow disk; RSA takes its time. A panic in there is a bug and ends the process at the start, too.
+        // Keys may lie on a slow disk, and RSA takes its time.
         let read = tokio::task::spawn_blocking(move || read(&config).map(|read| (config, read))).await;
-        let (config, read) = read.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
+        let (config, read) = read.unwrap_or_else(|_| {
+            let dir = std::path::PathBuf::new();
+            Err(ledger::LedgerError::Spool { dir, error: SpoolError::Closed }.into())
+        })?;
         let before = self.secrets.lock().unwrap_or_else(PoisonError::into_inner);
         let differs = |(key, hash): (&&'static str, &[u8; 32])| {
             before.get(*key).is_some_and(|known| known != hash).then_some(*key)
