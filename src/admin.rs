@@ -9,6 +9,7 @@ pub mod api;
 pub mod ask;
 pub mod change;
 pub mod client;
+pub mod control;
 pub mod deliveries;
 pub mod events;
 pub mod explain;

@@ -17,6 +17,7 @@ mod keys;
 mod load;
 mod mailbox_verbs;
 mod manual;
+mod process_verbs;
 mod reference;
 mod report;
 mod screen;
@@ -134,8 +135,10 @@ enum Command {
     #[command(after_help = "Examples:\n  \
         waystation serve\n  \
         waystation serve --config /etc/waystation/waystation.toml\n  \
-        WAYSTATION_SMTP__LISTEN=127.0.0.1:2600 waystation serve --data-dir /tmp/relay")]
-    Serve,
+        WAYSTATION_SMTP__LISTEN=127.0.0.1:2600 waystation serve --data-dir /tmp/relay\n\n\
+        Signals: SIGHUP reads the configuration again (`waystation reload`), SIGUSR2 replaces the process\n\
+        without refusing a connection (`waystation restart`), SIGTERM stops.")]
+    Serve(serve::Args),
     /// The whole promise in one process, on loopback, in under a minute
     #[command(
         after_help = "Example:\n  waystation demo\n\nUses free ports and a temporary directory, and leaves \
@@ -154,6 +157,12 @@ enum Command {
         waystation health --ready --wait 60      until mail can be taken, at most a minute\n  \
         waystation health https://relay.example.org/health")]
     Health(health::Args),
+    /// Let the running relay read its configuration again
+    #[command(after_help = process_verbs::RELOAD)]
+    Reload,
+    /// Replace the running relay by the program on the disk, without refusing a connection
+    #[command(after_help = process_verbs::RESTART)]
+    Restart,
     /// The home side: fetch what the relay holds, and deliver it
     #[command(subcommand, after_help = gateway::EXAMPLES)]
     Gateway(gateway::Verb),
@@ -214,10 +223,12 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
     let global = &cli.global;
     match cli.command {
-        Command::Serve => serve::run(global),
+        Command::Serve(args) => serve::run(global, &args),
         Command::Demo => demo::run(global),
         Command::CheckConfig(args) => check::run(global, &args),
         Command::Health(args) => health::run(global, &args),
+        Command::Reload => process_verbs::reload(global),
+        Command::Restart => process_verbs::restart(global),
         Command::Gateway(verb) => gateway::run(global, verb),
         Command::Keys(verb) => keys::run(global, verb),
         Command::Dns(verb) => dns::run(global, verb),

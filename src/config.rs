@@ -7,6 +7,7 @@
 //! Failure policy: every problem is a [`ConfigError`] that says file, key, problem and advice; all problems of
 //! one load are reported together, and nothing is started with a part of a configuration.
 
+mod difference;
 mod keys;
 mod load;
 mod outbound;
@@ -18,7 +19,8 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 
-pub use keys::{example, reference};
+pub use difference::{Difference, Keys};
+pub use keys::{Effect, effect, example, reference, reload_table};
 
 use load::Loader;
 
@@ -416,6 +418,14 @@ impl Config {
     /// # Errors
     /// Every problem found, at most 50; nothing is half loaded.
     pub fn load(sources: &Sources<'_>) -> Result<Self, ConfigErrors> {
+        Self::load_keys(sources).map(|(config, _)| config)
+    }
+
+    /// The same, with the value of every key beside it, for a later comparison.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn load_keys(sources: &Sources<'_>) -> Result<(Self, Keys), ConfigErrors> {
         let mut loader = Loader::default();
         if let Some((name, text)) = sources.file {
             loader.file(name, text);
@@ -424,10 +434,7 @@ impl Config {
         for (path, value) in sources.flags {
             loader.spelled("command line", path, value);
         }
-        loader.finish().map_err(|mut problems| {
-            problems.truncate(PROBLEMS_MAX);
-            ConfigErrors(problems)
-        })
+        loader.done()
     }
 }
 

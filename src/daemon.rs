@@ -1,7 +1,7 @@
 //! Wiring: the one module that knows every service. It decides nothing.
 //!
-//! [`start`] opens the spool, binds every listener and starts the services; [`Daemon::ended`] waits for the end
-//! and closes in order: no new mail, sessions drained, last checkpoint, directory given up.
+//! [`start`] opens the spool, takes or opens every listener and starts the services; [`Daemon::ended`] waits for the end
+//! and closes in order (`ending`); [`Reloader`] takes changed settings in meanwhile.
 //!
 //! Failure policy: whatever is missing at the start is a typed error before anything was accepted. A spool that
 //! is poisoned ends the daemon with an error; recovery is the next start.
@@ -10,12 +10,16 @@ mod abuse;
 mod acme;
 pub mod custody;
 mod edge;
+mod ending;
 pub mod ledger;
+mod listeners;
 mod open;
 mod outbound;
+mod places;
 mod presence;
 mod readiness;
 pub mod records;
+mod reload;
 mod resolver;
 pub mod tls;
 mod verify;
@@ -24,42 +28,43 @@ mod vitals;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use spool::error::SpoolError;
-use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admin::api::{self, Admin};
 use crate::admin::ask::Terms;
+use crate::admin::control::Control;
 use crate::admin::events::ONLOOKERS_MAX;
 use crate::config::{AdmissionMode, Config};
+use crate::current::Current;
 use crate::http::{self, Guests};
 use crate::mail::admission::Admission;
-use crate::mail::intake;
+use crate::mail::intake::{self, Intake};
 use crate::mail::lane::Lanes;
 use crate::mail::limits::Limits;
 use crate::mail::outbound::delivery::standing::Standing;
 use crate::mail::outbound::delivery::switch::Switch;
 use crate::mail::outbound::intake::{self as outbound_intake, Submissions};
+use crate::mail::signer::Signer;
 use crate::mail::signer::store::StoreError;
 use crate::mail::smtp::receiver;
 use crate::observe::{Live, Metrics};
+use crate::systemd::{Life, Socket};
 use crate::tunnel::session::{self, Window};
 use crate::tunnel::ws::{self, RateSettings, Tunnel};
+pub use ending::{DRAIN_ALL, DRAIN_SMTP, Ended, HAND_OVER_DELIVERIES, HAND_OVER_SMTP, HandOver};
+use ending::{Parts, Steps};
 use ledger::{Ledger, LedgerError};
+use listeners::Listeners;
+pub use places::Unplaced;
+pub use reload::{Prepared, Reloader};
 use resolver::Resolver;
 use vitals::{Pulse, Senses};
-
-/// How long messages under way may take to finish after a stop.
-pub const DRAIN_SMTP: Duration = Duration::from_secs(20);
-/// How long everything together may take after a stop, before what is left is dropped.
-pub const DRAIN_ALL: Duration = Duration::from_secs(30);
-/// What gateways are told to wait before they come back.
-const RECONNECT_AFTER: Duration = Duration::from_secs(2);
 
 /// The relay cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -89,6 +94,9 @@ pub enum StartError {
         /// The system's words.
         error: io::Error,
     },
+    /// A socket that was handed to us has no place.
+    #[error(transparent)]
+    Socket(#[from] Unplaced),
     /// No certificate.
     #[error(transparent)]
     Tls(#[from] tls::TlsError),
@@ -124,7 +132,7 @@ impl StartError {
     #[must_use]
     pub fn is_configuration(&self) -> bool {
         match self {
-            Self::Tls(_) | Self::Secret { .. } | Self::WeakToken { .. } => true,
+            Self::Tls(_) | Self::Secret { .. } | Self::WeakToken { .. } | Self::Socket(_) => true,
             Self::Ledger(_)
             | Self::Listen { .. }
             | Self::Admin { .. }
@@ -164,7 +172,12 @@ pub struct Daemon {
     pub switch: Arc<Switch>,
     /// Tells which destinations are left alone.
     pub standing: Arc<Standing>,
+    /// Takes a changed configuration in.
+    pub reloader: Arc<Reloader>,
     ledger: Ledger,
+    pulse: Arc<Pulse>,
+    tunnel: Arc<Tunnel>,
+    parts: Parts,
     tasks: TaskTracker,
     stop: CancellationToken,
     poisoned: CancellationToken,
@@ -175,6 +188,26 @@ pub struct Daemon {
 pub struct Given {
     /// Where the log's events are told as they happen.
     pub live: Live,
+    /// Sockets that listen already.
+    pub sockets: Vec<Socket>,
+    /// Takes orders for the process; `None`: nobody does.
+    pub control: Option<Control>,
+    /// The process before us has just left: somebody else may be quicker at the data directory, and is waited for.
+    pub handed_over: bool,
+}
+
+/// Finds out whether [`start`] would get as far as serving, and changes nothing: keys, token, certificate, and whether
+/// this release reads the spool, which another process may have open.
+///
+/// # Errors
+/// What [`start`] would say.
+pub fn probe(config: &Config) -> Result<(), StartError> {
+    reload::read(config)?;
+    ledger::may_take_over(config)?;
+    if config.attestation.enabled {
+        Signer::open(custody::settings(config), false, Arc::new(Metrics::new()))?;
+    }
+    Ok(())
 }
 
 /// Starts a relay; it stops when `stop` is cancelled.
@@ -182,7 +215,7 @@ pub struct Given {
 /// # Errors
 /// [`StartError`]; nothing runs then, and nothing was accepted.
 pub async fn start(config: &Config, given: Given, stop: CancellationToken) -> Result<Daemon, StartError> {
-    let Given { live } = given;
+    let Given { live, sockets, control, handed_over } = given;
     let guard = edge::admin_guard(config)?;
     let metrics = Arc::new(Metrics::new());
     metrics.set_min_free(config.spool.min_free_bytes);
@@ -190,57 +223,46 @@ pub async fn start(config: &Config, given: Given, stop: CancellationToken) -> Re
     let poisoned = CancellationToken::new();
     let ledger = {
         let (settings, metrics, poisoned) = (config.clone(), Arc::clone(&metrics), poisoned.clone());
+        let patience = if handed_over { ledger::HANDED_OVER } else { Duration::ZERO };
         // Recovery reads files for as long as it takes; a panic in there is a bug that may end the start.
-        let opened = tokio::task::spawn_blocking(move || ledger::open(&settings, metrics, poisoned)).await;
+        let opened = tokio::task::spawn_blocking(move || {
+            ledger::open_patiently(&settings, &metrics, &poisoned, patience)
+        })
+        .await;
         opened.unwrap_or_else(|_| {
             Err(LedgerError::Spool { dir: config.data_dir.clone(), error: SpoolError::Closed })
         })?
     };
     ledger.log_recovery();
     let signer = custody::open(config, &metrics).await?;
-    let http_listener = listen("HTTP", "http.listen", config.http.listen, &[])?;
-    let https_listener = match config.http.tls_listen {
-        Some(address) => Some(listen("HTTPS", "http.tls_listen", address, &[])?),
-        None => None,
-    };
-    let mut smtp_listeners = Vec::new();
-    if config.smtp.enabled {
-        for address in &config.smtp.listen {
-            smtp_listeners.push(listen("SMTP", "smtp.listen", *address, &config.smtp.listen)?);
-        }
-    }
-    let admin_listener = api::bind(&config.admin_socket)
-        .map_err(|error| StartError::Admin { socket: config.admin_socket.clone(), error })?;
-    let http = local(&http_listener, config.http.listen);
-    let https =
-        https_listener.as_ref().zip(config.http.tls_listen).map(|(l, configured)| local(l, configured));
-    let smtp: Vec<_> =
-        smtp_listeners.iter().zip(&config.smtp.listen).map(|(l, configured)| local(l, *configured)).collect();
+    let listeners = Listeners::open(config, sockets).await?;
+    let http = listeners::addresses(&listeners.http).first().copied().unwrap_or(config.http.listen);
+    let https = listeners::addresses(&listeners.https).first().copied();
+    let smtp = listeners::addresses(&listeners.smtp);
 
     let tasks = TaskTracker::new();
-    let admission = match config.admission.mode {
-        AdmissionMode::Open => Admission::Open,
-        AdmissionMode::Allowlist => Admission::AllowList,
-    };
+    let steps = Steps::default();
+    let rest = steps.rest.clone();
     let submissions = Submissions::new(
         submission_settings(config),
         ledger.spooler.clone(),
         Arc::clone(&metrics),
         signer.clone(),
     );
-    tasks.spawn(Arc::clone(&submissions).run(stop.clone()));
-    let service = Lanes::new(
+    tasks.spawn(Arc::clone(&submissions).run(rest.clone()));
+    let lanes = Lanes::new(
         ledger.spooler.clone(),
-        admission,
+        admission(config),
         config.domains.clone(),
-        submissions,
+        Arc::clone(&submissions),
         Arc::clone(&metrics),
         signer.clone(),
     );
+    let service = Arc::clone(&lanes);
     let tunnel =
-        Tunnel::new(tunnel_settings(config), service, Arc::clone(&metrics), stop.clone(), tasks.clone());
+        Tunnel::new(tunnel_settings(config), service, Arc::clone(&metrics), rest.clone(), tasks.clone());
     if let Some(signer) = &signer {
-        tasks.spawn(custody::watch(Arc::clone(signer), Arc::clone(&tunnel), stop.clone()));
+        tasks.spawn(custody::watch(Arc::clone(signer), Arc::clone(&tunnel), rest.clone()));
     }
 
     let switch = Arc::new(Switch::open(&config.data_dir));
@@ -249,7 +271,7 @@ pub async fn start(config: &Config, given: Given, stop: CancellationToken) -> Re
 
     let resolver = Resolver::new(config, &metrics);
     let probe_every = Duration::from_secs(config.delivery.dns_probe_seconds);
-    tasks.spawn(Arc::clone(&resolver).run(deliveries.router.dns().clone(), probe_every, stop.clone()));
+    tasks.spawn(Arc::clone(&resolver).run(deliveries.router.dns().clone(), probe_every, rest.clone()));
     let pulse = Pulse::new(Arc::clone(&tunnel), Arc::clone(&metrics));
     let senses = Senses {
         spooler: ledger.spooler.clone(),
@@ -257,7 +279,7 @@ pub async fn start(config: &Config, given: Given, stop: CancellationToken) -> Re
         switch: Arc::clone(&switch),
         certificates: served.as_ref().map(|served| Arc::clone(&served.store)),
     };
-    tasks.spawn(Arc::clone(&pulse).run(senses, stop.clone()));
+    tasks.spawn(Arc::clone(&pulse).run(senses, rest.clone()));
 
     let deps = intake::Deps {
         spooler: ledger.spooler.clone(),
@@ -271,9 +293,12 @@ pub async fn start(config: &Config, given: Given, stop: CancellationToken) -> Re
         tls: served.as_ref().map(tls::Served::smtp),
         ..intake_settings(config)
     };
-    tasks.spawn(intake::run(smtp_listeners, intake, deps, stop.clone()));
+    let intake = Intake::new(intake, deps, steps.smtp.clone());
+    let smtp_task = tasks.spawn(intake.clone().run(listeners.smtp));
 
-    tasks.spawn(outbound::run(outbound::settings(config), deliveries, stop.clone()));
+    let router = deliveries.router.clone();
+    let plan = outbound::plan(config, &deliveries);
+    let deliveries = tasks.spawn(outbound::run(Arc::clone(&plan), deliveries, steps.deliveries.clone()));
 
     let admin = Arc::new(Admin {
         spooler: ledger.spooler.clone(),
@@ -283,50 +308,59 @@ pub async fn start(config: &Config, given: Given, stop: CancellationToken) -> Re
         metrics: Arc::clone(&metrics),
         switch: Arc::clone(&switch),
         standing: Arc::clone(&standing),
-        terms: terms(config),
+        terms: Current::new(terms(config)),
         signer: signer.clone(),
         records: records::desk(config, served.as_ref().map(|served| Arc::clone(&served.store))),
         live,
         onlookers: Arc::new(Semaphore::new(ONLOOKERS_MAX)),
-        stop: stop.clone(),
+        stop: rest.clone(),
+        control,
         verifying: Semaphore::new(1),
     });
-    let admin = api::router(admin);
-    let admin_door = guard.map(|guard| edge::admin_door(config, guard, &admin, &metrics));
+    let admin_router = api::router(Arc::clone(&admin));
+    let admin_door = guard.map(|guard| edge::admin_door(config, guard, &admin_router, &metrics));
     let acme = match &served {
         Some(served) => acme::prepare(config, &served.store, &metrics)?,
         None => None,
     };
     let challenges = acme.as_ref().map(|acme| Arc::clone(&acme.challenges));
-    let about = Some(custody::about(config, signer));
-    let extras = http::Extras { admin: admin_door, about, challenges, sts: records::sts_policy(config) };
+    let about = custody::About::new(config, signer);
+    let described: Arc<dyn http::About> = Arc::clone(&about) as _;
+    let extras = http::Extras {
+        admin: admin_door.clone(),
+        about: Some(described),
+        challenges,
+        sts: records::sts_policy(config),
+    };
     let watch = metrics.listeners.watch(readiness::ADMIN);
-    let answering = api::serve(admin_listener, admin, stop.clone());
+    let answering = api::serve(listeners.admin, admin_router, rest.clone());
     tasks.spawn(async move {
         answering.await;
         drop(watch);
     });
 
     let shown = config.metrics_enabled.then(|| Arc::clone(&metrics));
-    let router = http::router(pulse, shown, tunnel.router(), extras);
+    let pages = http::router(Arc::clone(&pulse) as _, shown, tunnel.router(), extras);
     let door = http::Door {
         gate: edge::http_gate(config, &metrics),
         guests: Some(Guests::new(&config.http.trusted_proxies, &metrics)),
         metrics: Some(Arc::clone(&metrics)),
         ..http::Door::default()
     };
-    let plain = tls::plain_router(&router, config, http, https);
+    let plain = tls::plain_router(&pages, config, http, https);
     if let Some(served) = &served {
-        served.watch(&tasks, &stop);
-        if let Some(listener) = https_listener {
+        served.watch(&tasks, &rest);
+        for listener in listeners.https {
             let door = served.door(&door);
-            tasks.spawn(http::serve(listener, door, router, stop.clone(), tasks.clone()));
+            tasks.spawn(http::serve(listener, door, pages.clone(), rest.clone(), tasks.clone()));
         }
     }
-    tasks.spawn(http::serve(http_listener, door, plain, stop.clone(), tasks.clone()));
+    for listener in listeners.http {
+        tasks.spawn(http::serve(listener, door.clone(), plain.clone(), rest.clone(), tasks.clone()));
+    }
     if let Some(acme) = acme {
         // The listeners that validations come to are there now.
-        tasks.spawn(acme.client.run(stop.clone()));
+        tasks.spawn(acme.client.run(rest.clone()));
     }
 
     tracing::info!(
@@ -338,6 +372,30 @@ pub async fn start(config: &Config, given: Given, stop: CancellationToken) -> Re
         data_dir = %config.data_dir.display(),
         "relay started"
     );
+    let reloader = Reloader {
+        intake: intake.clone(),
+        tunnel: Arc::clone(&tunnel),
+        lanes,
+        submissions,
+        plan,
+        router,
+        smtp: smtp.clone(),
+        spooler: ledger.spooler.clone(),
+        admin,
+        door: admin_door,
+        tls: served.clone(),
+        about,
+        metrics: Arc::clone(&metrics),
+        secrets: Mutex::new(reload::hashes(config)),
+    };
+    let parts = Parts {
+        steps,
+        intake,
+        smtp: smtp_task,
+        deliveries,
+        sockets: listeners.kept,
+        hand_over: CancellationToken::new(),
+    };
     Ok(Daemon {
         http,
         https,
@@ -347,7 +405,11 @@ pub async fn start(config: &Config, given: Given, stop: CancellationToken) -> Re
         metrics,
         switch,
         standing,
+        reloader: Arc::new(reloader),
         ledger,
+        pulse,
+        tunnel,
+        parts,
         tasks,
         stop,
         poisoned,
@@ -361,57 +423,24 @@ impl Daemon {
         self.ledger.spooler.clone()
     }
 
+    /// What a watchdog looks at.
+    #[must_use]
+    pub fn life(&self) -> Arc<dyn Life> {
+        Arc::clone(&self.pulse) as _
+    }
+
     /// How long opening the spool took, milliseconds.
     #[must_use]
     pub fn recovery_ms(&self) -> u64 {
         self.ledger.recovery_ms
     }
+}
 
-    /// Waits for `stop` or for trouble, then ends everything in order.
-    ///
-    /// # Errors
-    /// [`EndError`] when it was trouble.
-    pub async fn ended(self) -> Result<(), EndError> {
-        tokio::select! {
-            () = self.stop.cancelled() => {}
-            () = self.poisoned.cancelled() => self.stop.cancel(),
-        }
-        tracing::info!(event = "relay.stopping", "stopping: sessions finish what is under way");
-        self.tasks.close();
-        if tokio::time::timeout(DRAIN_ALL, self.tasks.wait()).await.is_err() {
-            tracing::warn!(
-                event = "relay.drain_timeout",
-                left = self.tasks.len(),
-                "some sessions were cut off"
-            );
-        }
-        let poisoned = self.poisoned.is_cancelled();
-        let engine = self.ledger.engine;
-        let closed =
-            tokio::task::spawn_blocking(move || engine.stop()).await.unwrap_or(Err(SpoolError::Closed));
-        // The next start would replace it; a tidy directory tells an operator that nothing runs.
-        let _ = std::fs::remove_file(&self.admin_socket);
-        if poisoned {
-            return Err(EndError::Poisoned);
-        }
-        closed.map_err(EndError::Close)?;
-        tracing::info!(event = "relay.stopped", "relay stopped");
-        Ok(())
+fn admission(config: &Config) -> Admission {
+    match config.admission.mode {
+        AdmissionMode::Open => Admission::Open,
+        AdmissionMode::Allowlist => Admission::AllowList,
     }
-}
-
-fn listen(
-    what: &'static str,
-    key: &'static str,
-    address: SocketAddr,
-    all: &[SocketAddr],
-) -> Result<TcpListener, StartError> {
-    open::open(address, all).map_err(|error| StartError::Listen { what, key, address, error })
-}
-
-/// The address really listened on: port 0 means any.
-fn local(listener: &TcpListener, configured: SocketAddr) -> SocketAddr {
-    listener.local_addr().unwrap_or(configured)
 }
 
 fn tunnel_settings(config: &Config) -> ws::Settings {
@@ -431,7 +460,7 @@ fn tunnel_settings(config: &Config) -> ws::Settings {
             window: Window { items: t.unacked_items_max, bytes: t.unacked_bytes_max },
             legacy_items_max: t.legacy_unacked_items_max,
         },
-        reconnect_after: RECONNECT_AFTER,
+        reconnect_after: ending::RECONNECT_AFTER,
     }
 }
 
@@ -485,7 +514,6 @@ fn intake_settings(config: &Config) -> intake::Settings {
         postmaster: config.postmaster.clone().unwrap_or_default(),
         normalize_networks: smtp.normalize_networks.clone(),
         greeted_at_once: config.http.trusted_proxies.clone(),
-        drain_timeout: DRAIN_SMTP,
         ..intake::Settings::new(session)
     }
 }

@@ -17,6 +17,7 @@ mod listeners;
 pub mod live;
 mod log;
 mod metrics;
+mod operate;
 #[cfg(feature = "otel")]
 mod otel;
 mod outbound;
@@ -39,6 +40,7 @@ pub use listeners::{ListenerFamilies, Standing as ListenerStanding, Watch as Lis
 pub use live::Live;
 pub use log::{LogControl, LogError, LogFormat, LogSettings, check_level, init_log};
 pub use metrics::{AuthOutcome, Histogrammed, LaneGauges, Metrics, RefusalStage};
+pub use operate::{OperateFamilies, Operated};
 pub use outbound::{DeliveryClass, OutboundFamilies};
 pub use submitted::SubmissionOutcome;
 pub use tls::{TlsFamilies, TlsListener, TlsVersion};

@@ -3,12 +3,13 @@
 //! * [`frame`], [`control`]: what is said, as values; both ends use them.
 //! * [`handshake`]: from the first message to a proof; [`rates`]: how often a stranger may try.
 //! * [`signed`]: attestations, receipts and the relay's keys on the wire.
-//! * [`session`]: the relay's machine behind the login: window, acks, heartbeat, drain.
+//! * [`session`]: the relay's machine behind the login: window, acks, heartbeat, drain; `farewell`: on which terms.
 //! * [`ws`]: the driver on `/ws`; `service`: the traits behind which a service stands.
 //!
 //! The module carries streams and knows no mail: what a stream means is its service's business.
 
 pub mod control;
+mod farewell;
 pub mod frame;
 pub mod handshake;
 mod inflow;

@@ -136,7 +136,7 @@ async fn stopping_ends_idle_sessions_and_finishes_a_message_under_way() {
 
 #[tokio::test]
 async fn a_message_that_does_not_finish_in_time_is_dropped_unanswered() {
-    let relay = MailRelay::start_with(|plan| plan.intake.drain_timeout = Duration::from_millis(100)).await;
+    let relay = MailRelay::start_with(|plan| plan.intake.leave.whole = Duration::from_millis(100)).await;
     let mut busy = Client::in_data(&relay).await;
     busy.send("Subject: half\r\n").await;
     relay.ask_to_stop();

@@ -58,6 +58,10 @@ pub(crate) fn may_open(disk: &Arc<dyn Disk>) -> Result<(), SpoolError> {
     found.map(|_| ())
 }
 
+pub(crate) fn may_take_over(disk: &dyn Disk) -> Result<(), SpoolError> {
+    read_format(disk).map(|_| ())
+}
+
 fn take_lock(disk: &Arc<dyn Disk>) -> Result<Box<dyn DirLock>, SpoolError> {
     disk.lock().map_err(|error| {
         if error.kind() == std::io::ErrorKind::WouldBlock {

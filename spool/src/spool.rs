@@ -185,6 +185,15 @@ impl Spool {
         recover::may_open(disk)
     }
 
+    /// Whether this release reads what is on `disk`, asked without the lock: somebody else may have the spool open. An
+    /// empty directory is fine.
+    ///
+    /// # Errors
+    /// [`SpoolError::NewerFormat`], [`SpoolError::Foreign`], [`SpoolError::Io`].
+    pub fn may_take_over(disk: &dyn Disk) -> Result<(), SpoolError> {
+        recover::may_take_over(disk)
+    }
+
     /// Writes and syncs everything staged, then rings the sessions that have something to fetch.
     ///
     /// # Errors
@@ -200,6 +209,17 @@ impl Spool {
         }
         self.bells.ring();
         Ok(())
+    }
+
+    /// Other terms for what is kept, and how much may be taken; everything else stays. Nothing is written.
+    pub fn set_terms(&mut self, terms: &Options) {
+        let own = &mut self.options;
+        own.retain_ms = terms.retain_ms;
+        own.retain_results_ms = terms.retain_results_ms;
+        own.expire_ms = terms.expire_ms;
+        own.min_free_bytes = terms.min_free_bytes;
+        own.lane_items_max = terms.lane_items_max;
+        own.lane_bytes_max = terms.lane_bytes_max;
     }
 
     /// How it is run.

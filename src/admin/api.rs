@@ -23,10 +23,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::ask::{self, AskError, Terms};
 use super::change::{self, Change};
+use super::control::{self, Control, Order};
 use super::list::{self, ItemsAsk};
 use super::overview::Condition;
 use super::presence::{self, Presence};
 use super::{deliveries, keys, request, verify};
+use crate::current::Current;
 use crate::mail::outbound::delivery::standing::Standing;
 use crate::mail::outbound::delivery::switch::Switch;
 use crate::mail::signer::Signer;
@@ -61,7 +63,7 @@ pub struct Admin {
     /// Tells what deliveries do.
     pub standing: Arc<Standing>,
     /// What answers need to know of the configuration.
-    pub terms: Terms,
+    pub terms: Current<Terms>,
     /// The signing keys; `None`: nothing is signed.
     pub signer: Option<Arc<Signer>>,
     /// What the DNS says of this relay.
@@ -72,6 +74,8 @@ pub struct Admin {
     pub onlookers: Arc<Semaphore>,
     /// Cancelled when the relay stops; nobody looks on then any more.
     pub stop: CancellationToken,
+    /// Takes orders for the process; `None`: nobody does.
+    pub control: Option<Control>,
     /// One `verify` at a time.
     pub verifying: Semaphore,
 }
@@ -143,7 +147,8 @@ async fn ask_spool(
     let answer = spooler
         .query(move |spool| {
             let doing = deliveries::Now::look(&admin.switch, Some(&admin.standing), now);
-            let context = ask::Context { now, terms: &admin.terms, deliveries: Some(&doing) };
+            let terms = admin.terms.get();
+            let context = ask::Context { now, terms: &terms, deliveries: Some(&doing) };
             question(spool, &context)
         })
         .await;
@@ -220,6 +225,23 @@ async fn dns_wanted(State(admin): Shared) -> Response {
     Json(admin.records.wanted()).into_response()
 }
 
+async fn reload(State(admin): Shared) -> Response {
+    give(&admin, Order::Reload).await
+}
+
+async fn restart(State(admin): Shared) -> Response {
+    give(&admin, Order::Restart).await
+}
+
+async fn give(admin: &Admin, order: Order) -> Response {
+    let Some(control) = &admin.control else { return problem(&control::nobody()) };
+    respond(control.give(order).await)
+}
+
+async fn process(State(admin): Shared) -> Response {
+    respond(admin.control.as_ref().map(Control::process).ok_or_else(control::nobody))
+}
+
 async fn attestation(State(admin): Shared) -> Response {
     Json(keys::object(admin.signer.as_deref(), crate::clock::wall())).into_response()
 }
@@ -271,7 +293,7 @@ async fn make(State(admin): Shared, uri: Uri, Posted(body): Posted) -> Response 
     };
     let now = crate::clock::wall();
     let revokes = matches!(change, Change::Revoke { .. });
-    let answer = change::apply(&admin.spooler, change, &admin.terms, Some(&admin.metrics), now).await;
+    let answer = change::apply(&admin.spooler, change, &admin.terms.get(), Some(&admin.metrics), now).await;
     if let (true, Some(lane)) = (revokes, answer.as_ref().ok().and_then(|a| a["lane"].as_str())) {
         admin.presence.revoke(lane);
     }

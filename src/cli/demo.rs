@@ -318,7 +318,8 @@ impl Relay {
 
     async fn stop(self) -> anyhow::Result<()> {
         self.stop.cancel();
-        Ok(self.daemon.ended().await?)
+        self.daemon.ended().await?;
+        Ok(())
     }
 }
 

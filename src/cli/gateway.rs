@@ -20,6 +20,7 @@ use crate::gateway::{ClientError, run, socket, wellknown};
 use crate::identity::invite::Code;
 use crate::identity::keyfile;
 use crate::observe::{self, LogFormat, LogSettings};
+use crate::systemd::Manager;
 
 pub(crate) const EXAMPLES: &str = "Examples:\n  \
     waystation gateway bootstrap wss://relay.example.org/ws      a key and gateway.toml, here\n  \
@@ -294,7 +295,7 @@ async fn serve(global: &Global) -> anyhow::Result<Exit> {
         }
         signalled.cancel();
     });
-    match run::run(config, stop).await {
+    match run::run(config, Manager::find(), stop).await {
         Ok(()) => Ok(Exit::Done),
         Err(run::RunError::Client(ClientError::InUse(dir))) => {
             Err(Stop::new(Exit::Later, format!("{} is in use by another gateway", dir.display())).into())

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::Global;
-use crate::config::{Config, ENV_PREFIX, Sources};
+use crate::config::{Config, ENV_PREFIX, Keys, Sources};
 
 /// Largest configuration file that is read, bytes.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -13,8 +13,17 @@ pub(crate) fn config(global: &Global) -> anyhow::Result<Config> {
     load(global.config.as_deref(), global.data_dir.as_deref())
 }
 
+/// The same, with the value of every key.
+pub(crate) fn keys(global: &Global) -> anyhow::Result<(Config, Keys)> {
+    load_keys(global.config.as_deref(), global.data_dir.as_deref())
+}
+
 /// The configuration of one file (or none).
 pub(crate) fn load(file: Option<&Path>, data_dir: Option<&Path>) -> anyhow::Result<Config> {
+    load_keys(file, data_dir).map(|(config, _)| config)
+}
+
+fn load_keys(file: Option<&Path>, data_dir: Option<&Path>) -> anyhow::Result<(Config, Keys)> {
     let text = file.map(read).transpose()?;
     let name = file.map(|f| f.display().to_string()).unwrap_or_default();
     let env: Vec<(String, String)> = std::env::vars_os()
@@ -23,7 +32,7 @@ pub(crate) fn load(file: Option<&Path>, data_dir: Option<&Path>) -> anyhow::Resu
         .collect();
     let flags: Vec<_> = data_dir.map(|d| ("data_dir", d.display().to_string())).into_iter().collect();
     let sources = Sources { file: text.as_deref().map(|t| (name.as_str(), t)), env: &env, flags: &flags };
-    Ok(Config::load(&sources)?)
+    Ok(Config::load_keys(&sources)?)
 }
 
 fn read(file: &Path) -> anyhow::Result<String> {

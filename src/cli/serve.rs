@@ -1,21 +1,62 @@
-//! `serve`: runs the relay until a signal. SIGHUP: the certificate files are read again.
+//! `serve`: runs the relay until a signal ends it, changes it (SIGHUP) or replaces the process (SIGUSR2).
+
+mod handed;
+mod program;
+mod steer;
 
 use std::time::Duration;
 
 use anyhow::Context as _;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::{Exit, Global, Stop, load, screen};
-use crate::config::{Config, LogShape};
-use crate::daemon::{self, Daemon, Given};
+use crate::admin::control::Control;
+use crate::clock;
+use crate::config::{Config, Keys, LogShape};
+use crate::daemon::{self, Daemon, Given, StartError};
 use crate::observe::{self, LogControl, LogFormat, LogSettings, TraceSettings};
+use crate::systemd::{self, Manager, Socket};
+use handed::Handed;
+use program::Program;
+use steer::{Next, Signals, Steer};
 
 /// Longest wait for a collector of traces at the end.
 const TRACES_PATIENCE: Duration = Duration::from_secs(3);
+/// How long the service manager is asked to wait for a start: recovery reads what the last end left.
+const START_MAX: Duration = Duration::from_secs(3600);
 
-pub(crate) fn run(global: &Global) -> anyhow::Result<Exit> {
-    let config = load::config(global)?;
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Check everything that a start would need, and end
+    #[arg(long, hide = true)]
+    probe: bool,
+}
+
+/// What was given to this process by whoever started it.
+struct Birth {
+    sockets: Vec<Socket>,
+    handed: Option<Handed>,
+    program: std::io::Result<Program>,
+}
+
+pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<Exit> {
+    if args.probe {
+        return probe(global);
+    }
+    // Before there are other threads: it changes the environment.
+    let sockets = systemd::sockets().map_err(|error| Stop::new(Exit::Usage, error.to_string()))?;
+    let birth = Birth { sockets, handed: Handed::find(), program: Program::find() };
+    let program = birth.program.as_ref().ok().cloned();
+    let count = birth.handed.as_ref().map_or(0, |handed| handed.count);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the async runtime")?;
+    let signals = {
+        let _inside = runtime.enter();
+        Signals::new()?
+    };
+    let (config, keys) = load::keys(global)?;
     let log = observe::init_log(&LogSettings {
         format: match config.log.format {
             LogShape::Text => LogFormat::Text,
@@ -33,15 +74,27 @@ pub(crate) fn run(global: &Global) -> anyhow::Result<Exit> {
     for field in &config.unused {
         tracing::warn!(event = "relay.config.not_used", field, "this relay has no use for `{field}`");
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .context("cannot start the async runtime")?;
-    let ended = runtime.block_on(serve(global, &config, &log));
+    let ended = runtime.block_on(serve(global, (config, keys), &log, birth, signals));
     // A look-up or a read that hangs may not keep a stopped relay from ending.
     runtime.shutdown_background();
     log.flush(TRACES_PATIENCE);
-    ended
+    match (ended?, program) {
+        (Next::Exit(exit), _) => Ok(exit),
+        (Next::Replace(sockets, since_ms), Some(program)) => {
+            let version = env!("CARGO_PKG_VERSION").to_owned();
+            let error = program.replace(sockets, &Handed { count: count + 1, since_ms, version });
+            Err(anyhow::Error::from(error).context("the hand-over failed; start the relay again"))
+        }
+        (Next::Replace(..), None) => Ok(Exit::Failed),
+    }
+}
+
+/// What the next process of a hand-over would need, without touching anything.
+fn probe(global: &Global) -> anyhow::Result<Exit> {
+    let config = load::config(global)?;
+    daemon::probe(&config).map_err(started)?;
+    screen::line(&serde_json::json!({ "version": env!("CARGO_PKG_VERSION"), "can_start": true }))?;
+    Ok(Exit::Done)
 }
 
 /// Every gateway and every sender costs a descriptor, and the usual soft limit is 1024.
@@ -53,44 +106,55 @@ fn raise_open_files() {
     let _ = setrlimit(Resource::Nofile, limit);
 }
 
-async fn serve(global: &Global, config: &Config, log: &LogControl) -> anyhow::Result<Exit> {
+/// systemd does not start it again when it is the configuration that is wrong.
+fn started(error: StartError) -> anyhow::Error {
+    let wrong = error.is_configuration();
+    if wrong { Stop::new(Exit::Usage, error.to_string()).into() } else { anyhow::Error::from(error) }
+}
+
+async fn serve(
+    global: &Global,
+    (config, keys): (Config, Keys),
+    log: &LogControl,
+    birth: Birth,
+    signals: Signals,
+) -> anyhow::Result<Next> {
+    let Birth { sockets, handed, program } = birth;
     let stop = CancellationToken::new();
-    let mut term = signal(SignalKind::terminate()).context("cannot wait for signals")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for signals")?;
-    let mut hangup = signal(SignalKind::hangup()).context("cannot wait for signals")?;
-    let given = Given { live: log.live.clone() };
-    let daemon = daemon::start(config, given, stop.clone()).await.map_err(|error| {
-        // systemd does not start it again then.
-        let wrong = error.is_configuration();
-        if wrong { Stop::new(Exit::Usage, error.to_string()).into() } else { anyhow::Error::from(error) }
-    })?;
-    if global.config.is_none() && !global.json {
-        let text = introduction(config, &daemon, screen::Paint::new(global.color.on_stdout()));
-        // Nobody has to read it.
-        let _ = screen::print(&text);
-    }
-    let tls = daemon.tls.clone();
-    let ended = daemon.ended();
-    tokio::pin!(ended);
-    loop {
-        tokio::select! {
-            outcome = &mut ended => return Ok(outcome.map(|()| Exit::Done)?),
-            _ = term.recv() => break,
-            _ = interrupt.recv() => break,
-            _ = hangup.recv() => {
-                if let Some(tls) = &tls {
-                    tls.reload();
-                }
-            }
+    let manager = Manager::find();
+    let (control, orders) = Control::new(handed.as_ref().map_or(0, |handed| handed.count));
+    let given =
+        Given { live: log.live.clone(), sockets, control: Some(control), handed_over: handed.is_some() };
+    let starting = daemon::start(&config, given, stop.clone());
+    let daemon = manager.patiently(starting, START_MAX).await.map_err(started)?;
+    daemon.metrics.operate.loaded(clock::wall().0);
+    match &handed {
+        Some(handed) => {
+            let gap_ms = clock::wall().0.saturating_sub(handed.since_ms);
+            daemon.metrics.operate.took_over(handed.count, gap_ms);
+            tracing::info!(
+                event = "relay.handover.done",
+                from = handed.version,
+                version = env!("CARGO_PKG_VERSION"),
+                count = handed.count,
+                gap_ms,
+                "took over from version {}: {gap_ms} ms without gateways",
+                handed.version
+            );
         }
+        None if global.config.is_none() && !global.json => {
+            let text = introduction(&config, &daemon, screen::Paint::new(global.color.on_stdout()));
+            // Nobody has to read it.
+            let _ = screen::print(&text);
+        }
+        None => {}
     }
-    stop.cancel();
-    tokio::select! {
-        outcome = &mut ended => Ok(outcome.map(|()| Exit::Done)?),
-        // Asked twice: what is stable is stable, the rest was not answered.
-        _ = term.recv() => Ok(Exit::Failed),
-        _ = interrupt.recv() => Ok(Exit::Failed),
-    }
+    manager.ready().await;
+    let kept = CancellationToken::new();
+    tokio::spawn(manager.clone().keep(daemon.life(), kept.clone()));
+    let _kept = kept.drop_guard();
+    let steer = Steer::new(global, (&config, keys), log, manager, program, &daemon, stop);
+    steer.run(daemon, signals, orders).await
 }
 
 /// What a first-time user needs: where it listens, where data lies, and three commands to a first mail.

@@ -3,9 +3,11 @@
 //! The commented example `config/waystation.toml` is written from this table, unknown keys are found by it,
 //! and environment variables are typed by it, so none of them can drift from what the daemon uses.
 
+mod live;
 mod reference;
 mod table;
 
+pub use live::{Effect, effect, reload_table};
 pub use reference::reference;
 pub(super) use table::KEYS;
 
@@ -79,7 +81,9 @@ pub fn example() -> String {
     let mut text = String::from(
         "# Waystation configuration. Every key with its default; remove the `#` to change one.\n\
          # Any key can also be set by environment: WAYSTATION_SMTP__MAX_RECIPIENTS=10, lists with commas.\n\
-         # Order: defaults < this file < environment < flags. Check with `waystation check-config FILE`.\n",
+         # Order: defaults < this file < environment < flags. Check with `waystation check-config FILE`.\n\
+         # [live]: `waystation reload` (SIGHUP) is enough for a change; [live while set]: not to set it or to take it away.\n\
+         # Every other key needs `waystation restart`.\n",
     );
     let mut table = "";
     for key in KEYS {
@@ -90,7 +94,12 @@ pub fn example() -> String {
         } else if table.is_empty() {
             text.push('\n');
         }
-        text.push_str(&format!("# {}\n#{leaf} = {}\n", key.help, key.default));
+        let mark = match key.effect() {
+            Effect::Live => " [live]",
+            Effect::LiveWhileSet => " [live while set]",
+            Effect::Restart => "",
+        };
+        text.push_str(&format!("# {}{mark}\n#{leaf} = {}\n", key.help, key.default));
     }
     text
 }

@@ -8,8 +8,8 @@ use ipnet::IpNet;
 
 use super::keys::{self, Key, Kind};
 use super::{
-    Admission, AdmissionMode, Config, ConfigError, ENV_PREFIX, Http, Limits, Log, LogShape, MtaSts, Smtp,
-    SpoolKeys, Tunnel, Value, seed,
+    Admission, AdmissionMode, Config, ConfigError, ConfigErrors, ENV_PREFIX, Http, Keys, Limits, Log,
+    LogShape, MtaSts, PROBLEMS_MAX, Smtp, SpoolKeys, Tunnel, Value, seed,
 };
 
 /// Most entries of one list.
@@ -233,10 +233,25 @@ impl Loader {
         ascii
     }
 
-    /// The configuration, or everything that is wrong with it.
-    pub(super) fn finish(mut self) -> Result<Config, Vec<ConfigError>> {
+    /// A loader that has read these.
+    pub(super) fn of(keys: Keys) -> Self {
+        Self { values: keys.values, unused: keys.unused, problems: Vec::new() }
+    }
+
+    /// The configuration with its keys, or everything that is wrong with it.
+    pub(super) fn done(mut self) -> Result<(Config, Keys), ConfigErrors> {
+        let read = |key: &'static Key| {
+            let source = self.values.get(key.path).map_or("defaults", |(_, source)| source);
+            Some((key.path, (self.value(key.path)?, source.to_owned())))
+        };
+        let values = keys::KEYS.iter().filter_map(read).collect();
+        let keys = Keys { values, unused: self.unused.clone() };
         let config = self.build();
-        if self.problems.is_empty() { Ok(config) } else { Err(self.problems) }
+        if self.problems.is_empty() {
+            return Ok((config, keys));
+        }
+        self.problems.truncate(PROBLEMS_MAX);
+        Err(ConfigErrors(self.problems))
     }
 
     fn build(&mut self) -> Config {

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock;
 use crate::config::{AdmissionMode, Config};
+use crate::current::Current;
 use crate::http;
 use crate::mail::signed::time_text;
 use crate::mail::signer::store::StoreError;
@@ -54,30 +55,49 @@ pub(super) async fn open(config: &Config, metrics: &Arc<Metrics>) -> Result<Opti
     Ok(Some(signer))
 }
 
-/// What anybody may know of this relay.
-struct About {
+/// What anybody may know of this relay: `/.well-known/waystation`.
+pub(super) struct About {
     hostname: String,
-    domains: Vec<String>,
-    admission: &'static str,
+    policy: Current<Policy>,
     signer: Option<Arc<Signer>>,
 }
 
-/// What `/.well-known/waystation` says.
-pub(super) fn about(config: &Config, signer: Option<Arc<Signer>>) -> Arc<dyn http::About> {
-    let admission = match config.admission.mode {
-        AdmissionMode::Open => "open",
-        AdmissionMode::Allowlist => "allowlist",
-    };
-    Arc::new(About { hostname: config.hostname.clone(), domains: config.domains.clone(), admission, signer })
+/// The part of it that can change.
+struct Policy {
+    domains: Vec<String>,
+    admission: &'static str,
+}
+
+impl Policy {
+    fn of(config: &Config) -> Self {
+        let admission = match config.admission.mode {
+            AdmissionMode::Open => "open",
+            AdmissionMode::Allowlist => "allowlist",
+        };
+        Self { domains: config.domains.clone(), admission }
+    }
+}
+
+impl About {
+    pub(super) fn new(config: &Config, signer: Option<Arc<Signer>>) -> Arc<Self> {
+        let policy = Current::new(Policy::of(config));
+        Arc::new(Self { hostname: config.hostname.clone(), policy, signer })
+    }
+
+    /// Says what `config` says, from now on.
+    pub(super) fn follow(&self, config: &Config) {
+        self.policy.set(Policy::of(config));
+    }
 }
 
 impl http::About for About {
     fn object(&self) -> Value {
         let keys = self.signer.as_ref().map(|signer| signer.announcement(clock::wall())).unwrap_or_default();
+        let policy = self.policy.get();
         json!({
             "hostname": self.hostname,
-            "domains": self.domains,
-            "admission": self.admission,
+            "domains": policy.domains,
+            "admission": policy.admission,
             "version": env!("CARGO_PKG_VERSION"),
             "keys": keys,
         })

@@ -36,11 +36,7 @@ fn gate(
 
 /// Who may use the admin API over HTTP, when there is a token for it.
 pub(super) fn admin_guard(config: &Config) -> Result<Option<Guard>, StartError> {
-    let Some(file) = &config.admin_http_token_file else { return Ok(None) };
-    let text = secrets::read_text(file)
-        .map_err(|error| StartError::Secret { key: "admin.http_token_file", error })?;
-    let token = Token::from_text(&text)
-        .map_err(|error| StartError::WeakToken { file: file.display().to_string(), error })?;
+    let Some(token) = admin_token(config)? else { return Ok(None) };
     let http = config.http.listen;
     if !http.ip().is_loopback() && config.http.tls_listen.is_none() {
         tracing::warn!(
@@ -52,8 +48,22 @@ pub(super) fn admin_guard(config: &Config) -> Result<Option<Guard>, StartError> 
     if let Some(Tls::Acme(acme)) = &config.tls {
         hosts.extend(acme.names.iter().cloned());
     }
-    let window = config.limits.enabled.then(|| Duration::from_secs(config.limits.deny_window_seconds));
-    Ok(Some(Guard::new(token, &hosts, window)))
+    Ok(Some(Guard::new(token, &hosts, deny_window(config))))
+}
+
+/// The token for the admin API over HTTP, if there is to be one.
+pub(super) fn admin_token(config: &Config) -> Result<Option<Token>, StartError> {
+    let Some(file) = &config.admin_http_token_file else { return Ok(None) };
+    let text = secrets::read_text(file)
+        .map_err(|error| StartError::Secret { key: "admin.http_token_file", error })?;
+    Token::from_text(&text)
+        .map(Some)
+        .map_err(|error| StartError::WeakToken { file: file.display().to_string(), error })
+}
+
+/// How long wrong tokens are remembered, when limits hold.
+pub(super) fn deny_window(config: &Config) -> Option<Duration> {
+    config.limits.enabled.then(|| Duration::from_secs(config.limits.deny_window_seconds))
 }
 
 /// The admin API behind that guard.

@@ -6,7 +6,7 @@
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use spool::disk::Disk;
 use spool::disk::real::RealDisk;
@@ -26,6 +26,11 @@ use crate::spooler::Spooler;
 
 /// Longest data directory path that still leaves room for a Unix socket's name (108 bytes with its end).
 const SOCKET_PATH_MAX: usize = 107;
+
+/// How long the process after a hand-over waits for the directory.
+pub(super) const HANDED_OVER: Duration = Duration::from_secs(10);
+/// Time between two tries.
+const AGAIN: Duration = Duration::from_millis(20);
 
 /// The data directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -167,6 +172,38 @@ pub fn open(
     let engine = Engine::start(spool, Arc::new(clock::wall), told).map_err(wrong)?;
     let spooler = Spooler::new(engine.handle(), reader, clock::wall);
     Ok(Ledger { engine, spooler, recovery, recovery_ms })
+}
+
+/// The same; waits for `patience` while another process, like a command on the stopped relay, has the directory.
+///
+/// # Errors
+/// As [`open`].
+pub(super) fn open_patiently(
+    config: &Config,
+    metrics: &Arc<Metrics>,
+    poisoned: &CancellationToken,
+    patience: Duration,
+) -> Result<Ledger, LedgerError> {
+    let until = clock::monotonic() + patience;
+    loop {
+        match open(config, Arc::clone(metrics), poisoned.clone()) {
+            Err(LedgerError::InUse { .. }) if clock::monotonic() < until => std::thread::sleep(AGAIN),
+            other => return other,
+        }
+    }
+}
+
+/// Whether this release reads the spool of the data directory, whoever has it open.
+///
+/// # Errors
+/// [`LedgerError::Spool`].
+pub(super) fn may_take_over(config: &Config) -> Result<(), LedgerError> {
+    let dir = &config.data_dir;
+    let root = spool_dir(dir);
+    if !root.is_dir() {
+        return Ok(());
+    }
+    Spool::may_take_over(&RealDisk::new(root)).map_err(|error| LedgerError::Spool { dir: dir.clone(), error })
 }
 
 fn open_spool(disk: Arc<RealDisk>, root: &Path, options: Options) -> Result<(Spool, Recovery), SpoolError> {

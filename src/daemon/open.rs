@@ -4,10 +4,9 @@
 //! would refuse, because `[::]` alone takes IPv4 too. Alone it still does.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::TcpListener;
 
 /// Connections that the system keeps for us until they are accepted.
 const BACKLOG: i32 = 1024;
@@ -22,8 +21,7 @@ pub(super) fn open(address: SocketAddr, all: &[SocketAddr]) -> io::Result<TcpLis
     }
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
-    socket.set_nonblocking(true)?;
-    TcpListener::from_std(socket.into())
+    Ok(socket.into())
 }
 
 /// `[::]:25` when `0.0.0.0:25` is there, too.
@@ -38,9 +36,9 @@ fn is_own_family_only(address: SocketAddr, all: &[SocketAddr]) -> bool {
 mod tests {
     use super::*;
 
-    #[tokio::test]
-    async fn both_wildcards_of_one_port_are_listened_on() {
-        let probe = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    #[test]
+    fn both_wildcards_of_one_port_are_listened_on() {
+        let probe = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let port = probe.local_addr().expect("address").port();
         drop(probe);
         for order in [["0.0.0.0", "[::]"], ["[::]", "0.0.0.0"]] {

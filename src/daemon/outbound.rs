@@ -7,10 +7,11 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, TlsWord};
+use crate::current::Current;
 use crate::mail::outbound::connection::{Dialing, Timeouts};
 use crate::mail::outbound::delivery::standing::Standing;
 use crate::mail::outbound::delivery::switch::Switch;
-use crate::mail::outbound::delivery::{self, Deps};
+use crate::mail::outbound::delivery::{self, Deps, Plan};
 use crate::mail::outbound::prepare::dkim::keys::{self, KeyError};
 use crate::mail::outbound::prepare::dkim::{self, Signer, SignerError, ed25519_selector};
 use crate::mail::outbound::route::dns::DnsSettings;
@@ -88,21 +89,27 @@ pub(super) fn deps(
     })
 }
 
+/// What deliveries keep to at first.
+pub(super) fn plan(config: &Config, deps: &Deps) -> Arc<Current<Plan>> {
+    let (router, signer) = (deps.router.clone(), deps.signer.clone());
+    Arc::new(Current::new(Plan { settings: settings(config), router, signer }))
+}
+
 /// Says what the operator should know, then delivers until `stop`.
-pub(super) async fn run(settings: delivery::Settings, deps: Deps, stop: CancellationToken) {
+pub(super) async fn run(plan: Arc<Current<Plan>>, deps: Deps, stop: CancellationToken) {
     let router = deps.router.clone();
     let warned = tokio::spawn(async move {
         if let Some(warning) = router.warning().await {
             tracing::warn!(event = "relay.outbound.warning", "{warning}");
         }
     });
-    if let Err(error) = delivery::run(settings, deps, stop).await {
+    if let Err(error) = delivery::follow(plan, deps, stop).await {
         tracing::error!(event = "relay.spool.unavailable", %error, "deliveries did not start");
     }
     warned.abort();
 }
 
-fn route_settings(config: &Config, smtp: &[SocketAddr]) -> route::Settings {
+pub(super) fn route_settings(config: &Config, smtp: &[SocketAddr]) -> route::Settings {
     let d = &config.delivery;
     let mut own_names = vec![config.hostname.clone()];
     own_names.extend(config.domains.iter().cloned());
@@ -127,7 +134,7 @@ fn route_settings(config: &Config, smtp: &[SocketAddr]) -> route::Settings {
     }
 }
 
-fn signer(config: &Config) -> Result<Option<Signer>, SetupError> {
+pub(super) fn signer(config: &Config) -> Result<Option<Signer>, SetupError> {
     let d = &config.dkim;
     if !d.enabled {
         return Ok(None);

@@ -73,10 +73,10 @@ impl Served {
         Door { tls: Some(self.https.clone()), ..plain.clone() }
     }
 
-    /// Looks at the files again now, if there are any.
-    pub fn reload(&self) {
+    /// Looks at these files now, if files are what is served.
+    pub(super) fn follow(&self, files: Files) {
         if let Some(watch) = &self.watch {
-            watch.reload();
+            watch.follow(files);
         }
     }
 

@@ -2,11 +2,12 @@
 //!
 //! Failure policy: a look that gets no answer is a finding like others; what it means is said in [`super::readiness`].
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use spool::ids::WallMs;
-use spool::types::{SpoolStats, State};
+use spool::types::{STATES, SpoolStats, State};
 use tokio_util::sync::CancellationToken;
 
 use super::readiness::{CertificateFact, Facts, Finding, SpoolFact, judge, texts};
@@ -18,6 +19,7 @@ use crate::mail::outbound::delivery::switch::Switch;
 use crate::observe::history::{History, View};
 use crate::observe::{Condition, Effect, Metrics};
 use crate::spooler::Spooler;
+use crate::systemd::Life;
 use crate::tls::Store;
 use crate::tunnel::ws::Tunnel;
 
@@ -44,22 +46,39 @@ pub(super) struct Pulse {
     findings: Mutex<Vec<Finding>>,
     history: Mutex<History>,
     stats: Mutex<Option<SpoolStats>>,
+    /// When the spool answered for the last time, well or not.
+    answered: Mutex<Instant>,
+    stopping: AtomicBool,
+}
+
+impl std::fmt::Debug for Pulse {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Pulse")
+    }
 }
 
 impl Pulse {
     pub(super) fn new(tunnel: Arc<Tunnel>, metrics: Arc<Metrics>) -> Arc<Self> {
         let findings = vec![Finding::new(Condition::Starting, "relay is starting")];
         metrics.conditions.set(&[Condition::Starting]);
-        let started_at = clock::wall();
+        let (started_at, started) = (clock::wall(), clock::monotonic());
         Arc::new(Self {
-            started: clock::monotonic(),
+            started,
             started_at,
             tunnel,
             metrics,
             findings: Mutex::new(findings),
             history: Mutex::new(History::new(started_at)),
             stats: Mutex::default(),
+            answered: Mutex::new(started),
+            stopping: AtomicBool::new(false),
         })
+    }
+
+    /// From now on the relay is not ready, and still alive.
+    pub(super) fn stopping(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+        self.note(Vec::new());
     }
 
     pub(super) async fn run(self: Arc<Self>, senses: Senses, stop: CancellationToken) {
@@ -71,10 +90,13 @@ impl Pulse {
                 _ = ticks.tick() => {}
             }
             let (spool, stats) = look(&senses.spooler).await;
+            if spool != SpoolFact::Silent {
+                *lock(&self.answered) = clock::monotonic();
+            }
             if let Some(stats) = &stats {
                 let oldest = stats.oldest_ready.map_or(0, |at| clock::wall().since(at));
                 self.metrics.set_spool(stats, oldest);
-                senses.resolver.set_wanted(has_deliveries(stats));
+                senses.resolver.set_wanted(ready(&stats.submissions) > 0);
             }
             self.remember(stats);
             let facts = Facts {
@@ -90,7 +112,7 @@ impl Pulse {
             }
             self.note(judge(&facts));
         }
-        self.note(vec![Finding::new(Condition::Stopping, "relay is stopping")]);
+        self.stopping();
     }
 
     /// Keeps the counters, and takes a step of history when one is over.
@@ -106,7 +128,10 @@ impl Pulse {
     }
 
     /// Keeps what was found, and says once when it changes.
-    fn note(&self, findings: Vec<Finding>) {
+    fn note(&self, mut findings: Vec<Finding>) {
+        if self.stopping.load(Ordering::Relaxed) {
+            findings = vec![Finding::new(Condition::Stopping, "relay is stopping")];
+        }
         let mut kept = lock(&self.findings);
         if *kept == findings {
             return;
@@ -137,9 +162,9 @@ async fn look(spooler: &Spooler) -> (SpoolFact, Option<SpoolStats>) {
     }
 }
 
-/// Whether deliveries have something to look up.
-fn has_deliveries(stats: &SpoolStats) -> bool {
-    State::ALL.into_iter().zip(stats.submissions).any(|(state, n)| state == State::Ready && n > 0)
+/// How many wait, of these counters by state.
+fn ready(counters: &[u64; STATES]) -> u64 {
+    State::ALL.into_iter().zip(counters).find(|(state, _)| *state == State::Ready).map_or(0, |(_, n)| *n)
 }
 
 fn certificate(store: Option<&Store>) -> CertificateFact {
@@ -147,6 +172,31 @@ fn certificate(store: Option<&Store>) -> CertificateFact {
         None => CertificateFact::NotWanted,
         Some(None) => CertificateFact::Missing,
         Some(Some(end)) => CertificateFact::Until(end.0),
+    }
+}
+
+impl Life for Pulse {
+    fn answers_within(&self, time: Duration) -> bool {
+        let answered = *lock(&self.answered);
+        // A look every second can tell no sooner.
+        clock::monotonic().saturating_duration_since(answered) <= time.max(LOOK_EVERY * 3)
+    }
+
+    fn sentence(&self) -> String {
+        let (items, submissions) = lock(&self.stats)
+            .as_ref()
+            .map_or((0, 0), |stats| (ready(&stats.items), ready(&stats.submissions)));
+        let counted = |n: u64, one: &str, many: &str| format!("{n} {}", if n == 1 { one } else { many });
+        let mut sentence = format!(
+            "{} connected, {} for gateways, {} to deliver",
+            counted(Vitals::connections(self), "gateway", "gateways"),
+            counted(items.saturating_sub(submissions), "item waits", "items wait"),
+            counted(submissions, "submission", "submissions"),
+        );
+        if let Some(problem) = Vitals::problems(self).first() {
+            sentence = format!("not ready: {problem}; {sentence}");
+        }
+        sentence
     }
 }
 

@@ -5,6 +5,9 @@
 //! that a single one still backs off. Only a session that stayed up for a while resets the count: a relay that
 //! accepts and drops at once (two gateways with one key throwing each other out, tunnel spec section 4) must
 //! not be hit at full speed for ever.
+//!
+//! A relay that restarts says when to come back. That is no failure: it is believed, and the count stays as it is. Only a
+//! session that was sent away at once counts as failed, for the same reason as above.
 
 use std::time::Duration;
 
@@ -12,8 +15,13 @@ use std::time::Duration;
 pub const BASE_MS: u64 = 500;
 /// Longest delay, milliseconds.
 pub const MAX_MS: u64 = 16_000;
+/// Longest wait a relay may ask for before it stops, so that it cannot send us away for ever.
+pub const WISH_MAX: Duration = Duration::from_secs(600);
 /// A session that lived at least this long counts as stable and resets the count.
 pub const STABLE_AFTER: Duration = Duration::from_secs(30);
+
+/// A session that was sent away after this long was worth the relay's word.
+pub const SENT_AWAY_AFTER: Duration = Duration::from_secs(1);
 
 /// Counts failures in a row and turns them into delays.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +50,20 @@ impl Backoff {
         let full = self.base_ms.saturating_mul(1_u64 << (self.failures - 1).min(32)).min(self.max_ms);
         let least = full.div_ceil(2);
         Duration::from_millis(least + random % (full - least + 1))
+    }
+
+    /// The relay ended a session after `lived`, and said when to come back: `wish`, at most [`WISH_MAX`].
+    ///
+    /// Returns how long to wait before the next try.
+    pub fn sent_away(&mut self, wish: Duration, lived: Duration, random: u64) -> Duration {
+        let wish = wish.min(WISH_MAX);
+        if lived < SENT_AWAY_AFTER {
+            return self.failed(lived, random).max(wish);
+        }
+        if lived >= STABLE_AFTER {
+            self.failures = 0;
+        }
+        wish
     }
 
     /// Failures in a row so far.
@@ -94,6 +116,27 @@ mod tests {
         assert_eq!(backoff.failures(), 6);
         backoff.failed(STABLE_AFTER, 0);
         assert_eq!(backoff.failures(), 1);
+    }
+
+    #[test]
+    fn a_relay_that_restarts_is_no_failure() {
+        let wish = Duration::from_millis(250);
+        let mut backoff = Backoff::default();
+        backoff.failed(Duration::ZERO, 0);
+        assert_eq!(backoff.sent_away(wish, SENT_AWAY_AFTER, 7), wish);
+        assert_eq!(backoff.failures(), 1);
+        assert_eq!(backoff.sent_away(wish, STABLE_AFTER, 7), wish);
+        assert_eq!(backoff.failures(), 0);
+        assert_eq!(backoff.sent_away(Duration::MAX, STABLE_AFTER, 7), WISH_MAX);
+    }
+
+    #[test]
+    fn a_relay_that_sends_everybody_away_at_once_is_left_alone_longer_and_longer() {
+        let mut backoff = Backoff::default();
+        let waits: Vec<_> =
+            (0..4).map(|_| backoff.sent_away(Duration::ZERO, Duration::ZERO, 0).as_millis()).collect();
+        assert_eq!(waits, [250, 500, 1000, 2000]);
+        assert_eq!(backoff.sent_away(Duration::from_secs(9), Duration::ZERO, 0), Duration::from_secs(9));
     }
 
     #[test]

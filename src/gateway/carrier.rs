@@ -46,8 +46,6 @@ use crate::{clock, crashpoint};
 use handover::Handover;
 use link::{Happened, Line, Lost};
 
-/// Longest wait a relay may ask for before it stops, so that it cannot send us away for ever.
-const DRAIN_WAIT_MAX: Duration = Duration::from_secs(600);
 /// A decision, and whether it could be remembered.
 type Settled = (Decision, Result<(), MemoryError>);
 type Settling = std::pin::Pin<Box<dyn Future<Output = Settled> + Send>>;
@@ -179,10 +177,10 @@ impl Carrier {
             Err(lost) => lost,
         };
         let lived = if logged_in { clock::monotonic() - began } else { Duration::ZERO };
-        let mut delay = backoff.failed(lived, rand::random());
-        if let Some(wish) = self.drain_wait.take() {
-            delay = delay.max(wish.min(DRAIN_WAIT_MAX));
-        }
+        let delay = match self.drain_wait.take() {
+            Some(wish) => backoff.sent_away(wish, lived, rand::random()),
+            None => backoff.failed(lived, rand::random()),
+        };
         let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
         tracing::warn!(event = "gateway.disconnected", error = %lost, retry_ms = delay_ms, "not connected: {lost}");
         self.kit.board.update(|status| {

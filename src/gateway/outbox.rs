@@ -272,6 +272,11 @@ impl Outbox {
         self.spooler.query(ledger::counts).await?
     }
 
+    /// Whether its thread answers.
+    pub(crate) async fn answers(&self) -> bool {
+        self.spooler.query(|_| ()).await.is_ok()
+    }
+
     /// The newest submissions, newest first.
     ///
     /// # Errors

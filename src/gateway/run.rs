@@ -9,6 +9,7 @@
 //! closed last.
 
 mod deliveries;
+mod heart;
 mod setup;
 
 use std::path::{Path, PathBuf};
@@ -30,10 +31,14 @@ use crate::gateway::{Client, ClientError, Options, Status};
 use crate::identity::key::KeyText;
 use crate::identity::keyfile::{self, KeyFileError};
 use crate::secrets::SecretError;
+use crate::systemd::Manager;
 use deliveries::Deliveries;
+use heart::Heart;
 
 /// How long deliveries under way may take after a stop.
 pub const STOP_PATIENCE: Duration = Duration::from_secs(10);
+/// How long the service manager is asked to wait for the outbox to open.
+const START_MAX: Duration = Duration::from_secs(3600);
 /// Name of the outbox's directory inside the data directory.
 const OUTBOX_NAME: &str = "outbox";
 /// How long to wait for another process (`gateway send`) to leave the outbox.
@@ -123,18 +128,19 @@ pub async fn open_outbox(
     }
 }
 
-/// Runs until `stop`, or until the memory of delivered items or the outbox fails.
+/// Runs until `stop`, or until the memory of delivered items or the outbox fails; `manager` hears how it goes.
 ///
 /// # Errors
 /// [`RunError`] when it cannot start, or what ended it.
-pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError> {
+pub async fn run(config: Config, manager: Manager, stop: CancellationToken) -> Result<(), RunError> {
     let started = clock::wall();
     let key = keyfile::load(&config.key_file)?;
     let key_text = key.key_text();
     let destination = Arc::new(setup::destination(&config)?);
     let stored_ids = destination.stored_ids().await;
     let lock = Client::lock(&config.data_dir)?;
-    let (outbox, keeper) = open_outbox(&outbox_settings(&config, &key_text), OUTBOX_PATIENCE).await?;
+    let settings = outbox_settings(&config, &key_text);
+    let (outbox, keeper) = manager.patiently(open_outbox(&settings, OUTBOX_PATIENCE), START_MAX).await?;
     let options = Options {
         relay_name: Some(config.relay_name.clone()).filter(|name| !name.is_empty()),
         staging_dir: destination.staging().map(Path::to_owned),
@@ -191,6 +197,10 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
         recipients_max: config.submission.max_recipients,
     };
     let telling = tokio::spawn(socket::serve(listener, desk));
+    manager.ready().await;
+    let heart = Heart::new(client.board());
+    tokio::spawn(Arc::clone(&heart).run(outbox.clone(), stop.clone()));
+    tokio::spawn(manager.clone().keep(heart, stop.clone()));
     let taking = local.map(|local| take_local(&config, local, outbox.clone(), own.clone(), &stop));
     let hostname = setup::host_name();
     let bounces = Bounces::new(outbox, Arc::clone(&destination), own.address(), &hostname, stored_ids);
@@ -213,15 +223,20 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
         }
     }
     stop.cancel();
-    deliveries.finish().await;
-    if let Some(taking) = taking {
-        let _ = taking.await;
-    }
-    let _ = bouncing.await;
-    telling.abort();
-    let _ = std::fs::remove_file(&config.status_socket);
-    let closed = client.close().await;
-    keeper.close().await;
+    manager.stopping().await;
+    let ending = async {
+        deliveries.finish().await;
+        if let Some(taking) = taking {
+            let _ = taking.await;
+        }
+        let _ = bouncing.await;
+        telling.abort();
+        let _ = std::fs::remove_file(&config.status_socket);
+        let closed = client.close().await;
+        keeper.close().await;
+        closed
+    };
+    let closed = manager.patiently(ending, STOP_PATIENCE * 3).await;
     if poisoned.is_cancelled() {
         return Err(RunError::Poisoned);
     }

@@ -7,6 +7,7 @@
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::Request;
@@ -16,7 +17,7 @@ use ipnet::IpNet;
 use serde_json::json;
 use tower::ServiceExt as _;
 
-use super::guard::{Denied, Guard, Line};
+use super::guard::{Denied, Guard, Line, Token};
 use crate::clock;
 use crate::observe::{AdminHttp, Metrics};
 use crate::proxy::client_of;
@@ -41,6 +42,11 @@ impl AdminDoor {
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
         Arc::new(Self { router, guard: Mutex::new(guard), trusted_proxies, metrics })
+    }
+
+    /// Another token, and another memory for wrong ones, from now on.
+    pub fn replace(&self, token: Token, deny_window: Option<Duration>) {
+        self.guard.lock().unwrap_or_else(PoisonError::into_inner).replace(token, deny_window);
     }
 
     /// Whether a path is below `/admin`.

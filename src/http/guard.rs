@@ -134,6 +134,12 @@ impl Guard {
         Self { token, hosts, deny_window, failures: HashMap::new(), crowd: Failures::default() }
     }
 
+    /// Another token from now on; who guessed wrong stays known.
+    pub fn replace(&mut self, token: Token, deny_window: Option<Duration>) {
+        self.token = token;
+        self.deny_window = deny_window;
+    }
+
     /// Judges the head of a request.
     ///
     /// # Errors

@@ -124,6 +124,11 @@ impl Challenges {
         Self { ttl, records: HashMap::new(), by_age: VecDeque::new() }
     }
 
+    /// Those made from now on live for `ttl`.
+    pub fn set_ttl(&mut self, ttl: Duration) {
+        self.ttl = ttl;
+    }
+
     /// Makes a challenge for `key` on `connection`; `host` is named in its text when the peer knows tunnel 2.
     pub fn issue(
         &mut self,

@@ -32,7 +32,8 @@ use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 
 use crate::clock;
-use crate::mail::limits::{Limits, Refused};
+use crate::current::Current;
+use crate::mail::limits::{self, Limits, Refused};
 use crate::mail::smtp::receiver::{self, Load};
 use crate::mail::smtp::reply::Reply;
 use crate::mail::verdict::evaluate::Verifier;
@@ -52,6 +53,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const REFUSALS_MAX: usize = 64;
 /// Longest time one refusal may take.
 const REFUSAL_PATIENCE: Duration = Duration::from_secs(1);
+/// How long an open transaction may go without its message after `stop`, unless somebody says otherwise.
+const COMMANDS_MAX: Duration = Duration::from_secs(3);
 /// How often the limits forget who has been quiet.
 const TIDY_EVERY: Duration = Duration::from_secs(60);
 
@@ -70,12 +73,23 @@ pub struct Settings {
     pub suppress_twins: bool,
     /// Longest wait for the spool at the end of a message (and for anything else it is asked).
     pub commit_timeout: Duration,
-    /// How long messages under way may take to finish after `stop`.
-    pub drain_timeout: Duration,
+    /// How sessions end after `stop`.
+    pub leave: Leave,
     /// Offers STARTTLS while there is a certificate; `None`: never.
     pub tls: Option<Handshakes>,
     /// Every connection comes through a proxy, and begins with a PROXY header.
     pub gate: Option<Arc<Gate>>,
+}
+
+/// How sessions end when intake stops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Leave {
+    /// How long messages under way may take; then what is left is dropped unanswered.
+    pub whole: Duration,
+    /// How long an open transaction may go without its message.
+    pub commands: Duration,
+    /// Whether a session that has not sent a message yet may begin its first within that time.
+    pub newcomers: bool,
 }
 
 impl Settings {
@@ -89,7 +103,7 @@ impl Settings {
             normalize_networks: Vec::new(),
             suppress_twins: true,
             commit_timeout: Duration::from_secs(30),
-            drain_timeout: Duration::from_secs(30),
+            leave: Leave { whole: Duration::from_secs(30), commands: COMMANDS_MAX, newcomers: false },
             tls: None,
             gate: None,
         }
@@ -111,14 +125,43 @@ pub struct Deps {
     pub verifier: Option<Arc<Verifier>>,
 }
 
-/// What every session shares.
+/// How a session is held from its beginning to its end, whatever is changed meanwhile.
 #[derive(Debug)]
-struct Shared {
+struct Manner {
     settings: Settings,
     session: Arc<receiver::Settings>,
     /// The same without a pause before the greeting.
     at_once: Arc<receiver::Settings>,
-    deps: Deps,
+    screen: Option<Arc<Screen>>,
+    verifier: Option<Arc<Verifier>>,
+}
+
+impl Manner {
+    fn new(settings: Settings, screen: Option<Arc<Screen>>, verifier: Option<Arc<Verifier>>) -> Self {
+        let at_once = receiver::Settings { greet_delay: Duration::ZERO, ..settings.session.clone() };
+        let session = Arc::new(settings.session.clone());
+        Self { session, at_once: Arc::new(at_once), settings, screen, verifier }
+    }
+
+    /// What a session with `client` keeps to.
+    fn with(&self, client: IpAddr) -> Arc<receiver::Settings> {
+        let at_once = self.settings.greeted_at_once.iter().any(|network| network.contains(&client));
+        Arc::clone(if at_once { &self.at_once } else { &self.session })
+    }
+
+    fn normalizes(&self, client: IpAddr) -> bool {
+        self.settings.normalize_networks.iter().any(|network| network.contains(&client))
+    }
+}
+
+/// What every session shares.
+#[derive(Debug)]
+struct Shared {
+    manner: Current<Manner>,
+    leave: Current<Leave>,
+    spooler: Spooler,
+    metrics: Arc<Metrics>,
+    limits: Arc<Limits>,
     /// Between commands, go.
     stop: CancellationToken,
     /// At once, go.
@@ -133,38 +176,75 @@ struct Shared {
     refusals: Arc<Semaphore>,
 }
 
+/// Inbound mail of one relay, before and while it runs. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Intake(Arc<Shared>);
+
+impl Intake {
+    /// Serves nobody yet. Sessions end when `stop` is cancelled.
+    #[must_use]
+    pub fn new(settings: Settings, deps: Deps, stop: CancellationToken) -> Self {
+        Self(Arc::new(Shared {
+            leave: Current::new(settings.leave),
+            manner: Current::new(Manner::new(settings, deps.screen, deps.verifier)),
+            tarpit: guard::tarpit(deps.limits.fill().1),
+            lines: Throttle::default(),
+            spooler: deps.spooler,
+            metrics: deps.metrics,
+            limits: deps.limits,
+            stop,
+            kill: CancellationToken::new(),
+            load: watch::Sender::new(Load::default()),
+            sessions: AtomicU64::new(0),
+            refusals: Arc::new(Semaphore::new(REFUSALS_MAX)),
+        }))
+    }
+
+    /// Other settings and limits: for sessions that begin from now on. TLS and gate stay as they are.
+    pub fn replace(
+        &self,
+        settings: Settings,
+        limits: limits::Settings,
+        screen: Option<Arc<Screen>>,
+        verifier: Option<Arc<Verifier>>,
+    ) {
+        let before = self.0.manner.get();
+        let (tls, gate) = (before.settings.tls.clone(), before.settings.gate.clone());
+        self.0.limits.replace(limits);
+        self.0.manner.set(Manner::new(Settings { tls, gate, ..settings }, screen, verifier));
+    }
+
+    /// How sessions end when the stop comes.
+    pub fn set_leave(&self, leave: Leave) {
+        self.0.leave.set(leave);
+    }
+
+    /// Serves `listeners` until the stop, then drains. Returns when the last session has ended.
+    pub async fn run(self, listeners: Vec<TcpListener>) {
+        let shared = self.0;
+        ledger::ensure_operator_lane(&shared.spooler).await;
+        let tracker = TaskTracker::new();
+        for listener in listeners {
+            let watch = shared.metrics.listeners.watch("smtp");
+            tracker.spawn(accept_loop(listener, watch, shared.clone(), tracker.clone()));
+        }
+        tracker.spawn(tidy_loop(shared.clone()));
+        shared.stop.cancelled().await;
+        tracker.close();
+        if tokio::time::timeout(shared.leave.get().whole, tracker.wait()).await.is_err() {
+            tracing::warn!(
+                event = "relay.ingress.drain_timeout",
+                "smtp sessions did not finish in time, dropping them"
+            );
+            shared.kill.cancel();
+            tracker.wait().await;
+        }
+    }
+}
+
 /// Serves `listeners` until `stop`, then drains. Returns when the last session has ended.
 pub async fn run(listeners: Vec<TcpListener>, settings: Settings, deps: Deps, stop: CancellationToken) {
-    let shared = Arc::new(Shared {
-        session: Arc::new(settings.session.clone()),
-        at_once: Arc::new(receiver::Settings { greet_delay: Duration::ZERO, ..settings.session.clone() }),
-        tarpit: guard::tarpit(deps.limits.fill().1),
-        lines: Throttle::default(),
-        settings,
-        deps,
-        stop: stop.clone(),
-        kill: CancellationToken::new(),
-        load: watch::Sender::new(Load::default()),
-        sessions: AtomicU64::new(0),
-        refusals: Arc::new(Semaphore::new(REFUSALS_MAX)),
-    });
-    ledger::ensure_operator_lane(&shared.deps.spooler).await;
-    let tracker = TaskTracker::new();
-    for listener in listeners {
-        let watch = shared.deps.metrics.listeners.watch("smtp");
-        tracker.spawn(accept_loop(listener, watch, shared.clone(), tracker.clone()));
-    }
-    tracker.spawn(tidy_loop(shared.clone()));
-    stop.cancelled().await;
-    tracker.close();
-    if tokio::time::timeout(shared.settings.drain_timeout, tracker.wait()).await.is_err() {
-        tracing::warn!(
-            event = "relay.ingress.drain_timeout",
-            "smtp sessions did not finish in time, dropping them"
-        );
-        shared.kill.cancel();
-        tracker.wait().await;
-    }
+    Intake::new(settings, deps, stop).run(listeners).await;
 }
 
 async fn tidy_loop(shared: Arc<Shared>) {
@@ -172,7 +252,7 @@ async fn tidy_loop(shared: Arc<Shared>) {
         tokio::select! {
             () = shared.stop.cancelled() => return,
             () = tokio::time::sleep(TIDY_EVERY) => {
-                shared.deps.limits.tidy(clock::monotonic());
+                shared.limits.tidy(clock::monotonic());
                 shared.tell_denied();
             }
         }
@@ -208,8 +288,8 @@ async fn accept_loop(listener: TcpListener, watch: ListenerWatch, shared: Arc<Sh
 
 /// Gives a new connection a task.
 fn admit(mut stream: TcpStream, peer: SocketAddr, shared: &Arc<Shared>, tracker: &TaskTracker) {
-    shared.deps.metrics.smtp_connections.inc();
-    let Some(gate) = shared.settings.gate.clone() else {
+    shared.metrics.smtp_connections.inc();
+    let Some(gate) = shared.manner.get().settings.gate.clone() else {
         return welcome(stream, peer.ip().to_canonical(), shared, tracker);
     };
     let (shared, tasks) = (shared.clone(), tracker.clone());
@@ -233,14 +313,14 @@ fn admit(mut stream: TcpStream, peer: SocketAddr, shared: &Arc<Shared>, tracker:
 
 /// Lets a client in, or sends it away.
 fn welcome(stream: TcpStream, client: IpAddr, shared: &Arc<Shared>, tracker: &TaskTracker) {
-    match shared.deps.limits.enter(client, clock::monotonic()) {
+    match shared.limits.enter(client, clock::monotonic()) {
         Ok(()) => {
             let place = Place::taken(client, shared.clone());
             let shared = shared.clone();
             tracker.spawn(async move { converse(stream, client, place, &shared).await });
         }
         Err(refused) => {
-            let metrics = &shared.deps.metrics;
+            let metrics = &shared.metrics;
             metrics.refused(421, RefusalStage::Connect);
             metrics.abuse.limited(match refused {
                 Refused::Total => Limited::ConnectionsTotal,
@@ -276,12 +356,12 @@ fn turn_away(
     shared: &Arc<Shared>,
     tracker: &TaskTracker,
 ) {
-    if shared.lines.allows(&shared.deps.metrics.abuse, clock::monotonic()) {
+    if shared.lines.allows(&shared.metrics.abuse, clock::monotonic()) {
         tracing::info!(event = "relay.ingress.turned_away", client.ip = %client, reason = %refused, "turned away: {refused}");
     }
     let Ok(permit) = shared.refusals.clone().try_acquire_owned() else { return };
     let mut bytes = Vec::new();
-    Reply::too_many_connections(&shared.session.hostname).encode(&mut bytes);
+    Reply::too_many_connections(&shared.manner.get().session.hostname).encode(&mut bytes);
     tracker.spawn(async move {
         let told = async {
             stream.write_all(&bytes).await?;
@@ -302,13 +382,13 @@ struct Place {
 
 impl Place {
     fn taken(client: IpAddr, shared: Arc<Shared>) -> Self {
-        shared.deps.metrics.smtp_connections_open.inc();
+        shared.metrics.smtp_connections_open.inc();
         shared.tell_load();
         Self { client: Some(client), shared }
     }
 
     fn of_check(shared: &Arc<Shared>) -> Self {
-        shared.deps.metrics.smtp_connections_open.inc();
+        shared.metrics.smtp_connections_open.inc();
         Self { client: None, shared: shared.clone() }
     }
 }
@@ -316,39 +396,29 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         if let Some(client) = self.client {
-            self.shared.deps.limits.leave(client);
+            self.shared.limits.leave(client);
         }
-        self.shared.deps.metrics.smtp_connections_open.dec();
+        self.shared.metrics.smtp_connections_open.dec();
         self.shared.tell_load();
     }
 }
 
 impl Shared {
     fn tell_load(&self) {
-        let (open, max) = self.deps.limits.fill();
+        let (open, max) = self.limits.fill();
         let load = Load::of(open, max);
         self.load.send_if_modified(|known| std::mem::replace(known, load) != load);
     }
 
     fn tell_denied(&self) {
-        let denied = i64::try_from(self.deps.limits.denied()).unwrap_or(i64::MAX);
-        self.deps.metrics.abuse.denied_places.set(denied);
+        let denied = i64::try_from(self.limits.denied()).unwrap_or(i64::MAX);
+        self.metrics.abuse.denied_places.set(denied);
     }
 
     /// Refuses a client for its deny window, from now on.
     fn deny(&self, client: IpAddr, now: Instant) {
-        self.deps.limits.deny(client, now);
+        self.limits.deny(client, now);
         self.tell_denied();
         tracing::info!(event = "relay.abuse.denied", client.ip = %client, "denied for a while");
-    }
-
-    /// How a session with `client` is held.
-    fn manner(&self, client: IpAddr) -> Arc<receiver::Settings> {
-        let at_once = self.settings.greeted_at_once.iter().any(|network| network.contains(&client));
-        Arc::clone(if at_once { &self.at_once } else { &self.session })
-    }
-
-    fn normalizes(&self, client: IpAddr) -> bool {
-        self.settings.normalize_networks.iter().any(|network| network.contains(&client))
     }
 }

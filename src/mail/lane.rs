@@ -28,6 +28,7 @@ use super::outbound::intake::{Submissions, Submitter};
 use super::signer::Signer;
 use crate::clock;
 use crate::crashpoint;
+use crate::current::Current;
 use crate::identity::challenge::AuthCode;
 use crate::identity::invite::Code;
 use crate::identity::key::KeyText;
@@ -45,12 +46,18 @@ use crate::tunnel::ws::{Admitted, Bell, Lane, LaneLost, Opening, Service, Servic
 /// Items signed for without giving way to other tasks of the same thread: well below a millisecond of work.
 const SIGNED_AT_ONCE: usize = 8;
 
+/// Who gets a lane, and what a gateway is told of the relay.
+#[derive(Debug)]
+struct Welcome {
+    admission: Admission,
+    domains: Vec<String>,
+}
+
 /// The lanes of the mail service.
 #[derive(Debug)]
 pub struct Lanes {
     spooler: Spooler,
-    admission: Admission,
-    domains: Vec<String>,
+    welcome: Current<Welcome>,
     submissions: Arc<Submissions>,
     metrics: Arc<Metrics>,
     signer: Option<Arc<Signer>>,
@@ -68,7 +75,13 @@ impl Lanes {
         metrics: Arc<Metrics>,
         signer: Option<Arc<Signer>>,
     ) -> Arc<Self> {
-        Arc::new(Self { spooler, admission, domains, submissions, metrics, signer })
+        let welcome = Current::new(Welcome { admission, domains });
+        Arc::new(Self { spooler, welcome, submissions, metrics, signer })
+    }
+
+    /// Another admission and other domains, for logins from now on.
+    pub fn replace(&self, admission: Admission, domains: Vec<String>) {
+        self.welcome.set(Welcome { admission, domains });
     }
 }
 
@@ -79,11 +92,12 @@ impl Service for Lanes {
 
     fn admit(&self, key: KeyText, invite: Option<Code>) -> BoxFuture<'_, Result<Admitted, ServiceError>> {
         Box::pin(async move {
-            let (mode, now) = (self.admission, clock::wall());
+            let (welcome, now) = (self.welcome.get(), clock::wall());
+            let mode = welcome.admission;
             let invite = invite.map(|code| code.sha256());
             let asked = self.spooler.call(move |spool| admission::admit(spool, key, invite, mode, now));
             let aliases = asked.await.map_err(|error| admission::unavailable(&error))??;
-            Ok(Admitted { aliases, domains: self.domains.clone() })
+            Ok(Admitted { aliases, domains: welcome.domains.clone() })
         })
     }
 

@@ -15,7 +15,7 @@ mod place;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use governor::clock::Clock;
@@ -24,6 +24,7 @@ use governor::state::keyed::HashMapStateStore;
 use governor::{Quota, RateLimiter};
 
 use crate::clock;
+use crate::current::Current;
 use denials::Denials;
 pub use denials::WINDOW_MAX;
 pub use offences::FORGIVEN_EVERY;
@@ -35,7 +36,7 @@ use place::{PREFIX_FACTOR, Place};
 pub const PLACES_MAX: usize = 65_536;
 
 /// What may be asked.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// False: only `connections_max` holds.
     pub enabled: bool,
@@ -146,13 +147,20 @@ struct Open {
     offences: Offences,
 }
 
+/// What holds now, and who used how much of it.
+#[derive(Debug)]
+struct Rules<C: Clock> {
+    settings: Settings,
+    connections: Arc<Rate<C>>,
+    messages: Arc<Rate<C>>,
+}
+
 /// The limits of all listeners together.
 #[derive(Debug)]
 pub struct Limits<C: Clock = Monotonic> {
-    settings: Settings,
-    connections: Rate<C>,
-    messages: Rate<C>,
+    rules: Current<Rules<C>>,
     open: Mutex<Open>,
+    clock: C,
 }
 
 impl Limits {
@@ -167,17 +175,27 @@ impl<C: Clock + Clone> Limits<C> {
     /// Limits by a clock of the caller's.
     #[must_use]
     pub fn with_clock(settings: Settings, clock: &C) -> Self {
-        Self {
-            connections: Rate::per_minute(settings.connections_per_minute, clock),
-            messages: Rate::per_minute(settings.messages_per_minute, clock),
-            open: Mutex::new(Open {
-                total: 0,
-                by_place: HashMap::new(),
-                denied: Denials::new(settings.deny_window),
-                offences: Offences::default(),
-            }),
+        let denied = Denials::new(settings.deny_window);
+        let open = Open { total: 0, by_place: HashMap::new(), denied, offences: Offences::default() };
+        let rules = Rules {
+            connections: Arc::new(Rate::per_minute(settings.connections_per_minute, clock)),
+            messages: Arc::new(Rate::per_minute(settings.messages_per_minute, clock)),
             settings,
-        }
+        };
+        Self { rules: Current::new(rules), open: Mutex::new(open), clock: clock.clone() }
+    }
+
+    /// Other limits from now on. Who is inside stays; a rate that changes begins anew.
+    pub fn replace(&self, settings: Settings) {
+        let before = self.rules.get();
+        let rate = |old: &Arc<Rate<C>>, was: u32, is: u32| {
+            if was == is { Arc::clone(old) } else { Arc::new(Rate::per_minute(is, &self.clock)) }
+        };
+        let (was, is) = (&before.settings, &settings);
+        let connections = rate(&before.connections, was.connections_per_minute, is.connections_per_minute);
+        let messages = rate(&before.messages, was.messages_per_minute, is.messages_per_minute);
+        self.open().denied.set_window(settings.deny_window);
+        self.rules.set(Rules { settings, connections, messages });
     }
 
     /// Counts one new connection; [`Limits::leave`] must follow when it ends.
@@ -186,22 +204,23 @@ impl<C: Clock + Clone> Limits<C> {
     /// [`Refused`]: the connection is not counted. A rate that is exceeded opens the deny window.
     pub fn enter(&self, address: IpAddr, now: Instant) -> Result<(), Refused> {
         let places = Place::of(address);
+        let rules = self.rules.get();
         let mut open = self.open();
-        if open.total >= self.settings.connections_max {
+        if open.total >= rules.settings.connections_max {
             return Err(Refused::Total);
         }
-        if self.settings.enabled {
+        if rules.settings.enabled {
             if open.denied.holds(places[0], now) {
                 return Err(Refused::Denied);
             }
-            let cap = self.settings.connections_per_address_max;
+            let cap = rules.settings.connections_per_address_max;
             let crowded = |place: &Place| {
                 open.by_place.get(place).copied().unwrap_or(0) >= cap.saturating_mul(place.factor())
             };
             if places.iter().any(crowded) {
                 return Err(Refused::Place);
             }
-            if let Err(whose) = self.connections.allows(places) {
+            if let Err(whose) = rules.connections.allows(places) {
                 if whose == Whose::Own {
                     open.denied.deny(places[0], now);
                 }
@@ -231,12 +250,13 @@ impl<C: Clock + Clone> Limits<C> {
 
     /// True when one more transaction from there is within the rate.
     pub fn message(&self, address: IpAddr) -> bool {
-        !self.settings.enabled || self.messages.allows(Place::of(address)).is_ok()
+        let rules = self.rules.get();
+        !rules.settings.enabled || rules.messages.allows(Place::of(address)).is_ok()
     }
 
     /// An address harvested recipients or spoke nonsense to the cap: refuse it for its deny window.
     pub fn deny(&self, address: IpAddr, now: Instant) {
-        if self.settings.enabled {
+        if self.enabled() {
             self.open().denied.deny(Place::of(address)[0], now);
         }
     }
@@ -250,13 +270,13 @@ impl<C: Clock + Clone> Limits<C> {
     /// Counts one more unknown recipient asked for from there, and says how many it was lately (K9): one is
     /// forgiven every [`FORGIVEN_EVERY`]. A prefix counts a fourth. 0 when limits are off.
     pub fn offence(&self, address: IpAddr, now: Instant) -> u32 {
-        if self.settings.enabled { self.open().offences.count(Place::of(address), now) } else { 0 }
+        if self.enabled() { self.open().offences.count(Place::of(address), now) } else { 0 }
     }
 
     /// Connections open now, and how many there may be.
     #[must_use]
     pub fn fill(&self) -> (usize, usize) {
-        (self.open().total, self.settings.connections_max)
+        (self.open().total, self.rules.get().settings.connections_max)
     }
 
     /// Places that are denied, or whose denial is not forgotten yet.
@@ -267,11 +287,16 @@ impl<C: Clock + Clone> Limits<C> {
 
     /// Forgets who has been quiet. Call it now and then.
     pub fn tidy(&self, now: Instant) {
-        self.connections.tidy();
-        self.messages.tidy();
+        let rules = self.rules.get();
+        rules.connections.tidy();
+        rules.messages.tidy();
         let mut open = self.open();
         open.denied.tidy(now);
         open.offences.tidy(now);
+    }
+
+    fn enabled(&self) -> bool {
+        self.rules.get().settings.enabled
     }
 
     /// The counters stay true when a holder panics: each change is one statement.
@@ -378,10 +403,29 @@ mod tests {
         }
         clock.advance(Duration::from_secs(3600));
         limits.tidy(now + Duration::from_secs(3600));
-        assert_eq!(limits.connections.narrow.len() + limits.connections.wide.len(), 0);
+        let rate = Arc::clone(&limits.rules.get().connections);
+        assert_eq!(rate.narrow.len() + rate.wide.len(), 0);
         assert_eq!(limits.denied(), 0);
         let open = limits.open();
         assert_eq!((open.total, open.by_place.len()), (0, 0));
+    }
+
+    #[test]
+    fn other_limits_hold_at_once_and_nobody_inside_is_put_out() {
+        let settings = Settings { connections_per_minute: 2, ..Settings::default() };
+        let (limits, _, now) = limits(settings.clone());
+        let client = ip("192.0.2.1");
+        assert!(limits.enter(client, now).is_ok() && limits.enter(client, now).is_ok());
+        limits.replace(Settings { messages_per_minute: 1, ..settings.clone() });
+        assert_eq!(limits.enter(client, now), Err(Refused::Rate), "a rate that stays remembers");
+        let wide =
+            Settings { connections_per_minute: 9, connections_max: 3, messages_per_minute: 1, ..settings };
+        limits.replace(wide);
+        let other = ip("198.51.100.1");
+        assert_eq!(limits.enter(other, now), Ok(()));
+        assert_eq!(limits.enter(other, now), Err(Refused::Total));
+        assert_eq!(limits.fill(), (3, 3));
+        assert!(limits.message(other) && !limits.message(other));
     }
 
     #[test]

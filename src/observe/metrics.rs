@@ -21,6 +21,7 @@ use super::conditions::ConditionFamilies;
 use super::edge::EdgeFamilies;
 use super::json::json_from_text;
 use super::listeners::ListenerFamilies;
+use super::operate::OperateFamilies;
 use super::outbound::OutboundFamilies;
 use super::process::Process;
 use super::tls::TlsFamilies;
@@ -217,6 +218,8 @@ pub struct Metrics {
     pub conditions: ConditionFamilies,
     /// Who accepts connections.
     pub listeners: ListenerFamilies,
+    /// Reloads and hand-overs.
+    pub operate: OperateFamilies,
     recovery: FloatGauge,
     ready: Gauge,
 }
@@ -268,6 +271,7 @@ impl Metrics {
             edge: EdgeFamilies::default(),
             conditions: ConditionFamilies::default(),
             listeners: ListenerFamilies::default(),
+            operate: OperateFamilies::default(),
             recovery: FloatGauge::default(),
             ready: Gauge::default(),
         };
@@ -278,6 +282,7 @@ impl Metrics {
         metrics.custody.register(&mut metrics.registry);
         metrics.register_spool();
         metrics.edge.register(&mut metrics.registry);
+        metrics.operate.register(&mut metrics.registry);
         metrics.tls.register(&mut metrics.registry);
         metrics.abuse.register(&mut metrics.registry);
         metrics.conditions.register(&mut metrics.registry);

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{CertError, Installed, Pair, Store};
 use crate::clock;
+use crate::current::Current;
 use crate::observe::Metrics;
 use crate::secrets::{self, SecretError};
 
@@ -104,7 +105,7 @@ fn read(path: &Path) -> Result<Vec<u8>, FilesError> {
 /// Keeps a store in step with two files. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Watch {
-    files: Files,
+    files: Arc<Current<Files>>,
     store: Arc<Store>,
     metrics: Arc<Metrics>,
     every: Duration,
@@ -128,9 +129,16 @@ impl Watch {
     ) -> Result<Self, FilesError> {
         let loaded = files.stamp();
         let pair = files.read()?;
+        let files = Arc::new(Current::new(files));
         let watch = Self { files, store, metrics, every, asked: Arc::default(), loaded };
         watch.serve(pair);
         Ok(watch)
+    }
+
+    /// Looks at other files from now on, the first time at once.
+    pub fn follow(&self, files: Files) {
+        self.files.set(files);
+        self.reload();
     }
 
     /// Looks now, instead of at the next turn.
@@ -157,11 +165,12 @@ impl Watch {
     }
 
     fn look(&self, loaded: Stamp, seen: Stamp, at_once: bool) -> (Stamp, Stamp) {
-        let now = self.files.stamp();
+        let files = self.files.get();
+        let now = files.stamp();
         if !at_once && (now == loaded || now != seen) {
             return (loaded, now);
         }
-        match self.files.read() {
+        match files.read() {
             Ok(pair) => self.serve(pair),
             Err(error) => tracing::error!(
                 event = "relay.tls.reload_failed", %error,
@@ -184,7 +193,7 @@ impl Watch {
             tracing::warn!(
                 event = "relay.tls.expires_soon",
                 not_after = rfc3339(end.0),
-                cert_file = %self.files.cert.display(),
+                cert_file = %self.files.get().cert.display(),
                 "the certificate runs out at {}; renew it, the new files are read by themselves",
                 rfc3339(end.0)
             );

@@ -63,6 +63,16 @@ impl Door {
         }
     }
 
+    /// Challenges made from now on live for `ttl`.
+    pub fn set_challenge_ttl(&mut self, ttl: Duration) {
+        self.challenges.set_ttl(ttl);
+    }
+
+    /// Other limits of attempts; everybody begins anew.
+    pub fn set_rates(&mut self, rates: Option<Rates>) {
+        self.rates = rates;
+    }
+
     /// Lets one more stranger from `client` in; `false` when there are too many. Each `true` needs one
     /// [`Door::left`].
     #[must_use]

@@ -117,9 +117,10 @@ impl Pump<'_> {
                 }
                 Event::Stop => {
                     stopping = true;
-                    let wait = self.tunnel.settings.reconnect_after;
+                    let farewell = self.tunnel.farewell();
+                    let wait = farewell.hint(self.tunnel.sessions(), rand::random());
                     let reconnect_after_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
-                    Input::Drain { reconnect_after_ms }
+                    Input::Drain { reconnect_after_ms, settle: farewell.settle }
                 }
                 Event::Time => Input::Tick,
             };

@@ -58,7 +58,7 @@ pub const PENDING_MAX: usize = 1024;
 /// Most messages waiting for the socket before the driver stops reading.
 const OUT_MESSAGES_MAX: usize = 64;
 /// A session that stops taking part has this long to finish what is in flight.
-const DRAIN_TIME_MAX: Duration = Duration::from_secs(5);
+pub const DRAIN_TIME_MAX: Duration = Duration::from_secs(5);
 /// Longest reason of a refusal that is kept, bytes.
 const REASON_BYTES_MAX: usize = 256;
 /// Ignored messages of one session that are worth a note.
@@ -256,7 +256,7 @@ impl Session {
             Input::Piece { item, n, bytes } => self.piece(item, n, bytes),
             Input::Evict(Eviction::Replaced) => self.close(4400, "replaced_by_new_session"),
             Input::Evict(Eviction::Revoked) => self.refuse(AuthCode::Revoked),
-            Input::Drain { reconnect_after_ms } => self.drain(reconnect_after_ms, now),
+            Input::Drain { reconnect_after_ms, settle } => self.drain(reconnect_after_ms, settle, now),
             Input::Tick => {}
         }
         self.time(now);
@@ -392,9 +392,9 @@ impl Session {
         }
     }
 
-    fn drain(&mut self, reconnect_after_ms: u64, now: Instant) {
+    fn drain(&mut self, reconnect_after_ms: u64, settle: Duration, now: Instant) {
         if self.phase == Phase::Open {
-            self.phase = Phase::Draining { until: now + DRAIN_TIME_MAX };
+            self.phase = Phase::Draining { until: now + settle.min(DRAIN_TIME_MAX) };
             self.outflow.stop();
             if self.dialect == Dialect::Two {
                 self.say(&ToGateway::Drain(Drain { reconnect_after_ms }));

@@ -33,6 +33,7 @@ use uuid::Uuid;
 
 use super::Dialect;
 use super::control::{AuthError, SessionRole, ToGateway};
+pub use super::farewell::Farewell;
 use super::handshake::{Door, Handshake, Proof, Step};
 use super::pump::Pump;
 use super::rates::Rates;
@@ -45,6 +46,7 @@ use super::upgrade;
 use super::wake::Wake;
 use super::wire::{Happened, Wire};
 use crate::clock;
+use crate::current::Current;
 use crate::identity::challenge::{AuthCode, Fresh};
 use crate::identity::key::KeyText;
 use crate::identity::registry::{Entry, Registry};
@@ -55,7 +57,7 @@ use crate::proxy::client_of;
 pub(super) const CLOSE_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// Limits of logins per client address.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RateSettings {
     /// Messages before authentication, per minute; a login takes two.
     pub per_minute: u32,
@@ -95,7 +97,8 @@ impl Default for Settings {
 
 /// The tunnel of one relay.
 pub struct Tunnel {
-    pub(super) settings: Settings,
+    settings: Current<Settings>,
+    farewell: Current<Farewell>,
     service: Arc<dyn Service>,
     door: Mutex<Door>,
     registry: Mutex<Registry<Reach>>,
@@ -109,7 +112,7 @@ pub struct Tunnel {
 
 impl fmt::Debug for Tunnel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tunnel").field("settings", &self.settings).finish_non_exhaustive()
+        f.debug_struct("Tunnel").field("settings", &self.settings.get()).finish_non_exhaustive()
     }
 }
 
@@ -125,8 +128,11 @@ impl Tunnel {
     ) -> Arc<Self> {
         let rates = settings.rates.map(|rates| Rates::new(rates.per_minute, rates.deny_window));
         let door = Door::new(settings.host.clone(), settings.challenge_ttl, rates);
+        let farewell =
+            Farewell { reconnect_after: settings.reconnect_after, settle: session::DRAIN_TIME_MAX };
         Arc::new(Self {
-            settings,
+            settings: Current::new(settings),
+            farewell: Current::new(farewell),
             service,
             door: Mutex::new(door),
             registry: Mutex::new(Registry::default()),
@@ -146,6 +152,29 @@ impl Tunnel {
             .route("/ws", any(handler))
             .fallback(async || upgrade::no_such_target())
             .with_state(Arc::clone(self))
+    }
+
+    /// Other settings: login limits from now on, everything else for sessions that begin from now on. The relay's name and
+    /// its proxies stay.
+    pub fn replace(&self, settings: Settings) {
+        let before = self.settings.get();
+        let mut door = lock(&self.door);
+        door.set_challenge_ttl(settings.challenge_ttl);
+        if before.rates != settings.rates {
+            door.set_rates(settings.rates.map(|rates| Rates::new(rates.per_minute, rates.deny_window)));
+        }
+        drop(door);
+        self.settings.set(settings);
+    }
+
+    /// How sessions are sent away when the stop comes.
+    pub fn set_farewell(&self, farewell: Farewell) {
+        self.farewell.set(farewell);
+    }
+
+    /// The same, for the sessions.
+    pub(super) fn farewell(&self) -> Farewell {
+        *self.farewell.get()
     }
 
     /// Gateways connected now.
@@ -221,7 +250,7 @@ impl Tunnel {
     }
 
     fn client(&self, request: &Request) -> IpAddr {
-        client_of(request, &self.settings.trusted_proxies)
+        client_of(request, &self.settings.get().trusted_proxies)
     }
 
     async fn connection(self: Arc<Self>, mut wire: Wire, client: IpAddr, stranger: Stranger) {
@@ -250,7 +279,7 @@ impl Tunnel {
             session::Welcome { replaced, relay_keys, aliases: admitted.aliases, domains: admitted.domains }
         };
         let now = clock::monotonic();
-        let session = Box::new(Session::new(&proof, welcome, self.settings.session, now));
+        let session = Box::new(Session::new(&proof, welcome, self.settings.get().session, now));
         let lane = match self.service.open(opening(&proof, id, &session, &seat.reach.wake)).await {
             Ok(lane) => lane,
             Err(_) if seat.reach.wake.is_evicted() => {

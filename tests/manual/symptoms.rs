@@ -123,8 +123,9 @@ fn every_metric_that_is_quoted_is_counted() {
     };
     let known = |name: &str| {
         let bare = name.trim_start_matches("waystation_");
-        let bare =
-            ["_total", "_info", "_count", "_sum", "_bucket"].iter().fold(bare, |bare, end| bare.trim_end_matches(end));
+        let bare = ["_total", "_info", "_count", "_sum", "_bucket"]
+            .iter()
+            .fold(bare, |bare, end| bare.trim_end_matches(end));
         let units = ["_seconds", "_bytes"].iter().fold(bare, |bare, end| bare.trim_end_matches(end));
         let stands = |name: &str| {
             (1..=name.matches('_').count() + 1).any(|parts| {

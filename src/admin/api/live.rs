@@ -37,9 +37,9 @@ pub(super) async fn overview(State(admin): Shared) -> Response {
         Err(error) => return problem(&error),
     };
     let now = clock::wall();
-    let condition = &admin.condition;
+    let (condition, terms) = (&admin.condition, admin.terms.get());
     let glance = Glance {
-        terms: &admin.terms,
+        terms: &terms,
         now,
         started_at: condition.started_at(),
         uptime_seconds: condition.uptime_seconds(),
@@ -88,7 +88,7 @@ async fn checked(admin: &Admin, mut ask: EventsAsk) -> Result<EventsAsk, AskErro
         ask.item = Some(request::item_id(id)?.to_string());
     }
     if let Some(name) = ask.lane.take() {
-        let domains = admin.terms.domains.clone();
+        let domains = admin.terms.get().domains.clone();
         let found = admin.spooler.query(move |spool| ask::resolve(spool, &name, &domains)).await??;
         ask.lane = Some(found.name);
     }

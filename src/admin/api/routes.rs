@@ -8,7 +8,7 @@ use axum::routing::{MethodRouter, get, post};
 
 use super::{
     Admin, attestation, delivery, dns, dns_wanted, explain, invitations, item, items, live, mailbox,
-    mailboxes, make, openapi, raw, receipt, rotate, stats, throw, verify_all,
+    mailboxes, make, openapi, process, raw, receipt, reload, restart, rotate, stats, throw, verify_all,
 };
 
 /// One route.
@@ -53,6 +53,9 @@ pub fn all() -> Vec<Route> {
         post_to("/admin/delivery/resume", throw),
         look("/admin/attestation", attestation),
         post_to("/admin/attestation/rotate", rotate),
+        post_to("/admin/reload", reload),
+        look("/admin/restart", process),
+        post_to("/admin/restart", restart),
         look("/admin/dns", dns),
         look("/admin/dns/wanted", dns_wanted),
         look("/admin/spool/items", items),

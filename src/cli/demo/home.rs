@@ -13,6 +13,7 @@ use crate::gateway::config::Config;
 use crate::gateway::outbox::State;
 use crate::gateway::run::{self, RunError};
 use crate::gateway::socket;
+use crate::systemd::Manager;
 
 /// The gateway, plugged in or not.
 pub(super) struct Home {
@@ -52,7 +53,7 @@ impl Home {
 
     pub(super) fn plug_in(&mut self) -> anyhow::Result<()> {
         let stop = CancellationToken::new();
-        let task = tokio::spawn(run::run(self.config.clone(), stop.clone()));
+        let task = tokio::spawn(run::run(self.config.clone(), Manager::nobody(), stop.clone()));
         self.running = Some((stop, task));
         Ok(())
     }

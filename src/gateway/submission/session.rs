@@ -11,13 +11,15 @@ use tokio::time::timeout;
 use super::Shared;
 use crate::gateway::outbox::{Draft, DraftError};
 use crate::mail::address::ForwardPath;
-use crate::mail::smtp::receiver::{Acceptance, Answer, Output, Question, Receiver};
+use crate::mail::smtp::receiver::{Acceptance, Answer, Grace, Output, Question, Receiver};
 use crate::{clock, crashpoint};
 
 /// Read buffer of one connection.
 const READ_BYTES: usize = 16 * 1024;
 /// Longest wait for the outbox.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long an open transaction may go without its message after a stop.
+const OPEN_MAX: Duration = Duration::from_secs(3);
 /// After closing: how much of what the client still sends is thrown away, so that it can read our last word.
 const LINGER_BYTES_MAX: usize = 256 * 1024;
 /// And for how long.
@@ -74,7 +76,7 @@ impl Session<'_> {
                 () = self.shared.kill.cancelled() => receiver.hang_up(),
                 () = self.shared.stop.cancelled(), if !draining => {
                     draining = true;
-                    receiver.drain();
+                    receiver.drain(Grace { until: clock::monotonic() + OPEN_MAX, newcomers: false });
                 }
                 read = self.stream.read(&mut input) => match read {
                     Ok(0) | Err(_) => receiver.hang_up(),

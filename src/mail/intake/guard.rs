@@ -13,8 +13,8 @@ use std::time::Instant;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::Shared;
 use super::screen::{Lookup, Senders};
+use super::{Manner, Shared};
 use crate::mail::address::{ForwardPath, ReversePath};
 use crate::mail::smtp::receiver::{Receiver, Stage};
 use crate::mail::smtp::reply::Reply;
@@ -39,8 +39,8 @@ pub(super) struct Guard {
 
 impl Guard {
     /// For a client that has just connected.
-    pub(super) fn new(client: IpAddr, shared: &Shared) -> Self {
-        let lookup = shared.deps.screen.as_ref().map_or(Lookup::Known(None), |screen| screen.look_up(client));
+    pub(super) fn new(client: IpAddr, manner: &Manner) -> Self {
+        let lookup = manner.screen.as_ref().map_or(Lookup::Known(None), |screen| screen.look_up(client));
         Self { client, held: None, lookup, senders: Senders::default() }
     }
 
@@ -52,7 +52,7 @@ impl Guard {
             self.held = None;
         } else if self.held.is_none() {
             match Arc::clone(&shared.tarpit).try_acquire_owned() {
-                Ok(place) => self.held = Some(Held::taken(place, &shared.deps.metrics)),
+                Ok(place) => self.held = Some(Held::taken(place, &shared.metrics)),
                 Err(_) => {
                     receiver.release(now);
                     return true;
@@ -63,12 +63,17 @@ impl Guard {
     }
 
     /// Why nobody may send as `from`, if so.
-    pub(super) async fn sender(&mut self, from: &ReversePath, shared: &Shared) -> Option<Reply> {
-        let screen = shared.deps.screen.as_ref()?;
+    pub(super) async fn sender(
+        &mut self,
+        from: &ReversePath,
+        manner: &Manner,
+        shared: &Shared,
+    ) -> Option<Reply> {
+        let screen = manner.screen.as_ref()?;
         if !self.senders.unanswerable(screen, from).await {
             return None;
         }
-        shared.deps.metrics.abuse.limited(Limited::NullMx);
+        shared.metrics.abuse.limited(Limited::NullMx);
         Some(Reply::null_mx_sender())
     }
 
@@ -87,9 +92,8 @@ impl Guard {
     }
 
     /// Counts a refusal, and denies the client for a while when it was a harvest.
-    pub(super) fn refused(&self, reply: &Reply, stage: Stage, shared: &Shared, now: Instant) {
-        let abuse = &shared.deps.metrics.abuse;
-        let hostname = &shared.session.hostname;
+    pub(super) fn refused(&self, reply: &Reply, stage: Stage, hostname: &str, shared: &Shared, now: Instant) {
+        let abuse = &shared.metrics.abuse;
         if *reply == Reply::too_many_unknown(hostname) {
             abuse.limited(Limited::Harvest);
             shared.deny(self.client, now);

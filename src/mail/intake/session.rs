@@ -1,18 +1,19 @@
 //! One connection: a loop that performs the machine's outputs, then waits for one thing.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use spool::ids::ItemId;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::Shared;
 use super::guard::Guard;
 use super::ledger::{self, StoreSettings, Stored};
 use super::passage::{self, Passage};
 use super::stream::Stream;
-use crate::mail::smtp::receiver::{Acceptance, Answer, Output, Question, Receiver, Stage};
+use super::{Manner, Shared};
+use crate::mail::smtp::receiver::{Acceptance, Answer, Grace, Output, Question, Receiver, Stage};
 use crate::mail::smtp::reply::Reply;
 use crate::mail::verdict::Budget;
 use crate::observe::RefusalStage;
@@ -41,6 +42,7 @@ struct Unheard {
 
 struct Session<'a> {
     shared: &'a Shared,
+    manner: Arc<Manner>,
     client: IpAddr,
     name: String,
     stream: Stream,
@@ -60,9 +62,12 @@ struct Session<'a> {
 /// Runs one session to its end.
 pub(super) async fn serve(stream: TcpStream, client: IpAddr, number: u64, shared: &Shared) {
     let _ = stream.set_nodelay(true); // replies are small and waited for
-    let receiver = Receiver::new(shared.manner(client), shared.normalizes(client), clock::monotonic());
+    let manner = shared.manner.get();
+    let receiver = Receiver::new(manner.with(client), manner.normalizes(client), clock::monotonic());
     let mut session = Session {
         shared,
+        guard: Guard::new(client, &manner),
+        manner,
         client,
         name: format!("smtp-{number}"),
         stream: Stream::Plain(stream),
@@ -72,16 +77,15 @@ pub(super) async fn serve(stream: TcpStream, client: IpAddr, number: u64, shared
         replies: Vec::new(),
         body: None,
         unheard: None,
-        guard: Guard::new(client, shared),
         lookups: Budget::default(),
         at_end: false,
     };
     let orderly = session.converse(receiver).await;
     drop(session.body.take());
     if let Some(unheard) =
-        session.unheard.take().filter(|_| orderly.is_err() && shared.settings.suppress_twins)
+        session.unheard.take().filter(|_| orderly.is_err() && session.manner.settings.suppress_twins)
     {
-        ledger::remember(&shared.deps.spooler, unheard.fingerprint, unheard.id).await;
+        ledger::remember(&shared.spooler, unheard.fingerprint, unheard.id).await;
     }
     if orderly.is_ok() {
         session.linger().await;
@@ -105,7 +109,7 @@ impl Session<'_> {
                 continue;
             }
             if self.start < self.end && receiver.wants_input() {
-                receiver.set_tls_ready(self.shared.settings.tls.as_ref().is_some_and(Handshakes::ready));
+                receiver.set_tls_ready(self.manner.settings.tls.as_ref().is_some_and(Handshakes::ready));
                 let pending = &self.input[self.start..self.end];
                 self.start += receiver.receive(pending, clock::monotonic());
                 continue;
@@ -123,7 +127,9 @@ impl Session<'_> {
                 }
                 () = self.shared.stop.cancelled(), if !draining => {
                     draining = true;
-                    receiver.drain();
+                    let leave = self.shared.leave.get();
+                    let until = clock::monotonic() + leave.commands;
+                    receiver.drain(Grace { until, newcomers: leave.newcomers });
                 }
                 Ok(()) = load.changed() => receiver.set_load(*load.borrow_and_update()),
                 read = self.stream.read(&mut self.input), if receiver.wants_input() => {
@@ -159,8 +165,9 @@ impl Session<'_> {
                 receiver.answer(answer, clock::monotonic());
             }
             Output::Begin { .. } => {
-                let (deps, ours) = (&self.shared.deps, &self.shared.session.hostname);
-                self.body = Some(Passage::begin(&deps.spooler, ours, deps.verifier.is_some()));
+                let ours = &self.manner.session.hostname;
+                let checks = self.manner.verifier.is_some();
+                self.body = Some(Passage::begin(&self.shared.spooler, ours, checks));
             }
             Output::Body(bytes) => self.keep(&bytes, receiver).await,
             Output::Abandon => self.body = None,
@@ -177,7 +184,7 @@ impl Session<'_> {
         // Nothing that came in the clear may be read inside TLS (J3). The machine has looked; this is the second lock.
         let leftover = self.start < self.end;
         let plain = self.stream.take_plain().filter(|_| !leftover);
-        let (Some(tls), Some(plain)) = (&self.shared.settings.tls, plain) else {
+        let (Some(tls), Some(plain)) = (&self.manner.settings.tls, plain) else {
             receiver.tls_failed();
             return Ok(());
         };
@@ -197,7 +204,7 @@ impl Session<'_> {
                 receiver.tls_established(info.text(), clock::monotonic());
             }
             Err(error) => {
-                if self.shared.lines.allows(&self.shared.deps.metrics.abuse, clock::monotonic()) {
+                if self.shared.lines.allows(&self.shared.metrics.abuse, clock::monotonic()) {
                     tracing::info!(
                         event = "relay.tls.handshake_failed", listener = "smtp", session.id = self.name,
                         client.ip = %self.client, reason = %error, "TLS handshake failed: {error}",
@@ -210,26 +217,26 @@ impl Session<'_> {
     }
 
     async fn ask(&mut self, question: Question) -> Answer {
-        let (deps, settings) = (&self.shared.deps, &self.shared.settings);
+        let (shared, settings) = (self.shared, &self.manner.settings);
         match question {
             Question::Transaction(_) if self.lookups.is_spent() => Answer::Spent,
-            Question::Transaction(_) if !deps.limits.message(self.client) => Answer::Busy,
-            Question::Transaction(from) => match self.guard.sender(&from, self.shared).await {
+            Question::Transaction(_) if !shared.limits.message(self.client) => Answer::Busy,
+            Question::Transaction(from) => match self.guard.sender(&from, &self.manner, shared).await {
                 Some(refusal) => Answer::Refused(refusal),
-                None => ledger::transaction(&deps.spooler, settings.commit_timeout).await,
+                None => ledger::transaction(&shared.spooler, settings.commit_timeout).await,
             },
             Question::Recipient(path) => match self.guard.recipient(&path).await {
                 Some(refusal) => Answer::Refused(refusal),
-                None => ledger::recipient(&deps.spooler, settings, &path).await,
+                None => ledger::recipient(&shared.spooler, settings, &path).await,
             },
-            Question::Offence => Answer::Offences(deps.limits.offence(self.client, clock::monotonic())),
+            Question::Offence => Answer::Offences(shared.limits.offence(self.client, clock::monotonic())),
         }
     }
 
     /// Hands octets to the spool; waits while the disk is behind.
     async fn keep(&mut self, bytes: &[u8], receiver: &mut Receiver) {
         let Some(body) = &mut self.body else { return };
-        let kept = timeout(self.shared.settings.commit_timeout, body.write(bytes)).await;
+        let kept = timeout(self.manner.settings.commit_timeout, body.write(bytes)).await;
         let answer = match kept {
             Ok(Ok(())) => return,
             Ok(Err(error)) => {
@@ -252,14 +259,14 @@ impl Session<'_> {
         let Some(body) = self.body.take() else {
             return receiver.store_failed(ticket, Answer::Failed, started);
         };
-        let (body, inspected) = match timeout(self.shared.settings.commit_timeout, body.end()).await {
+        let (body, inspected) = match timeout(self.manner.settings.commit_timeout, body.end()).await {
             Ok(Ok(ended)) => ended,
             Ok(Err(error)) => {
                 return receiver.store_failed(ticket, ledger::refusal(&error), clock::monotonic());
             }
             Err(_) => return receiver.store_failed(ticket, Answer::Failed, clock::monotonic()),
         };
-        let verifier = self.shared.deps.verifier.as_ref();
+        let verifier = self.manner.verifier.as_ref();
         let judged = passage::judge(verifier, self.client, &acceptance, inspected, &mut self.lookups).await;
         if judged.refuse {
             return receiver.refused(ticket, Reply::dmarc_reject(), clock::monotonic());
@@ -267,18 +274,18 @@ impl Session<'_> {
         let [spf, dkim, dmarc] = judged.verdicts.words3();
         let settings = StoreSettings {
             client: self.client,
-            hostname: self.shared.session.hostname.clone(),
+            hostname: self.manner.session.hostname.clone(),
             fingerprint: ledger::fingerprint(self.client, &acceptance, &body),
-            suppress_twins: self.shared.settings.suppress_twins,
+            suppress_twins: self.manner.settings.suppress_twins,
             judged,
         };
         let fingerprint = settings.fingerprint;
         let (bytes, from, tls) = (acceptance.bytes, acceptance.from.to_string(), acceptance.tls.clone());
         let lanes: Vec<_> =
             acceptance.recipients.iter().map(|r| (r.lane_name.clone(), r.path.to_string())).collect();
-        let spooler = self.shared.deps.spooler.clone();
+        let spooler = self.shared.spooler.clone();
         let mut job = tokio::spawn(ledger::store(spooler.clone(), settings, acceptance, body));
-        let stored = match timeout(self.shared.settings.commit_timeout, &mut job).await {
+        let stored = match timeout(self.manner.settings.commit_timeout, &mut job).await {
             Ok(Ok(stored)) => stored,
             Ok(Err(_)) => Err(Answer::Failed),
             Err(_) => {
@@ -295,12 +302,12 @@ impl Session<'_> {
             }
         };
         let now = clock::monotonic();
-        let metrics = &self.shared.deps.metrics;
+        let metrics = &self.shared.metrics;
         let duration = now.saturating_duration_since(started);
         metrics.histograms.intake.observe(duration.as_secs_f64());
         match stored {
             Ok(Stored::New(accepted)) => {
-                self.shared.deps.limits.fruitful(self.client, now);
+                self.shared.limits.fruitful(self.client, now);
                 metrics.inbound_accepted.inc();
                 metrics.inbound_accepted_bytes.inc_by(bytes);
                 metrics.tls.message(&tls);
@@ -353,7 +360,7 @@ impl Session<'_> {
         }
         let gone_before = self.at_end && self.unheard.is_some();
         // Who does not read holds a place, as who does not write.
-        let patience = self.shared.session.command_patience(*self.shared.load.borrow());
+        let patience = self.manner.session.command_patience(*self.shared.load.borrow());
         let write = timeout(patience, self.stream.write(&self.replies));
         let written = tokio::select! {
             written = write => written,
@@ -381,13 +388,13 @@ impl Session<'_> {
             Stage::Rcpt => RefusalStage::Rcpt,
             Stage::Data => RefusalStage::Data,
         };
-        self.shared.deps.metrics.refused(reply.code(), at);
+        self.shared.metrics.refused(reply.code(), at);
         let now = clock::monotonic();
-        self.guard.refused(reply, stage, self.shared, now);
+        self.guard.refused(reply, stage, &self.manner.session.hostname, self.shared, now);
         let about = about.unwrap_or("");
         if matches!(stage, Stage::Command) {
             tracing::debug!(session.id = self.name, smtp.code = reply.code(), "refused: {}", reply.text());
-        } else if self.shared.lines.allows(&self.shared.deps.metrics.abuse, now) {
+        } else if self.shared.lines.allows(&self.shared.metrics.abuse, now) {
             tracing::info!(
                 event = "relay.ingress.rejected", session.id = self.name, client.ip = %self.client,
                 smtp.code = reply.code(), to = about, reason = reply.text(), "rejected: {}", reply.text(),

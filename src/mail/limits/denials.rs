@@ -41,6 +41,11 @@ impl Denials {
         Self { first, places: HashMap::new() }
     }
 
+    /// A first offence costs `first` from now on.
+    pub(super) fn set_window(&mut self, first: Duration) {
+        self.first = first;
+    }
+
     /// True while `place` is inside its window.
     pub(super) fn holds(&self, place: Place, now: Instant) -> bool {
         self.places.get(&place).is_some_and(|denial| now < denial.until)

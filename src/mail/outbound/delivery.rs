@@ -35,6 +35,7 @@ use super::schedule::{self, Action, DeadHosts, Health, Now, Schedule};
 use super::submission::Verdict;
 use super::values::{Endpoint, Note};
 use crate::clock;
+use crate::current::Current;
 use crate::observe::{DeliveryClass, Metrics};
 use crate::spooler::{Spooler, bell};
 use attempt::Report;
@@ -66,6 +67,17 @@ pub struct Settings {
     pub class: DeliveryClass,
 }
 
+/// What an attempt keeps to from its beginning to its end; it can be replaced while deliveries run.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// How deliveries are run.
+    pub settings: Settings,
+    /// Finds hosts.
+    pub router: Router,
+    /// Signs, when it is set.
+    pub signer: Option<Arc<Signer>>,
+}
+
 /// What deliveries work with.
 #[derive(Clone, Debug)]
 pub struct Deps {
@@ -86,10 +98,8 @@ pub struct Deps {
 /// What every attempt shares.
 #[derive(Debug)]
 struct Shared {
-    settings: Settings,
+    plan: Arc<Current<Plan>>,
     ledger: Ledger,
-    router: Router,
-    signer: Option<Arc<Signer>>,
     switch: Arc<Switch>,
     standing: Arc<Standing>,
     metrics: Arc<Metrics>,
@@ -143,16 +153,25 @@ impl Shared {
 /// # Errors
 /// [`SpoolError`] when the spool cannot even be asked to ring.
 pub async fn run(settings: Settings, deps: Deps, stop: CancellationToken) -> Result<(), SpoolError> {
+    let plan = Plan { settings, router: deps.router.clone(), signer: deps.signer.clone() };
+    follow(Arc::new(Current::new(plan)), deps, stop).await
+}
+
+/// The same by a plan that can be replaced: for attempts that begin from then on, and within a second for how many there
+/// may be. Router and signer of `deps` are not used.
+///
+/// # Errors
+/// As [`run`].
+pub async fn follow(plan: Arc<Current<Plan>>, deps: Deps, stop: CancellationToken) -> Result<(), SpoolError> {
     let ring = Arc::new(Notify::new());
     let ledger = Ledger::new(deps.spooler);
     ledger.ring(bell(&ring)).await?;
-    let retry = settings.schedule.retry.clone();
-    let schedule = Schedule::new(settings.schedule.clone());
+    let followed = plan.get();
+    let retry = followed.settings.schedule.retry.clone();
+    let schedule = Schedule::new(followed.settings.schedule.clone());
     let shared = Arc::new(Shared {
-        settings,
+        plan,
         ledger,
-        router: deps.router,
-        signer: deps.signer,
         switch: deps.switch,
         standing: deps.standing,
         metrics: deps.metrics,
@@ -162,6 +181,7 @@ pub async fn run(settings: Settings, deps: Deps, stop: CancellationToken) -> Res
     });
     let driver = Driver {
         shared,
+        followed,
         schedule,
         attempts: JoinSet::new(),
         places: HashMap::new(),
@@ -175,6 +195,8 @@ pub async fn run(settings: Settings, deps: Deps, stop: CancellationToken) -> Res
 
 struct Driver {
     shared: Arc<Shared>,
+    /// The plan that the schedule knows.
+    followed: Arc<Plan>,
     schedule: Schedule,
     attempts: JoinSet<Report>,
     /// What each task attempts.
@@ -303,7 +325,23 @@ impl Driver {
         self.shared.standing.note(destination, until, now.wall);
     }
 
+    /// Takes up a plan that was replaced.
+    fn follow(&mut self) {
+        let plan = self.shared.plan.get();
+        if Arc::ptr_eq(&plan, &self.followed) {
+            return;
+        }
+        let schedule = &plan.settings.schedule;
+        self.schedule.replace(schedule.clone());
+        let mut hosts = self.shared.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        hosts.set_retry(schedule.retry.clone());
+        drop(hosts);
+        self.followed = plan;
+        self.scan_wanted = true;
+    }
+
     async fn tick(&mut self) {
+        self.follow();
         self.ticks = self.ticks.wrapping_add(1);
         let shared = &self.shared;
         match shared.ledger.unfit().await {

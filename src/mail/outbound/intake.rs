@@ -34,9 +34,10 @@ use spool::ids::{LaneId, WallMs};
 
 use self::desks::Desks;
 use self::late::Late;
-use self::quotas::Quotas;
+use self::quotas::{Allowance, Quotas};
 pub use self::submitter::Submitter;
 use self::submitter::Who;
+use crate::current::Current;
 use crate::identity::key::KeyText;
 use crate::mail::envelope::OutboundMeta;
 use crate::mail::limits::Monotonic;
@@ -97,7 +98,7 @@ impl Settings {
 
 /// What all sessions share.
 pub struct Submissions {
-    settings: Settings,
+    settings: Current<Settings>,
     spooler: Spooler,
     metrics: Arc<Metrics>,
     signer: Option<Arc<Signer>>,
@@ -121,14 +122,9 @@ impl Submissions {
         metrics: Arc<Metrics>,
         signer: Option<Arc<Signer>>,
     ) -> Arc<Self> {
-        let quotas = Quotas::new(
-            settings.limited,
-            settings.messages_per_hour,
-            settings.recipients_per_day,
-            &Monotonic,
-        );
+        let quotas = Quotas::new(settings.allowance(), &Monotonic);
         Arc::new(Self {
-            settings,
+            settings: Current::new(settings),
             spooler,
             metrics,
             signer,
@@ -136,6 +132,16 @@ impl Submissions {
             desks: Arc::default(),
             late: Arc::default(),
         })
+    }
+
+    /// Other settings, for every stream that ends from now on.
+    pub fn replace(&self, settings: Settings) {
+        self.quotas.replace(settings.allowance());
+        self.settings.set(settings);
+    }
+
+    fn settings(&self) -> Arc<Settings> {
+        self.settings.get()
     }
 
     /// One session's view, for the mailbox whose lane is `mailbox`.
@@ -148,6 +154,14 @@ impl Submissions {
 }
 
 impl Settings {
+    fn allowance(&self) -> Allowance {
+        Allowance {
+            enabled: self.limited,
+            per_hour: self.messages_per_hour,
+            recipients_per_day: self.recipients_per_day,
+        }
+    }
+
     /// Until when a gateway of tunnel 1 waits for the result of what it submitted.
     fn awaited_until(&self, meta: &OutboundMeta) -> WallMs {
         WallMs(meta.started_at_ms).plus(u64::try_from(self.legacy_wait.as_millis()).unwrap_or(u64::MAX))

@@ -173,6 +173,13 @@ impl Router {
         Ok(Self { settings: Arc::new(settings), dns, policies, levels })
     }
 
+    /// A router by other settings that shares resolver, policies and memory with this one: name servers, the data
+    /// directory and where policies are fetched stay as they are.
+    #[must_use]
+    pub fn by(&self, settings: Settings) -> Self {
+        Self { settings: Arc::new(settings), ..self.clone() }
+    }
+
     /// The resolver, for others who look things up.
     #[must_use]
     pub fn dns(&self) -> &Dns {

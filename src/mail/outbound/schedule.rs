@@ -137,6 +137,17 @@ impl Schedule {
         }
     }
 
+    /// Other limits and waits from now on; what runs beyond a smaller limit goes on to its end.
+    pub fn replace(&mut self, settings: Settings) {
+        for site in self.sites.values_mut() {
+            site.limit = site.limit.min(settings.per_destination_max);
+        }
+        self.settings = settings;
+        for name in std::mem::take(&mut self.parked) {
+            self.ring(&name);
+        }
+    }
+
     /// Attempts under way.
     #[must_use]
     pub fn running(&self) -> usize {

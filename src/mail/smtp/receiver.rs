@@ -38,7 +38,7 @@ use crate::mail::smtp::data::DataReceiver;
 use crate::mail::smtp::foreign;
 use crate::mail::smtp::reply::Reply;
 
-pub use settings::{Load, Settings, TARPIT_DELAY_MAX};
+pub use settings::{Grace, Load, Settings, TARPIT_DELAY_MAX};
 use starttls::Tls;
 
 /// Names one request to store a message.
@@ -186,7 +186,7 @@ pub struct Receiver {
     hello: Option<Hello>,
     transaction: Option<Transaction>,
     refusing: bool,
-    draining: bool,
+    draining: Option<Grace>,
     load: Load,
     /// Start of the session, or its latest message that was taken.
     fruitful_at: Instant,
@@ -288,7 +288,7 @@ impl Receiver {
             tls: Tls::default(),
             hello: None,
             transaction: None,
-            draining: false,
+            draining: None,
             load: Load::default(),
             fruitful_at: now,
             tickets: 0,
@@ -338,6 +338,9 @@ impl Receiver {
             Phase::Greeting { at } => Some(*at),
             Phase::Held { until, .. } => Some(*until),
             Phase::Command { since, .. } => {
+                if let Some(grace) = self.draining {
+                    return Some(grace.until);
+                }
                 let command = *since + self.settings.command_patience(self.load);
                 Some(command.min(self.fruitful_at + self.settings.fruitless_patience(self.load)))
             }
@@ -436,7 +439,13 @@ impl Receiver {
         if self.deadline().is_none_or(|at| now < at) {
             return;
         }
-        if self.is_held() {
+        if self
+            .draining
+            .is_some_and(|grace| now >= grace.until && matches!(self.phase, Phase::Command { .. }))
+        {
+            let reply = Reply::shutting_down(&self.settings.hostname);
+            self.end(reply);
+        } else if self.is_held() {
             self.release(now);
         } else if let Phase::Greeting { .. } = self.phase {
             let hostname = &self.settings.hostname;
@@ -462,14 +471,28 @@ impl Receiver {
         self.load = load;
     }
 
-    /// The process is going down. Between commands the session ends at once; a message under way is
-    /// finished and answered first.
-    pub fn drain(&mut self) {
-        self.draining = true;
-        if matches!(self.phase, Phase::Greeting { .. } | Phase::Command { .. } | Phase::Held { .. }) {
+    /// The process is going down. A message under way is finished and answered, a transaction that is open may go on for
+    /// a while ([`Grace`]), and every other session ends between commands.
+    pub fn drain(&mut self, grace: Grace) {
+        self.draining = Some(grace);
+        let goes_on = match self.phase {
+            Phase::Greeting { .. } | Phase::Command { .. } => self.may_go_on(grace),
+            Phase::Held { .. } | Phase::Closed => false,
+            Phase::Asking(_)
+            | Phase::Body { .. }
+            | Phase::Skip { .. }
+            | Phase::Handshake { .. }
+            | Phase::Storing { .. } => true,
+        };
+        if !goes_on && !self.is_closed() {
             let reply = Reply::shutting_down(&self.settings.hostname);
             self.end(reply);
         }
+    }
+
+    /// Whether a session that is going down has something to finish.
+    fn may_go_on(&self, grace: Grace) -> bool {
+        self.transaction.is_some() || (grace.newcomers && self.messages == 0)
     }
 
     /// The client is gone, or the driver gives up: what was begun is dropped without a word.
@@ -495,8 +518,8 @@ impl Receiver {
             return;
         }
         self.phase = Phase::Command { line: LineReader::default(), since: now };
-        if self.draining {
-            self.drain();
+        if let Some(grace) = self.draining {
+            self.drain(grace);
         }
     }
 

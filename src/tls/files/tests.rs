@@ -79,7 +79,7 @@ fn a_key_file_that_is_closed_to_others_is_taken_up() {
         |bits| std::fs::set_permissions(&place.files.key, std::fs::Permissions::from_mode(bits)).unwrap();
     place.write("two.example", true);
     mode(0o640);
-    let (refused, seen) = watch.look(watch.loaded, watch.files.stamp(), false);
+    let (refused, seen) = watch.look(watch.loaded, watch.files.get().stamp(), false);
     assert_eq!(watch.store.installed().unwrap().names, ["one.example"], "others can read the key");
     mode(0o600); // as the error advises; no byte of it changes
     let (_, seen) = watch.look(refused, seen, false);

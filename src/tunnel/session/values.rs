@@ -273,6 +273,8 @@ pub enum Input {
     Drain {
         /// When it should be back, milliseconds.
         reconnect_after_ms: u64,
+        /// How long what is in flight may take; never longer than [`super::DRAIN_TIME_MAX`].
+        settle: Duration,
     },
     /// Nothing but time.
     Tick,

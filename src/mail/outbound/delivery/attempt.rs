@@ -21,9 +21,9 @@ use super::super::route::{Learned, RouteError};
 use super::super::schedule::Health;
 use super::super::submission::{Ending, Event, Step, Submission, Terms, Verdict};
 use super::super::values::{Attempt, Endpoint, Note, TlsLevel};
-use super::Shared;
 use super::handover::Handover;
 use super::letter::{Letter, LetterError};
+use super::{Plan, Shared};
 use crate::{clock, crashpoint};
 
 /// A submission whose record cannot be read is looked at again after this.
@@ -52,7 +52,7 @@ pub(super) async fn run(shared: Arc<Shared>, id: ItemId) -> Report {
             if stored.due > now {
                 return Report { next: Some(stored.due), ..NOTHING };
             }
-            let expires_at = stored.info.accepted_at.plus(shared.settings.expire_ms);
+            let expires_at = stored.info.accepted_at.plus(shared.plan.get().settings.expire_ms);
             if is_revoked && now < expires_at {
                 let due = now.plus(REVOKED_WAIT_MS).min(expires_at);
                 let note = Note::line("its mailbox is revoked; it waits until that is allowed again");
@@ -81,7 +81,7 @@ pub(super) async fn run(shared: Arc<Shared>, id: ItemId) -> Report {
             let (now, due) = (clock::wall(), clock::wall().plus(UNREADABLE_WAIT_MS));
             tracing::error!(event = "relay.outbound.unreadable", submission.id = %id, %error, "{}", note.text);
             // The id tells when it was submitted; the record that would know better is the damaged one.
-            if now >= id.time().plus(shared.settings.expire_ms) {
+            if now >= id.time().plus(shared.plan.get().settings.expire_ms) {
                 let _ = shared.ledger.settle(id, Verdict::Failed, &note, now).await;
                 return NOTHING;
             }
@@ -93,6 +93,7 @@ pub(super) async fn run(shared: Arc<Shared>, id: ItemId) -> Report {
 
 struct Attempting<'a> {
     shared: &'a Shared,
+    plan: Arc<Plan>,
     id: ItemId,
     destination: String,
     accepted_at: WallMs,
@@ -104,18 +105,20 @@ struct Attempting<'a> {
 
 impl<'a> Attempting<'a> {
     async fn new(shared: &'a Shared, id: ItemId, stored: &Stored) -> Result<Self, SpoolError> {
-        let expires_at = stored.info.accepted_at.plus(shared.settings.expire_ms);
+        let plan = shared.plan.get();
+        let expires_at = stored.info.accepted_at.plus(plan.settings.expire_ms);
         let is_late = clock::wall() >= expires_at;
         let last_reason = if is_late { shared.ledger.last_reason(id).await? } else { String::new() };
         let terms = Terms {
             attempts: stored.attempts,
             expires_at,
             last_reason,
-            retry: shared.settings.schedule.retry.clone(),
+            retry: plan.settings.schedule.retry.clone(),
             jitter_permille: rand::random_range(0..1000),
         };
         Ok(Self {
             shared,
+            plan,
             id,
             destination: stored.destination.clone(),
             accepted_at: stored.info.accepted_at,
@@ -160,12 +163,12 @@ impl<'a> Attempting<'a> {
     }
 
     async fn open(&self, stored: Stored) -> Result<Letter, LetterError> {
-        Letter::open(self.shared.ledger.spooler(), stored, self.shared.signer.as_deref()).await
+        Letter::open(self.shared.ledger.spooler(), stored, self.plan.signer.as_deref()).await
     }
 
     async fn route(&mut self) -> Event {
         let (now, started) = (clock::wall(), clock::monotonic());
-        let look = self.shared.router.route(&self.destination, now);
+        let look = self.plan.router.route(&self.destination, now);
         let found = tokio::select! {
             found = look => found,
             () = self.shared.stop.cancelled() => return Event::Stopping,
@@ -267,7 +270,7 @@ impl<'a> Attempting<'a> {
         let shared = self.shared;
         let mut again = true;
         loop {
-            let opened = Connection::open(endpoint, &shared.settings.dialing).await;
+            let opened = Connection::open(endpoint, &self.plan.settings.dialing).await;
             let learned = match &opened {
                 Ok(connection) => Some(Learned::Reached(connection.tls().level)),
                 Err(failure) if failure.kind == FailureKind::StarttlsBroken => Some(Learned::StarttlsBroke),
@@ -278,7 +281,7 @@ impl<'a> Attempting<'a> {
             };
             shared.heard_of(endpoint, &opened);
             let other = learned
-                .and_then(|what| shared.router.learned(&self.destination, endpoint, what, clock::wall()));
+                .and_then(|what| self.plan.router.learned(&self.destination, endpoint, what, clock::wall()));
             match (opened, other) {
                 // S2: the same host in the clear, on a new connection, once.
                 (Err(_), Some(other)) if again => {
@@ -386,7 +389,7 @@ impl<'a> Attempting<'a> {
         let last = note.attempts.last();
         let duration_ms = elapsed_ms(self.began);
         if last.is_some() {
-            metrics.outbound_attempted(word, self.shared.settings.class);
+            metrics.outbound_attempted(word, self.plan.settings.class);
             metrics.outbound_attempt_took(duration_ms);
         }
         let (host, tls) = last.map_or(("", ""), |a| (a.host.as_str(), a.tls.as_str()));

@@ -84,7 +84,7 @@ impl Submissions {
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
         let (desks, late) = (Arc::clone(&self.desks), Arc::clone(&self.late));
         let wait_ms =
-            u64::try_from(self.settings.legacy_wait.min(LOOK_AFTER).as_millis()).unwrap_or(u64::MAX);
+            u64::try_from(self.settings().legacy_wait.min(LOOK_AFTER).as_millis()).unwrap_or(u64::MAX);
         let bell = Arc::new(move |mailbox: LaneId| {
             desks.ring(mailbox);
             late.look_at(mailbox, clock::wall().plus(wait_ms));
@@ -161,7 +161,7 @@ impl Submissions {
             let page = self.spooler.query(move |spool| results::untold(spool, mailbox, after, &[])).await??;
             let (page, next) = page;
             for ended in page.into_iter().filter(|ended| !ended.meta.results) {
-                let late_at = self.settings.awaited_until(&ended.meta);
+                let late_at = self.settings().awaited_until(&ended.meta);
                 if clock::wall() < late_at {
                     again = Some(again.map_or(late_at, |at| at.min(late_at)));
                 } else {
@@ -195,7 +195,7 @@ impl Submissions {
         let item = body.id();
         let meta = Meta {
             protocol: REPORT_PROTOCOL.to_owned(),
-            helo: self.settings.hostname.clone(),
+            helo: self.settings().hostname.clone(),
             received_at_ms: now.0,
             transaction: item.to_string(),
             ..Meta::default()
@@ -235,12 +235,13 @@ impl Submissions {
             }
         }
         let domain = ended.meta.mail_from.rsplit_once('@').map(|(_, domain)| domain.to_ascii_lowercase());
-        let ours = domain.filter(|domain| self.settings.domains.contains(domain));
-        let mail_domain = ours.or_else(|| self.settings.domains.first().cloned());
+        let settings = self.settings();
+        let ours = domain.filter(|domain| settings.domains.contains(domain));
+        let mail_domain = ours.or_else(|| settings.domains.first().cloned());
         let last = ended.note.attempts.last();
         Ok(bounce::report(Report {
-            hostname: &self.settings.hostname,
-            mail_domain: mail_domain.as_deref().unwrap_or(&self.settings.hostname),
+            hostname: &settings.hostname,
+            mail_domain: mail_domain.as_deref().unwrap_or(&settings.hostname),
             mail_from: &ended.meta.mail_from,
             rcpt_to: &ended.rcpt_to(),
             submission: info.id,

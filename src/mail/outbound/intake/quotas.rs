@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use governor::clock::{Clock, Reference};
@@ -16,6 +16,7 @@ use governor::state::{InMemoryState, NotKeyed};
 use governor::{Quota, RateLimiter};
 use spool::ids::LaneId;
 
+use crate::current::Current;
 use crate::mail::limits::Monotonic;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -90,12 +91,29 @@ struct OwnBuckets<C: Clock> {
 
 type Keyed<K, C> = RateLimiter<K, HashMapStateStore<K>, C, NoOpMiddleware<<C as Clock>::Instant>>;
 
+/// How much a mailbox without limits of its own may submit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Allowance {
+    /// Whether the two hold.
+    pub(super) enabled: bool,
+    /// Messages in an hour.
+    pub(super) per_hour: u32,
+    /// Recipients elsewhere in a day.
+    pub(super) recipients_per_day: u32,
+}
+
+/// An allowance, and who used how much of it.
+#[derive(Debug)]
+struct Common<C: Clock> {
+    allowed: Allowance,
+    messages: Arc<Keyed<LaneId, C>>,
+    recipients: Arc<Keyed<LaneId, C>>,
+}
+
 /// The limits of all mailboxes.
 #[derive(Debug)]
 pub(super) struct Quotas<C: Clock = Monotonic> {
-    enabled: bool,
-    messages: Keyed<LaneId, C>,
-    recipients: Keyed<LaneId, C>,
+    common: Current<Common<C>>,
     automatic: Keyed<(LaneId, LaneId), C>,
     refusals: Keyed<LaneId, C>,
     own: Mutex<HashMap<LaneId, OwnBuckets<C>>>,
@@ -103,16 +121,36 @@ pub(super) struct Quotas<C: Clock = Monotonic> {
 }
 
 impl<C: Clock + Clone> Quotas<C> {
-    pub(super) fn new(enabled: bool, messages_per_hour: u32, recipients_per_day: u32, clock: &C) -> Self {
+    pub(super) fn new(allowed: Allowance, clock: &C) -> Self {
+        let keyed = |quota| Arc::new(RateLimiter::hashmap_with_clock(quota, clock.clone()));
         Self {
-            enabled,
-            messages: RateLimiter::hashmap_with_clock(per_hour(messages_per_hour), clock.clone()),
-            recipients: RateLimiter::hashmap_with_clock(per_day(recipients_per_day), clock.clone()),
+            common: Current::new(Common {
+                allowed,
+                messages: keyed(per_hour(allowed.per_hour)),
+                recipients: keyed(per_day(allowed.recipients_per_day)),
+            }),
             automatic: RateLimiter::hashmap_with_clock(per_hour(AUTOMATIC_PER_HOUR), clock.clone()),
             refusals: RateLimiter::hashmap_with_clock(per_hour(REFUSALS_PER_HOUR), clock.clone()),
             own: Mutex::default(),
             clock: clock.clone(),
         }
+    }
+
+    /// Another allowance from now on; a bucket whose size changes is full again.
+    pub(super) fn replace(&self, allowed: Allowance) {
+        let before = self.common.get();
+        let keyed = |quota| Arc::new(RateLimiter::hashmap_with_clock(quota, self.clock.clone()));
+        let messages = if before.allowed.per_hour == allowed.per_hour {
+            Arc::clone(&before.messages)
+        } else {
+            keyed(per_hour(allowed.per_hour))
+        };
+        let recipients = if before.allowed.recipients_per_day == allowed.recipients_per_day {
+            Arc::clone(&before.recipients)
+        } else {
+            keyed(per_day(allowed.recipients_per_day))
+        };
+        self.common.set(Common { allowed, messages, recipients });
     }
 
     /// Counts one message of `mailbox`, whose own limits come before the others.
@@ -131,10 +169,12 @@ impl<C: Clock + Clone> Quotas<C> {
             self.take_own(mailbox, own, outside)?;
         }
         let (messages, recipients) = (own.per_hour.is_none(), own.recipients_per_day.is_none());
-        if self.enabled && messages && self.messages.check_key(&mailbox).is_err() {
+        let common = self.common.get();
+        let enabled = common.allowed.enabled;
+        if enabled && messages && common.messages.check_key(&mailbox).is_err() {
             return Err(Over::Messages);
         }
-        if self.enabled && recipients && outside && self.recipients.check_key(&mailbox).is_err() {
+        if enabled && recipients && outside && common.recipients.check_key(&mailbox).is_err() {
             return Err(Over::Recipients);
         }
         Ok(())
@@ -180,8 +220,9 @@ impl<C: Clock + Clone> Quotas<C> {
 
     /// Forgets who has been quiet. Call it now and then.
     pub(super) fn tidy(&self) {
-        self.messages.retain_recent();
-        self.recipients.retain_recent();
+        let common = self.common.get();
+        common.messages.retain_recent();
+        common.recipients.retain_recent();
         self.automatic.retain_recent();
         self.refusals.retain_recent();
         let now = self.clock.now();
@@ -206,10 +247,26 @@ mod tests {
 
     use super::*;
 
+    fn allowed(enabled: bool, per_hour: u32, recipients_per_day: u32) -> Allowance {
+        Allowance { enabled, per_hour, recipients_per_day }
+    }
+
+    #[test]
+    fn another_allowance_holds_at_once_and_the_bucket_that_stays_remembers() {
+        let quotas = Quotas::new(allowed(true, 1, 1), &FakeRelativeClock::default());
+        let mailbox = LaneId(1);
+        let take = || quotas.take(mailbox, Own::default(), Way::Outside);
+        assert_eq!((take(), take()), (Ok(()), Err(Over::Messages)));
+        quotas.replace(allowed(true, 5, 1));
+        assert_eq!(take(), Err(Over::Recipients), "of one a day");
+        quotas.replace(allowed(false, 5, 1));
+        assert_eq!(take(), Ok(()));
+    }
+
     #[test]
     fn each_mailbox_has_its_hour_and_its_day() {
         let clock = FakeRelativeClock::default();
-        let quotas = Quotas::new(true, 3, 4, &clock);
+        let quotas = Quotas::new(allowed(true, 3, 4), &clock);
         let (one, two) = (LaneId(1), LaneId(2));
         for _ in 0..3 {
             assert_eq!(quotas.take(one, Own::default(), Way::Outside), Ok(()));
@@ -231,7 +288,7 @@ mod tests {
     #[test]
     fn limits_of_its_own_hold_in_place_of_the_others() {
         let clock = FakeRelativeClock::default();
-        let quotas = Quotas::new(true, 1, 1, &clock);
+        let quotas = Quotas::new(allowed(true, 1, 1), &clock);
         let (one, own) = (LaneId(1), |per_hour, recipients_per_day| Own { per_hour, recipients_per_day });
         let more = own(Some(3), Some(2));
         let inside = Way::Inside { to: LaneId(2), automatic: false };
@@ -244,7 +301,7 @@ mod tests {
         assert_eq!(quotas.take(one, own(None, Some(0)), Way::Outside), Err(Over::Closed));
         assert_eq!(quotas.take(one, own(None, Some(0)), inside), Ok(()));
         assert_eq!(quotas.take(one, own(Some(1), Some(1)), Way::Outside), Ok(()));
-        let off = Quotas::new(false, 1, 1, &clock);
+        let off = Quotas::new(allowed(false, 1, 1), &clock);
         assert_eq!(
             off.take(one, own(Some(0), None), inside),
             Err(Over::Closed),
@@ -258,7 +315,7 @@ mod tests {
     #[test]
     fn refusals_cannot_fill_the_disk() {
         let clock = FakeRelativeClock::default();
-        let quotas = Quotas::new(false, 1, 1, &clock);
+        let quotas = Quotas::new(allowed(false, 1, 1), &clock);
         assert!((0..REFUSALS_PER_HOUR).all(|_| quotas.may_record(LaneId(1))));
         assert!(!quotas.may_record(LaneId(1)));
         assert!(quotas.may_record(LaneId(2)));
@@ -268,7 +325,7 @@ mod tests {
 
     #[test]
     fn programs_that_answer_each_other_stop_even_without_quotas() {
-        let quotas = Quotas::new(false, 1, 1, &FakeRelativeClock::default());
+        let quotas = Quotas::new(allowed(false, 1, 1), &FakeRelativeClock::default());
         let way = Way::Inside { to: LaneId(2), automatic: true };
         for _ in 0..AUTOMATIC_PER_HOUR {
             assert_eq!(quotas.take(LaneId(1), Own::default(), way), Ok(()));

@@ -97,7 +97,7 @@ impl Submitter {
         Box::pin(async move {
             let words = match piece {
                 OutboundPiece::Start { stream, start } => {
-                    let Submissions { settings, spooler, .. } = &*self.shared;
+                    let (settings, spooler) = (self.shared.settings(), &self.shared.spooler);
                     let (max, host) = (settings.message_bytes_max, &settings.hostname);
                     let begun = Stream::begin(*start, max, host, spooler, clock::wall());
                     self.hand(|hand| hand.streams.insert(stream, begun));
@@ -153,7 +153,8 @@ impl Submitter {
     }
 
     async fn submit(&self, name: String, collected: Collected) -> Words {
-        let Submissions { settings, spooler, quotas, .. } = &*self.shared;
+        let Submissions { spooler, quotas, .. } = &*self.shared;
+        let settings = self.shared.settings();
         let now = clock::wall();
         let key = submission_key(&self.who.key, &name);
         let recipient = prepare::recipient(&collected.rcpt_to);
@@ -163,14 +164,14 @@ impl Submitter {
             .filter(|_| !self.who.results)
             .map(|draft| prepare::fingerprint(draft, &collected.mail_from, &collected.rcpt_to))
             .map(|fingerprint| twin_key(&self.who.key, &fingerprint));
-        let names = decide::recipient_names(settings, &recipient);
+        let names = decide::recipient_names(&settings, &recipient);
         let question = Question { mailbox: self.who.mailbox, key, twin, recipient: names };
         let facts = match spooler.query(move |spool| question.ask(spool, now)).await {
             Ok(Ok(Some(facts))) => facts,
             Ok(Ok(None)) => return Err(LaneLost),
             Ok(Err(error)) | Err(error) => return self.not_now(name, &AcceptError::Spool(error)),
         };
-        let verdict = decide::decide(settings, quotas, self.who.mailbox, &collected, &recipient, &facts);
+        let verdict = decide::decide(&settings, quotas, self.who.mailbox, &collected, &recipient, &facts);
         let refused = matches!(verdict, Verdict::Refuse { .. });
         if let Verdict::Refuse { note, .. } = &verdict
             && !facts.known
@@ -225,7 +226,7 @@ impl Submitter {
         smtputf8: bool,
         now: WallMs,
     ) -> Result<(BodyWriter, Outgoing), &'static str> {
-        let Submissions { settings, spooler, .. } = &*self.shared;
+        let (settings, spooler) = (self.shared.settings(), &self.shared.spooler);
         let Collected { mail_from, rcpt_to, began_at, identity, content, .. } = collected;
         let mut meta = OutboundMeta {
             mail_from: clip(&mail_from),
@@ -312,7 +313,7 @@ impl Submitter {
             }
             None if twin => self.hand(|hand| {
                 if hand.repeats.len() < REPEATS_MAX {
-                    let waits = u64::try_from(self.shared.settings.legacy_wait.as_millis());
+                    let waits = u64::try_from(self.shared.settings().legacy_wait.as_millis());
                     let until = now.plus(waits.unwrap_or(u64::MAX));
                     hand.repeats.push(Repeat { first: id, stream, until });
                 }
@@ -329,10 +330,10 @@ impl Submitter {
             told.into_iter().filter(|id| self.hand(|hand| hand.said.remove(id))).collect();
         if !told.is_empty() {
             let now = clock::wall();
-            let settings = (!self.who.results).then(|| self.shared.settings.clone());
+            let settings = (!self.who.results).then(|| self.shared.settings());
             crashpoint::reach("outbound.before_told");
             let written =
-                self.shared.spooler.call(move |spool| tell(spool, &told, settings.as_ref(), now)).await;
+                self.shared.spooler.call(move |spool| tell(spool, &told, settings.as_deref(), now)).await;
             self.or_lost(written)?;
             crashpoint::reach("outbound.after_told");
         }
@@ -366,7 +367,7 @@ impl Submitter {
         let meta = &ended.meta;
         let owner = Uuid::from_bytes(meta.session);
         let teller = self.shared.desks.teller(self.who.mailbox, owner, meta.results);
-        let is_awaited = now < self.shared.settings.awaited_until(meta);
+        let is_awaited = now < self.shared.settings().awaited_until(meta);
         let hears = meta.results || (ended.status != ResultStatus::Indeterminate && is_awaited);
         teller == Some(self.who.session) && hears
     }

@@ -36,6 +36,11 @@ impl DeadHosts {
         Self { retry, hosts: HashMap::new() }
     }
 
+    /// Other waits, for what falls silent from now on.
+    pub fn set_retry(&mut self, retry: Retry) {
+        self.retry = retry;
+    }
+
     /// `None`: dial it (and report how it went). Otherwise: leave it alone until then.
     pub fn ask(&mut self, address: SocketAddr, now: Instant) -> Option<Instant> {
         let dead = self.hosts.get_mut(&address)?;

@@ -48,6 +48,15 @@ impl Load {
     }
 }
 
+/// What sessions may finish when the process goes down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grace {
+    /// Commands are taken until then.
+    pub until: Instant,
+    /// A session that has not sent a message yet may begin its first.
+    pub newcomers: bool,
+}
+
 /// Limits and names of SMTP sessions. All sessions of a process share one value; clone it freely.
 #[derive(Clone, Debug)]
 pub struct Settings {

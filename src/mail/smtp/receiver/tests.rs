@@ -467,7 +467,7 @@ fn unknown_recipients_wait_longer_and_longer_and_in_order() {
     world.lately = 5;
     assert_eq!(world.say(rcpt), "");
     assert_eq!(world.receiver.deadline(), Some(world.now + delay * 3));
-    world.receiver.drain();
+    world.receiver.drain(Grace { until: world.now, newcomers: false });
     world.perform();
     assert_eq!(codes(&world.wire), "421 4.3.2|closed");
     let mut world = World::with(Settings { unknown_recipient_delay: delay, ..settings() });
@@ -546,13 +546,34 @@ fn silence_and_trickle_end_in_421() {
 
 #[test]
 fn draining_ends_between_commands_and_finishes_what_is_under_way() {
-    let drain = |world: &mut World| {
+    let grace = Duration::from_secs(3);
+    let drain_as = |world: &mut World, newcomers| {
         world.wire.clear();
-        world.receiver.drain();
+        world.receiver.drain(Grace { until: world.now + grace, newcomers });
         world.perform();
         codes(&world.wire)
     };
-    assert_eq!(drain(&mut World::ready_for_body()), "421 4.3.2|closed"); // A12
+    let drain = |world: &mut World| drain_as(world, false);
+    assert_eq!(drain(&mut World::greeted()), "421 4.3.2|closed"); // A12
+    // An open transaction may go on, for a while.
+    let mut world = World::ready_for_body();
+    assert_eq!(drain(&mut world), "");
+    assert_eq!(world.pass(grace), "421 4.3.2|closed");
+    let mut world = World::ready_for_body();
+    assert_eq!(drain(&mut world), "");
+    world.say("DATA\r\n");
+    world.say("hello");
+    assert_eq!(world.pass(grace), "");
+    assert_eq!(world.say("\r\n.\r\n"), "250 2.0.0|421 4.3.2|closed");
+    // Whoever has come just now may bring one message, when that is wanted.
+    let mut world = World::greeted();
+    assert_eq!(drain_as(&mut world, true), "");
+    assert_eq!(world.say("MAIL FROM:<a@client.example>\r\n"), "250 2.1.0");
+    assert_eq!(world.say("RSET\r\n"), "250 2.0.0");
+    assert_eq!(world.pass(grace), "421 4.3.2|closed");
+    let mut world = World::with(Settings { greet_delay: Duration::from_secs(1), ..settings() });
+    assert_eq!(drain_as(&mut world, true), "");
+    assert_eq!(world.pass(Duration::from_secs(1)), "220");
     let mut world = World::ready_for_body();
     world.say("DATA\r\n");
     world.say("hello");

@@ -95,7 +95,7 @@ fn a_newer_login_closes_the_session() {
 #[test]
 fn a_drain_finishes_what_is_in_flight_and_starts_nothing() {
     let mut world = World::two(Lane::with(&[10]), Habit::Silent);
-    world.give(Input::Drain { reconnect_after_ms: 1_500 });
+    world.give(Input::Drain { reconnect_after_ms: 1_500, settle: DRAIN_TIME_MAX });
     world.lane.put(10);
     world.give(Input::Bell);
     world.run();
@@ -107,7 +107,7 @@ fn a_drain_finishes_what_is_in_flight_and_starts_nothing() {
     assert_eq!(world.lane.fates(), [Fate::Acked, Fate::Ready]);
 
     let mut stuck = World::new(&proof(&[], None), Lane::with(&[10]), Habit::Frozen);
-    stuck.give(Input::Drain { reconnect_after_ms: 0 });
+    stuck.give(Input::Drain { reconnect_after_ms: 0, settle: DRAIN_TIME_MAX });
     stuck.run();
     stuck.pass(DRAIN_TIME_MAX);
     assert_eq!(stuck.closed, Some((1012, "relay_restarts")));
@@ -145,7 +145,7 @@ fn any_input_in_any_state_is_answered_without_panic() {
                 3 => Input::Pong(id.into()),
                 4 => Input::Bell,
                 5 => Input::Progress,
-                6 => Input::Drain { reconnect_after_ms: 1 },
+                6 => Input::Drain { reconnect_after_ms: 1, settle: Duration::from_millis(500) },
                 7 => Input::Piece {
                     item: id.parse().unwrap(),
                     n: draw(3) as usize,

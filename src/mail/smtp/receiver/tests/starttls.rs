@@ -107,7 +107,7 @@ fn a_failed_or_slow_handshake_closes_without_a_word() {
     assert_eq!(world.pass(Duration::from_secs(10)), "closed");
     // A relay that stops says so inside TLS.
     let mut world = shaking();
-    world.receiver.drain();
+    world.receiver.drain(Grace { until: world.now, newcomers: false });
     world.perform();
     assert_eq!(world.wire, "");
     world.receiver.tls_established(TLS.to_owned(), world.now);
