@@ -3,6 +3,7 @@
 //! Few cases by default, so that `tests/run` stays short; `PROPTEST_CASES=20000 cargo test --test properties`
 //! looks harder. A failure prints the smallest steps that show it and keeps their seed in `regressions/`.
 
+mod a_copy_is_the_moment_it_was_begun;
 mod accepted_items_survive_any_crash;
 mod acked_items_are_never_sent_again;
 mod canonical_form;

@@ -7,12 +7,15 @@
 
 pub mod api;
 pub mod ask;
+pub mod backup;
+pub mod bytes;
 pub mod change;
 pub mod client;
 pub mod control;
 pub mod deliveries;
 pub mod events;
 pub mod explain;
+pub mod jobs;
 pub mod keys;
 pub mod list;
 pub mod overview;

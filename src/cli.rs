@@ -6,11 +6,13 @@
 //! Failure policy: one sentence on standard error that says what to do, never a backtrace.
 
 mod backend;
+mod backup;
 mod bench;
 mod check;
 mod delivery_verbs;
 mod demo;
 mod dns;
+mod doctor;
 mod gateway;
 mod health;
 mod keys;
@@ -18,6 +20,7 @@ mod load;
 mod mailbox_verbs;
 mod manual;
 mod process_verbs;
+mod progress;
 mod reference;
 mod report;
 mod screen;
@@ -178,9 +181,15 @@ enum Command {
     /// The DNS records this relay needs, and whether the world sees them
     #[command(subcommand, after_help = dns::EXAMPLES)]
     Dns(dns::Verb),
+    /// Look at everything this relay leans on, one line each with advice
+    #[command(after_help = doctor::EXAMPLES)]
+    Doctor(doctor::Args),
     /// Look into the spool, and move what lies in it
     #[command(subcommand, after_help = spool_verbs::EXAMPLES)]
     Spool(spool_verbs::Verb),
+    /// Copy the data directory, while the relay runs or not, to one that a relay can be started on
+    #[command(after_help = backup::EXAMPLES)]
+    Backup(backup::BackupArgs),
     /// Measure this machine
     #[command(subcommand, after_help = bench::EXAMPLES)]
     Bench(bench::Verb),
@@ -232,9 +241,11 @@ fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Gateway(verb) => gateway::run(global, verb),
         Command::Keys(verb) => keys::run(global, verb),
         Command::Dns(verb) => dns::run(global, verb),
+        Command::Doctor(args) => doctor::run(global, &args),
         Command::Mailbox(verb) => mailbox_verbs::run(global, verb),
         Command::Delivery(verb) => delivery_verbs::run(global, verb),
         Command::Spool(verb) => spool_verbs::run(global, verb),
+        Command::Backup(args) => backup::run(global, &args),
         Command::Bench(verb) => bench::run(global, verb),
         Command::Completions(args) => manual::completions(&args),
         Command::Man(args) => manual::pages(&args),

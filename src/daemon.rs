@@ -13,7 +13,6 @@ mod edge;
 mod ending;
 pub mod ledger;
 mod listeners;
-mod open;
 mod outbound;
 mod places;
 mod presence;
@@ -40,6 +39,7 @@ use crate::admin::api::{self, Admin};
 use crate::admin::ask::Terms;
 use crate::admin::control::Control;
 use crate::admin::events::ONLOOKERS_MAX;
+use crate::admin::jobs::Jobs;
 use crate::config::{AdmissionMode, Config};
 use crate::current::Current;
 use crate::http::{self, Guests};
@@ -122,6 +122,14 @@ pub enum StartError {
         /// What it must be.
         error: http::guard::WeakToken,
     },
+    /// The dashboard's own token could be guessed.
+    #[error("{file} is no token: {error}; remove it, and the next start makes one")]
+    DashboardToken {
+        /// The file.
+        file: String,
+        /// What it must be.
+        error: http::guard::WeakToken,
+    },
     /// The signing keys cannot be used.
     #[error("{0}; `attestation.enabled = false` starts the relay without a signature")]
     Attestation(#[from] StoreError),
@@ -132,7 +140,11 @@ impl StartError {
     #[must_use]
     pub fn is_configuration(&self) -> bool {
         match self {
-            Self::Tls(_) | Self::Secret { .. } | Self::WeakToken { .. } | Self::Socket(_) => true,
+            Self::Tls(_)
+            | Self::Secret { .. }
+            | Self::WeakToken { .. }
+            | Self::DashboardToken { .. }
+            | Self::Socket(_) => true,
             Self::Ledger(_)
             | Self::Listen { .. }
             | Self::Admin { .. }
@@ -315,9 +327,11 @@ pub async fn start(config: &Config, given: Given, stop: CancellationToken) -> Re
         onlookers: Arc::new(Semaphore::new(ONLOOKERS_MAX)),
         stop: rest.clone(),
         control,
-        verifying: Semaphore::new(1),
+        jobs: Jobs::new(config.data_dir.clone(), rest.clone()),
     });
     let admin_router = api::router(Arc::clone(&admin));
+    let dashboard = edge::dashboard(config, http, guard.as_ref(), &admin_router, &metrics)?
+        .map(|dashboard| dashboard as Arc<dyn http::Pages>);
     let admin_door = guard.map(|guard| edge::admin_door(config, guard, &admin_router, &metrics));
     let acme = match &served {
         Some(served) => acme::prepare(config, &served.store, &metrics)?,
@@ -326,11 +340,13 @@ pub async fn start(config: &Config, given: Given, stop: CancellationToken) -> Re
     let challenges = acme.as_ref().map(|acme| Arc::clone(&acme.challenges));
     let about = custody::About::new(config, signer);
     let described: Arc<dyn http::About> = Arc::clone(&about) as _;
+    let sts = Arc::new(Current::new(records::sts_policy(config)));
     let extras = http::Extras {
         admin: admin_door.clone(),
+        pages: dashboard,
         about: Some(described),
         challenges,
-        sts: records::sts_policy(config),
+        sts: Arc::clone(&sts),
     };
     let watch = metrics.listeners.watch(readiness::ADMIN);
     let answering = api::serve(listeners.admin, admin_router, rest.clone());
@@ -385,6 +401,7 @@ pub async fn start(config: &Config, given: Given, stop: CancellationToken) -> Re
         door: admin_door,
         tls: served.clone(),
         about,
+        sts,
         metrics: Arc::clone(&metrics),
         secrets: Mutex::new(reload::hashes(config)),
     };
@@ -441,6 +458,13 @@ fn admission(config: &Config) -> Admission {
         AdmissionMode::Open => Admission::Open,
         AdmissionMode::Allowlist => Admission::AllowList,
     }
+}
+
+/// Where the token of the dashboard is, if that is to be seen at this address.
+#[must_use]
+pub fn dashboard_token(config: &Config, http: SocketAddr) -> Option<PathBuf> {
+    let own = || http.ip().is_loopback().then(|| edge::dashboard_token_file(config));
+    config.admin_http_token_file.clone().or_else(own)
 }
 
 fn tunnel_settings(config: &Config) -> ws::Settings {

@@ -1,8 +1,9 @@
-//! The public HTTP listeners: health, readiness, metrics, the doors to the tunnel and, with a token, to the admin API.
+//! The public HTTP listeners: health, readiness, metrics, the doors to the tunnel, to pages for people and, with a token, to the
+//! admin API.
 //!
 //! Promises: a bounded number of connections; a client that does not send its request in time is cut; every
-//! unknown request gets 404 `{"error":"not_found"}`, whatever it carries. Does not: know what admin requests mean, or
-//! anything about mail.
+//! unknown request gets 404 `{"error":"not_found"}`, whatever it carries. Does not: know what admin requests or pages
+//! mean, or anything about mail.
 //! Failure policy: trouble of one connection ends that connection; trouble of the listener ends the daemon.
 
 pub mod admin;
@@ -19,6 +20,7 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
+use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
 
@@ -27,6 +29,7 @@ pub use guests::{GUESTS_PER_ADDRESS_MAX, Guests};
 pub use plain::plain;
 pub use serve::{CONNECTIONS_MAX, ConnectionPlace, Door, Places, serve};
 
+use crate::current::Current;
 use crate::observe::Metrics;
 use exposition::Exposition;
 
@@ -75,6 +78,14 @@ pub trait About: Send + Sync + 'static {
     fn object(&self) -> Value;
 }
 
+/// Pages for people. The dashboard implements it.
+pub trait Pages: Send + Sync + 'static {
+    /// Whether a request is for one of them, as it came and from where; others get the protocol's 404.
+    fn has(&self, request: &Request) -> bool;
+    /// Answers one.
+    fn answer(self: Arc<Self>, request: Request) -> BoxFuture<'static, Response>;
+}
+
 /// An MTA-STS policy (RFC 8461).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StsPolicy {
@@ -87,10 +98,12 @@ pub struct StsPolicy {
 /// What a listener answers when it is configured.
 #[derive(Clone, Default)]
 pub struct Extras {
-    /// The MTA-STS policy.
-    pub sts: Option<Arc<StsPolicy>>,
+    /// The MTA-STS policy, if there is one now.
+    pub sts: Arc<Current<Option<StsPolicy>>>,
     /// The admin API; `None`: not over HTTP.
     pub admin: Option<Arc<AdminDoor>>,
+    /// Pages for people; `None`: there are none.
+    pub pages: Option<Arc<dyn Pages>>,
     /// What anybody may know of the relay; `None`: nothing is said.
     pub about: Option<Arc<dyn About>>,
     /// Validations; `None`: there are none.
@@ -121,6 +134,9 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
     if let Some(admin) = shared.extras.admin.as_ref().filter(|_| AdminDoor::has(request.uri().path())) {
         return admin.answer(request).await;
     }
+    if let Some(pages) = shared.extras.pages.as_ref().filter(|pages| pages.has(&request)) {
+        return Arc::clone(pages).answer(request).await;
+    }
     let target = request.uri().path_and_query().map_or("/", |t| t.as_str()).to_owned();
     match (request.method(), target.as_str()) {
         (&Method::GET, "/health") => health(shared.vitals.as_ref()),
@@ -139,7 +155,7 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
 fn sts_policy(shared: &Shared, headers: &HeaderMap) -> Response {
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     let host = host.split(':').next().unwrap_or_default().trim_end_matches('.').to_ascii_lowercase();
-    match shared.extras.sts.as_ref().filter(|sts| sts.hosts.contains(&host)) {
+    match shared.extras.sts.get().as_ref().as_ref().filter(|sts| sts.hosts.contains(&host)) {
         Some(sts) => ([(header::CONTENT_TYPE, "text/plain")], sts.text.clone()).into_response(),
         None => not_found(),
     }

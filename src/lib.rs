@@ -7,6 +7,7 @@ pub mod config;
 pub mod crashpoint;
 pub mod current;
 pub mod daemon;
+pub mod dashboard;
 pub mod gateway;
 pub mod http;
 pub mod identity;

@@ -1,9 +1,12 @@
 //! Scenarios.
 
 mod attacks;
+mod checks;
 mod cli;
 mod crash;
 mod custody;
+mod dashboard;
+mod deploy;
 mod dialogs;
 mod docs;
 mod edge;
@@ -13,6 +16,7 @@ mod intake_process;
 mod layering;
 mod lost_replies;
 mod manual;
+mod operate;
 mod outbound;
 mod peers;
 mod signing;

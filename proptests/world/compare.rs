@@ -69,21 +69,7 @@ impl World {
 
     /// What the spool shows now, as far as [`World::restart`] compares it.
     pub(crate) fn facts(&self) -> Result<Vec<String>, Broken> {
-        let spool = self.spool.as_ref().ok_or("no process")?;
-        let mut facts = Vec::new();
-        for mailbox in spool.mailboxes(None, 100).map_err(|e| e.to_string())? {
-            let (lane, name, stats) = (mailbox.lane, &mailbox.name, mailbox.stats);
-            facts.push(format!(
-                "{lane:?} {name} {:?} {:?} {:?}",
-                mailbox.aliases, stats.next_seq, stats.cursor
-            ));
-        }
-        for info in self.listed()? {
-            let timeline = spool.timeline(info.id).map_err(|e| e.to_string())?;
-            let ItemInfo { id, lane, seq, state, chain, .. } = &info;
-            facts.push(format!("{id} {lane:?} {seq} {state:?} {chain:02x?} {timeline:?}"));
-        }
-        Ok(facts)
+        facts_of(self.spool.as_ref().ok_or("no process")?)
     }
 
     /// The retention of an item is over, so that it may be gone.
@@ -97,17 +83,7 @@ impl World {
     }
 
     pub(super) fn listed(&self) -> Result<Vec<ItemInfo>, Broken> {
-        let spool = self.spool.as_ref().ok_or("no process")?;
-        let (mut all, mut after) = (Vec::new(), None);
-        loop {
-            let (page, next) =
-                spool.list(&Filter::default(), after, 7).map_err(|error| format!("list: {error}"))?;
-            all.extend(page);
-            match next {
-                Some(page) => after = Some(page),
-                None => return Ok(all),
-            }
-        }
+        listed_in(self.spool.as_ref().ok_or("no process")?)
     }
 
     /// Is the spool exactly this?
@@ -221,5 +197,33 @@ impl World {
             ensure!(got == expected, "lane {lane} offers {got:?}, not {expected:?}");
         }
         Ok(())
+    }
+}
+
+/// What does not depend on the moment.
+pub(super) fn facts_of(spool: &Spool) -> Result<Vec<String>, Broken> {
+    let mut facts = Vec::new();
+    for mailbox in spool.mailboxes(None, 100).map_err(|e| e.to_string())? {
+        let (lane, name, stats) = (mailbox.lane, &mailbox.name, mailbox.stats);
+        facts.push(format!("{lane:?} {name} {:?} {:?} {:?}", mailbox.aliases, stats.next_seq, stats.cursor));
+    }
+    for info in listed_in(spool)? {
+        let timeline = spool.timeline(info.id).map_err(|e| e.to_string())?;
+        let ItemInfo { id, lane, seq, state, chain, .. } = &info;
+        facts.push(format!("{id} {lane:?} {seq} {state:?} {chain:02x?} {timeline:?}"));
+    }
+    Ok(facts)
+}
+
+pub(super) fn listed_in(spool: &Spool) -> Result<Vec<ItemInfo>, Broken> {
+    let (mut all, mut after) = (Vec::new(), None);
+    loop {
+        let (page, next) =
+            spool.list(&Filter::default(), after, 7).map_err(|error| format!("list: {error}"))?;
+        all.extend(page);
+        match next {
+            Some(page) => after = Some(page),
+            None => return Ok(all),
+        }
     }
 }

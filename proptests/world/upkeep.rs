@@ -1,5 +1,7 @@
 //! What a spool does by itself, and how it is stopped and started.
 
+use spool::backup::BackupPlan;
+
 use super::*;
 
 impl World {
@@ -51,6 +53,33 @@ impl World {
         }
         self.snapshots.push(self.index.snapshot());
         self.call(|spool| spool.end_checkpoint(&job, result)).map(|_| ())
+    }
+
+    /// Begins a copy of what is stable, and answers it with the disk as the death of the process would leave it now.
+    pub(crate) fn begin_backup(&mut self) -> Result<(BackupPlan, SimDisk), Broken> {
+        ensure!(self.commit()?, "commit failed on a good medium");
+        let now = self.now;
+        let spool = self.spool.as_mut().ok_or("no process")?;
+        let plan = spool.begin_backup(now).map_err(|error| error.to_string())?;
+        Ok((plan, self.disk.kill()))
+    }
+
+    /// The copier lives; false when the process has ended, or the clock ran away.
+    pub(crate) fn renew_backup(&mut self, pin: u64) -> bool {
+        let now = self.now;
+        self.spool.as_mut().is_some_and(|spool| spool.renew_backup(pin, now).is_ok())
+    }
+
+    /// What a start on `disk` without an index finds, and every body of it is read.
+    pub(crate) fn facts_on(&self, disk: &SimDisk) -> Result<Vec<String>, Broken> {
+        let index = Arc::new(MemoryIndex::new());
+        let opened = Spool::open(Arc::new(disk.clone()), index, options(), self.now);
+        let (spool, recovery) = opened.map_err(|error| format!("does not open: {error}"))?;
+        ensure!(recovery.damaged.is_empty(), "damage in a copy: {:?}", recovery.damaged);
+        for item in compare::listed_in(&spool)?.iter().filter(|item| spool::life::keeps_body(item.state)) {
+            spool.reader().check_body(item).map_err(|error| format!("{}: {error}", item.id))?;
+        }
+        compare::facts_of(&spool)
     }
 
     pub(super) fn spare(&mut self) -> Result<(), Broken> {

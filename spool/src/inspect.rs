@@ -26,6 +26,11 @@ const REPLAY_BLOCKS_MAX: usize = 64;
 /// Blocks looked into by one call of [`Spool::list`].
 const LIST_BLOCKS_MAX: usize = 512;
 
+/// How long before and after its acceptance an item's id may be dated, as far as anybody looks, milliseconds.
+const BODY_MS_MAX: u64 = 3_600_000;
+/// Pages of ids that are looked through for one that no record tells.
+const ID_PAGES_MAX: usize = 64;
+
 /// Where a replay begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReplayFrom {
@@ -85,7 +90,8 @@ impl Spool {
 
     /// Items by lane and seq: those that match `filter`, after `after`, at most `limit`. The page says where to
     /// go on, `None` at the end; a page may be empty and still not the last. An item whose record is damaged is
-    /// listed with what the index knows: its id reads as zeros, its envelope is empty.
+    /// listed with what the index knows: its envelope and hash are empty, and its id reads as zeros when not even
+    /// that is known.
     ///
     /// # Errors
     /// [`SpoolError::Index`], [`SpoolError::Io`].
@@ -130,7 +136,7 @@ impl Spool {
     /// What is known of an item whose record cannot be read.
     pub(crate) fn unreadable(&self, lane: LaneId, seq: Seq, entry: &Entry) -> Result<ItemInfo, SpoolError> {
         Ok(ItemInfo {
-            id: ItemId([0; 16]),
+            id: self.id_at(lane, seq, entry.accepted_at)?.unwrap_or(ItemId([0; 16])),
             lane,
             lane_name: self.owner_of(lane)?,
             seq,
@@ -147,6 +153,31 @@ impl Spool {
             chunks: Vec::new(),
             outbound: entry.outbound,
         })
+    }
+
+    /// The id of the item at a place, found without its record: ids are dated when their message begins to come in.
+    fn id_at(&self, lane: LaneId, seq: Seq, accepted_at: WallMs) -> Result<Option<ItemId>, SpoolError> {
+        let begun = WallMs(accepted_at.0.saturating_sub(BODY_MS_MAX));
+        let key = |at: WallMs| entry::bucket_key(ItemId::new(at, [0; 10]));
+        let end = key(accepted_at.plus(BODY_MS_MAX));
+        let mut from = key(begun);
+        for _ in 0..ID_PAGES_MAX {
+            let page = self.tail.scan(crate::index::Tree::Item, &from, Some(&end), LIST_MAX)?;
+            for (_, bucket) in &page {
+                let found = entry::bucket_entries(bucket).find(|(_, at, n)| (*at, *n) == (lane, seq));
+                if let Some((id, _, _)) = found {
+                    return Ok(Some(id));
+                }
+            }
+            match page.last() {
+                Some((last, _)) if page.len() == LIST_MAX => {
+                    from.clone_from(last);
+                    from.push(0);
+                }
+                Some(_) | None => break,
+            }
+        }
+        Ok(None)
     }
 
     /// Does to an item what an operator asked. Stage only: commit afterwards.

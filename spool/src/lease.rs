@@ -17,6 +17,17 @@ use crate::record::{Kind, Record, StateRecord, StateRef};
 use crate::spool::Spool;
 use crate::types::{AckOutcome, ItemInfo, Leased, Room, State};
 
+/// How often a gateway could not take an item.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refusals {
+    /// So often, since the relay started.
+    pub count: u8,
+    /// So often, and it is held.
+    pub most: u8,
+    /// When it is offered again to the session of now.
+    pub retry_at: Option<WallMs>,
+}
+
 /// Most nacked items a session may have waiting for their time.
 pub const DEFERRED_MAX: usize = 4096;
 /// Items whose nacks are counted across sessions.
@@ -249,6 +260,15 @@ impl Spool {
             session.deferred.insert(seq, now.plus(retry_after_ms));
         } // else: offered again to the next session
         Ok(())
+    }
+
+    /// How its gateway took an item so far; `None` when it never refused it, or the relay does not remember.
+    #[must_use]
+    pub fn refusals(&self, item: &ItemInfo) -> Option<Refusals> {
+        let count = self.nacks.get(&item.id).copied()?;
+        let session = self.session_of.get(&item.lane).and_then(|id| self.sessions.get(id));
+        let retry_at = session.and_then(|session| session.deferred.get(&item.seq).copied());
+        Some(Refusals { count, most: self.options.nacks_max, retry_at })
     }
 
     /// The gateway will never take the item: held, with its reason, for the operator to see.

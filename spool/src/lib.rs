@@ -12,11 +12,12 @@
 //!
 //! A tour: [`record`] and `segment` are the bytes, `journal` writes them, `scan` reads them back, `apply` gives
 //! them their meaning in the `tail` above the index, `accept`, `lease`, `inspect` and `mailboxes` are the verbs,
-//! `upkeep` and `compact` tidy up, `recover` starts it all, [`engine`] runs it on a thread. Bytes and arguments:
+//! `upkeep` and `compact` tidy up, [`backup`] copies, `recover` starts it all, [`engine`] runs it on a thread. Bytes and arguments:
 //! `DESIGN.md`.
 
 pub mod accept;
 mod apply;
+pub mod backup;
 mod batch;
 mod compact;
 pub mod disk;

@@ -139,6 +139,8 @@ pub(crate) fn open_as(
         emptied: Default::default(),
         removable: Default::default(),
         checkpoint_at: now,
+        backup: None,
+        backups_begun: 0,
         free_bytes: 0,
         damaged: 0,
         damaged_segments: Default::default(),

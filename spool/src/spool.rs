@@ -10,6 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use crate::backup::Pin;
 use crate::compact::Compaction;
 use crate::disk::{DirLock, Disk};
 use crate::entry;
@@ -151,6 +152,9 @@ pub struct Spool {
     pub(crate) emptied: BTreeSet<u32>,
     pub(crate) removable: BTreeSet<u32>,
     pub(crate) checkpoint_at: WallMs,
+    /// Held while the journal is copied: no segment goes.
+    pub(crate) backup: Option<Pin>,
+    pub(crate) backups_begun: u64,
     pub(crate) free_bytes: u64,
     pub(crate) damaged: u64,
     /// Damage met by compaction; such segments stay as evidence.
@@ -358,6 +362,10 @@ impl Spool {
             return Err(error);
         }
         self.tail.thaw();
+        if self.backup.is_some() {
+            // A later checkpoint, which covers this one, is as good a reason to let them go.
+            self.emptied.append(&mut self.removable);
+        }
         let removable = std::mem::take(&mut self.removable);
         if removable.is_empty() {
             return Ok(());

@@ -49,6 +49,7 @@ impl Spool {
     pub fn maintain(&mut self, now: WallMs) -> Result<Upkeep, SpoolError> {
         self.healthy()?;
         self.look_at_free_space();
+        self.look_at_pin(now);
         let mut done = Upkeep::default();
         self.sweep_twins(now)?;
         self.sweep_invitations(now)?;

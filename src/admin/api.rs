@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::{DefaultBodyLimit, State};
-use axum::http::{StatusCode, Uri, header};
+use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::{Json, Router};
 use futures_util::stream;
@@ -24,10 +24,11 @@ use tokio_util::sync::CancellationToken;
 use super::ask::{self, AskError, Terms};
 use super::change::{self, Change};
 use super::control::{self, Control, Order};
+use super::jobs::{Jobs, Kind, Tell};
 use super::list::{self, ItemsAsk};
 use super::overview::Condition;
 use super::presence::{self, Presence};
-use super::{deliveries, keys, request, verify};
+use super::{backup, bytes, deliveries, keys, request, verify};
 use crate::current::Current;
 use crate::mail::outbound::delivery::standing::Standing;
 use crate::mail::outbound::delivery::switch::Switch;
@@ -45,6 +46,8 @@ pub mod routes;
 const REQUEST_BYTES_MAX: usize = 64 * 1024;
 /// How long requests under way may take after a stop: somebody who asked and does not read must not hold it up.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
+/// How often an item may be moved while its bytes are checked.
+const MOVES_MAX: usize = 8;
 
 /// What the routes need.
 pub struct Admin {
@@ -76,8 +79,8 @@ pub struct Admin {
     pub stop: CancellationToken,
     /// Takes orders for the process; `None`: nobody does.
     pub control: Option<Control>,
-    /// One `verify` at a time.
-    pub verifying: Semaphore,
+    /// What takes long.
+    pub jobs: Jobs,
 }
 
 impl std::fmt::Debug for Admin {
@@ -159,12 +162,13 @@ async fn ask_spool(
 #[serde(deny_unknown_fields)]
 struct After {
     after: Option<u32>,
+    limit: Option<usize>,
 }
 
 async fn mailboxes(State(admin): Shared, Asked(page): Asked<After>) -> Response {
     let presence = Arc::clone(&admin.presence);
     ask_spool(admin, move |spool, context| {
-        let mut answer = ask::mailboxes(spool, page.after, context)?;
+        let mut answer = ask::mailboxes(spool, page.after, page.limit, context)?;
         presence::tell(&mut answer, Some(presence.as_ref()));
         Ok(answer)
     })
@@ -223,6 +227,10 @@ async fn dns(State(admin): Shared, Asked(ask): Asked<Fresh>) -> Response {
 
 async fn dns_wanted(State(admin): Shared) -> Response {
     Json(admin.records.wanted()).into_response()
+}
+
+async fn compare(State(admin): Shared) -> Response {
+    give(&admin, Order::Compare).await
 }
 
 async fn reload(State(admin): Shared) -> Response {
@@ -312,13 +320,20 @@ async fn stats(State(admin): Shared) -> Response {
     ask_spool(admin, ask::stats).await
 }
 
-async fn verify_all(State(admin): Shared) -> Response {
-    let Ok(_one) = admin.verifying.try_acquire() else {
-        return problem(&AskError::Conflict("another verify is running".to_owned()));
-    };
+async fn verify_all(State(admin): Shared, headers: HeaderMap) -> Response {
     let handle = admin.handle.clone();
-    let outcome = tokio::task::spawn_blocking(move || verify::verify(&handle, |_, _| ())).await;
-    respond(outcome.unwrap_or(Err(SpoolError::Closed)).map_err(AskError::from))
+    let work = move |tell: Tell<'_>| verify::verify(&handle, tell).map_err(AskError::from);
+    admin.jobs.answer(Kind::Verify, &headers, work).await
+}
+
+async fn make_backup(State(admin): Shared, headers: HeaderMap, body: Bytes) -> Response {
+    let dir = match request::backup(&body) {
+        Ok(dir) => dir,
+        Err(error) => return problem(&error),
+    };
+    let (mut handle, data_dir) = (admin.handle.clone(), admin.jobs.data_dir.clone());
+    let work = move |tell: Tell<'_>| backup::make(&mut handle, &data_dir, &dir, tell);
+    admin.jobs.answer(Kind::Backup, &headers, work).await
 }
 
 /// The bytes that a gateway gets: trace fields, then the body, one piece at a time.
@@ -333,14 +348,10 @@ async fn raw(State(admin): Shared, Named(id): Named) -> Response {
         Err(error) => return problem(&error),
     };
     let spooler = admin.spooler.clone();
-    if !spool::life::keeps_body(info.state) {
-        // It may be there still, or partly: a half answer is none.
-        let (reader, whole) = (spooler.reader(), info.clone());
-        let checked = tokio::task::spawn_blocking(move || reader.check_body(&whole)).await;
-        if !matches!(checked, Ok(Ok(()))) {
-            return problem(&ask::gone(&info));
-        }
-    }
+    let info = match whole(&spooler, info).await {
+        Ok(info) => info,
+        Err(error) => return problem(&error),
+    };
     let head = Bytes::from(info.head.clone());
     let pieces = stream::unfold((spooler, info, 0), |(spooler, info, n)| async move {
         let piece = next_piece(&spooler, &info, n).await?;
@@ -348,6 +359,24 @@ async fn raw(State(admin): Shared, Named(id): Named) -> Response {
     });
     let whole = futures_util::StreamExt::chain(stream::iter([Ok(head)]), pieces);
     ([(header::CONTENT_TYPE, "message/rfc822")], Body::from_stream(whole)).into_response()
+}
+
+/// The item as it is now, when its bytes are whole: compaction may have moved it since it was looked up.
+async fn whole(spooler: &Spooler, mut info: ItemInfo) -> Result<ItemInfo, AskError> {
+    for _ in 0..MOVES_MAX {
+        let (reader, now) = (spooler.reader(), info.clone());
+        let checked = tokio::task::spawn_blocking(move || bytes::whole(&reader, &now)).await;
+        let Err(problem) = checked.unwrap_or(Err(AskError::Spool(SpoolError::Closed))) else {
+            return Ok(info);
+        };
+        let id = info.id;
+        let again = spooler.query(move |spool| ask::known(spool, id)).await??;
+        if again.chunks == info.chunks {
+            return Err(problem);
+        }
+        info = again;
+    }
+    Err(AskError::Conflict(format!("item {} is being moved; ask again", info.id)))
 }
 
 async fn next_piece(spooler: &Spooler, info: &ItemInfo, n: usize) -> Option<Result<Bytes, SpoolError>> {
@@ -361,15 +390,22 @@ fn respond(answer: Result<Value, AskError>) -> Response {
     }
 }
 
-fn problem(error: &AskError) -> Response {
-    let (status, word) = match error {
+pub(super) fn problem(error: &AskError) -> Response {
+    let (status, word) = status(error);
+    refusal(status, word, &error.to_string())
+}
+
+/// Status and word of a refusal.
+pub(super) fn status(error: &AskError) -> (StatusCode, &'static str) {
+    match error {
         AskError::NotFound(_) => (StatusCode::NOT_FOUND, "not_found"),
         AskError::Bad(_) => (StatusCode::BAD_REQUEST, "bad_request"),
         AskError::Conflict(_) => (StatusCode::CONFLICT, "conflict"),
         AskError::Busy(_) => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
+        // Trying again later does not help.
+        AskError::Spool(SpoolError::Corrupt { .. }) => (StatusCode::INTERNAL_SERVER_ERROR, "damaged"),
         AskError::Spool(_) => (StatusCode::SERVICE_UNAVAILABLE, "spool"),
-    };
-    refusal(status, word, &error.to_string())
+    }
 }
 
 fn refusal(status: StatusCode, word: &str, message: &str) -> Response {

@@ -7,7 +7,7 @@
 use serde_json::{Value, json};
 use spool::Spool;
 use spool::error::SpoolError;
-use spool::ids::{ItemId, LaneId, Seq, WallMs};
+use spool::ids::{ItemId, LaneId, Lsn, Seq, WallMs};
 use spool::submission::{DestinationQueue, Submission};
 use spool::types::{Filter, ItemInfo, LaneStats, Mailbox, Page, Transition};
 
@@ -15,6 +15,7 @@ use super::explain::outgoing::Outlook;
 use super::explain::{self, Circumstances};
 use super::{deliveries, words};
 use crate::mail::envelope::Envelope;
+use crate::mail::intake::OPERATOR_LANE;
 
 /// Most objects in one answer.
 pub const LIMIT_MAX: usize = 1000;
@@ -132,6 +133,8 @@ pub fn explanation(
         now: context.now,
         connected,
         revoked: mailbox.as_ref().is_some_and(|m| m.revoked),
+        for_operator: info.lane_name == OPERATOR_LANE,
+        refusals: view.refusals(&info),
         first_waiting: mailbox.map_or(Seq(0), |m| m.stats.cursor.next()),
         retain_acked_ms: context.terms.retain_acked_ms,
         expire_ms: context.terms.expire_ms,
@@ -177,18 +180,20 @@ pub fn submission_of(view: &Spool, info: &ItemInfo) -> Result<Option<Submission>
 /// # Errors
 /// [`AskError::NotFound`], or when the spool cannot be read.
 pub fn known(view: &Spool, id: ItemId) -> Result<ItemInfo, AskError> {
-    view.item(id)?
-        .ok_or_else(|| AskError::NotFound(format!("no item {id}; it never was, or its retention is over")))
+    match view.item(id) {
+        Ok(Some(info)) => Ok(info),
+        Ok(None) => Err(AskError::NotFound(format!("no item {id}; it never was, or its retention is over"))),
+        Err(SpoolError::Corrupt { lsn, problem }) => Err(damaged(id, lsn, &problem)),
+        Err(error) => Err(error.into()),
+    }
 }
 
-/// The bytes of an item that nobody needs any more are not there.
-#[must_use]
-pub fn gone(info: &ItemInfo) -> AskError {
-    AskError::NotFound(format!(
-        "the bytes of {} are not kept: it is {}, and their place was needed; `waystation spool show {}` has the rest",
-        info.id,
-        info.state.word(),
-        info.id
+/// The item is there, and its record cannot be read.
+fn damaged(id: ItemId, lsn: Lsn, problem: &str) -> AskError {
+    AskError::Conflict(format!(
+        "the record of item {id} is damaged: in the journal at {lsn}, {problem}. It is never handed out, and its neighbours \
+         are not touched by it; `waystation spool verify` lists what else is damaged, `waystation spool purge {id}` \
+         takes it off the list"
     ))
 }
 
@@ -251,9 +256,15 @@ fn queues(view: &Spool, now: WallMs) -> Result<Value, AskError> {
 ///
 /// # Errors
 /// When the spool cannot be read.
-pub fn mailboxes(view: &Spool, after: Option<u32>, context: &Context<'_>) -> Result<Value, AskError> {
-    let page = view.mailboxes(after.map(LaneId), LIMIT_MAX)?;
-    let next = if page.len() < LIMIT_MAX { None } else { page.last().map(|m| m.lane.0) };
+pub fn mailboxes(
+    view: &Spool,
+    after: Option<u32>,
+    limit: Option<usize>,
+    context: &Context<'_>,
+) -> Result<Value, AskError> {
+    let limit = limit.filter(|limit| *limit > 0).unwrap_or(LIMIT_MAX).min(LIMIT_MAX);
+    let page = view.mailboxes(after.map(LaneId), limit)?;
+    let next = if page.len() < limit { None } else { page.last().map(|m| m.lane.0) };
     let found: Vec<_> = page.iter().map(|m| words::mailbox(m, context.now)).collect();
     Ok(json!({ "mailboxes": found, "next": next }))
 }

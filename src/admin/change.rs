@@ -15,6 +15,7 @@ use spool::inspect::ReplayFrom;
 use spool::types::{MailboxChange, State, Verb};
 
 use super::ask::{self, AskError, Context, Terms};
+use super::words;
 use crate::identity::key::KeyText;
 use crate::mail::address::Mailbox as Address;
 use crate::observe::Metrics;
@@ -225,7 +226,17 @@ fn stage(spool: &mut Spool, change: Change, terms: &Terms, now: WallMs) -> Resul
 
 fn item(spool: &mut Spool, id: ItemId, verb: ItemVerb, reason: &str, now: WallMs) -> Result<Value, AskError> {
     let reason = clean(reason);
-    let before = ask::known(spool, id)?;
+    let noted = words::by_operator(&reason);
+    let before = match ask::known(spool, id) {
+        // A record that cannot be read is no reason to keep what is left of the item.
+        Err(AskError::Conflict(_)) if verb == ItemVerb::Purge => {
+            spool.apply_verb(id, Verb::Purge, &noted, now).map_err(refused)?;
+            return Ok(
+                json!({ "id": id.to_string(), "direction": null, "state": State::Purged.word(), "reason": reason }),
+            );
+        }
+        known => known?,
+    };
     if let Some(outbound) = &before.outbound {
         if verb == ItemVerb::Replay {
             return Err(AskError::Bad(format!(
@@ -235,10 +246,10 @@ fn item(spool: &mut Spool, id: ItemId, verb: ItemVerb, reason: &str, now: WallMs
         outgoing::allowed(&before, outbound.told, verb)?;
     }
     let state = match verb {
-        ItemVerb::Hold => spool.apply_verb(id, Verb::Hold, &reason, now).map(|()| State::Held),
-        ItemVerb::Release => spool.apply_verb(id, Verb::Release, &reason, now).map(|()| State::Ready),
-        ItemVerb::Replay => spool.apply_verb(id, Verb::Replay, &reason, now).map(|()| State::Ready),
-        ItemVerb::Purge => spool.apply_verb(id, Verb::Purge, &reason, now).map(|()| State::Purged),
+        ItemVerb::Hold => spool.apply_verb(id, Verb::Hold, &noted, now).map(|()| State::Held),
+        ItemVerb::Release => spool.apply_verb(id, Verb::Release, &noted, now).map(|()| State::Ready),
+        ItemVerb::Replay => spool.apply_verb(id, Verb::Replay, &noted, now).map(|()| State::Ready),
+        ItemVerb::Purge => spool.apply_verb(id, Verb::Purge, &noted, now).map(|()| State::Purged),
         ItemVerb::Cancel | ItemVerb::Retry if before.outbound.is_none() => {
             let word = verb.word();
             return Err(AskError::Bad(format!(

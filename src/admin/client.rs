@@ -12,6 +12,10 @@ use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::UnixStream;
 
+use super::jobs::LINES;
+
+/// The media type of most answers.
+const JSON: &str = "application/json";
 /// Largest JSON answer that is read, bytes: a full page of items with long addresses fits many times.
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// How long the daemon may take for the head of an answer; `verify` reads the whole journal first.
@@ -71,7 +75,7 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub async fn get(&self, target: &str) -> Result<Value, ClientError> {
-        json(self.request(Method::GET, target, Bytes::new()).await?).await
+        json(self.request(Method::GET, target, Bytes::new(), JSON).await?).await
     }
 
     /// Changes; `body` is the request's JSON.
@@ -79,7 +83,44 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub async fn post(&self, target: &str, body: &Value) -> Result<Value, ClientError> {
-        json(self.request(Method::POST, target, Bytes::from(body.to_string())).await?).await
+        json(self.request(Method::POST, target, Bytes::from(body.to_string()), JSON).await?).await
+    }
+
+    /// Asks for work that takes long; `progress` is told how far it is.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn post_lines(
+        &self,
+        target: &str,
+        body: &Value,
+        mut progress: impl FnMut(u64, u64),
+    ) -> Result<Value, ClientError> {
+        let response = self.request(Method::POST, target, Bytes::from(body.to_string()), LINES).await?;
+        let kind = response.headers().get(hyper::header::CONTENT_TYPE);
+        if kind.is_none_or(|kind| kind != LINES) {
+            return json(response).await;
+        }
+        let (mut body, mut waiting) = (response.into_body(), Vec::new());
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|e| broken(&e))?;
+            waiting.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
+            while let Some(end) = waiting.iter().position(|b| *b == b'\n') {
+                let line: Value = serde_json::from_slice(&waiting[..end]).map_err(|e| broken(&e))?;
+                waiting.drain(..=end);
+                if let (Some(done), Some(of)) = (line["done"].as_u64(), line["of"].as_u64()) {
+                    progress(done, of);
+                } else if !line["report"].is_null() {
+                    return Ok(line["report"].clone());
+                } else {
+                    return Err(refused(line["status"].as_u64().and_then(|n| n.try_into().ok()), &line));
+                }
+            }
+            if waiting.len() > ANSWER_BYTES_MAX {
+                return Err(ClientError::Broken("one line is too long".to_owned()));
+            }
+        }
+        Err(ClientError::Broken("it ended before the report".to_owned()))
     }
 
     /// Reads a body of any size, piece by piece.
@@ -91,7 +132,7 @@ impl Client {
         target: &str,
         mut take: impl FnMut(&[u8]) -> Result<(), E>,
     ) -> Result<(), E> {
-        let response = self.request(Method::GET, target, Bytes::new()).await?;
+        let response = self.request(Method::GET, target, Bytes::new(), JSON).await?;
         if !response.status().is_success() {
             return json(response).await.map(|_| ()).map_err(E::from);
         }
@@ -110,6 +151,7 @@ impl Client {
         method: Method,
         target: &str,
         body: Bytes,
+        accept: &str,
     ) -> Result<Response<Incoming>, ClientError> {
         let socket = UnixStream::connect(&self.socket)
             .await
@@ -122,7 +164,8 @@ impl Client {
             .method(method)
             .uri(format!("/admin{target}"))
             .header(hyper::header::HOST, "localhost")
-            .header(hyper::header::CONTENT_TYPE, "application/json")
+            .header(hyper::header::CONTENT_TYPE, JSON)
+            .header(hyper::header::ACCEPT, accept)
             .body(Full::new(body))
             .map_err(|e| broken(&e))?;
         tokio::time::timeout(ANSWER_TIMEOUT, sender.send_request(request))
@@ -143,8 +186,12 @@ async fn json(response: Response<Incoming>) -> Result<Value, ClientError> {
     if status == StatusCode::OK {
         return Ok(value);
     }
-    let message = value["message"].as_str().unwrap_or("the relay refused").to_owned();
-    Err(ClientError::Refused { status: status.as_u16(), message })
+    Err(refused(Some(status.as_u16()), &value))
+}
+
+fn refused(status: Option<u16>, answer: &Value) -> ClientError {
+    let message = answer["message"].as_str().unwrap_or("the relay refused").to_owned();
+    ClientError::Refused { status: status.unwrap_or(500), message }
 }
 
 fn broken(error: &impl ToString) -> ClientError {

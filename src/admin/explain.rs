@@ -5,9 +5,10 @@
 pub mod outgoing;
 
 use spool::ids::{Seq, WallMs};
+use spool::lease::Refusals;
 use spool::types::{ItemInfo, State, Transition};
 
-use super::words::{age, rfc3339, size};
+use super::words::{age, operators, rfc3339, size};
 
 /// What the paragraph needs besides the item.
 #[derive(Clone, Copy, Debug)]
@@ -18,6 +19,10 @@ pub struct Circumstances {
     pub connected: Option<bool>,
     /// Whether the mailbox is revoked.
     pub revoked: bool,
+    /// Whether no gateway will ever fetch it: postmaster mail that nobody gets.
+    pub for_operator: bool,
+    /// How often the gateway could not take it, since the relay started.
+    pub refusals: Option<Refusals>,
     /// The first seq of the lane that is not done yet.
     pub first_waiting: Seq,
     /// Milliseconds acked items stay.
@@ -44,46 +49,104 @@ pub fn explain(item: &ItemInfo, timeline: &[Transition], c: &Circumstances) -> S
 fn next(item: &ItemInfo, timeline: &[Transition], c: &Circumstances) -> String {
     let since = rfc3339(item.changed_at);
     let last = timeline.last().map_or("", |t| t.reason.as_str());
-    let because = if last.is_empty() { String::new() } else { format!(", because: {last}") };
+    let id = item.id;
+    let gone = rfc3339(item.changed_at.plus(c.retain_acked_ms));
     match item.state {
         State::Ready => ready(item, timeline, c),
         State::Acked => format!(
-            "Its gateway confirmed it at {since}, so it is done. It stays until {} and can be offered again \
+            "Its gateway confirmed it at {since}, so it is done. It stays until {gone} and can be offered again \
              until then with `waystation spool replay --lane {} --from-seq {}`.",
-            rfc3339(item.changed_at.plus(c.retain_acked_ms)),
-            item.lane_name,
-            item.seq
+            item.lane_name, item.seq
         ),
         State::Expired => format!(
             "No gateway fetched it in time and it expired at {since}; it is not handed out any more. It stays \
-             until {}.",
-            rfc3339(item.changed_at.plus(c.retain_acked_ms))
+             until {gone}, and `waystation spool show {id} --raw` or `waystation spool export` has its bytes until then."
         ),
-        State::Held => format!(
-            "It is held since {since}{because}. It is not handed out, and does not go away, until an operator \
-             runs `waystation spool release {}`.",
-            item.id
-        ),
+        State::Held => held(item, last, c),
         State::Quarantined => format!(
-            "Its stored bytes are damaged{because}; it is never handed out. `waystation spool verify` shows the \
-             place, and the journal segment should be kept for a look."
+            "Its stored bytes are damaged{}; it is quarantined since {since} and is never handed out, while its \
+             neighbours are. `waystation spool verify` shows the place, and the journal segment is kept for a look; \
+             `waystation spool purge {id}` takes the item off the list.",
+            because(last)
         ),
-        State::Purged => {
-            format!("An operator removed it at {since}{because}; only this note is left of it.")
-        }
+        State::Purged => format!(
+            "An operator removed it at {since}{}. Its bytes are not shown, exported or handed out any more; this \
+             note is all that is left of it, until {gone}.",
+            because(operators(last).unwrap_or(last))
+        ),
         // States of submissions, which `outgoing` explains.
         State::Armed | State::Sent | State::Failed | State::Indeterminate => {
-            format!("It is {} since {since}{because}.", item.state.word())
+            format!("It is {} since {since}{}.", item.state.word(), because(last))
         }
     }
 }
 
+/// `, because: ...`, or nothing.
+fn because(text: &str) -> String {
+    if text.is_empty() { String::new() } else { format!(", because: {}", text.trim_end_matches('.')) }
+}
+
+fn held(item: &ItemInfo, last: &str, c: &Circumstances) -> String {
+    let since = rfc3339(item.changed_at);
+    let who = if let Some(words) = last.strip_prefix("rejected by the gateway") {
+        let words = words.trim_start_matches([':', ' ']);
+        let said = if words.is_empty() {
+            String::new()
+        } else {
+            format!(", and said: {}", words.trim_end_matches('.'))
+        };
+        format!("Its gateway rejected it for good at {since}{said}. So the relay holds it")
+    } else if last.starts_with("refused ") && last.ends_with(" by the gateway") {
+        format!("The relay parked it at {since}, because it was {last}, one time after the other. It is held")
+    } else {
+        format!(
+            "An operator holds it since {since}{}. It is not handed out",
+            because(operators(last).unwrap_or(last))
+        )
+    };
+    let revoked = if c.revoked {
+        format!(
+            " Its mailbox is revoked, too: before `waystation mailbox allow {}` nobody may fetch it.",
+            item.lane_name
+        )
+    } else {
+        String::new()
+    };
+    format!(
+        "{who}, and does not go away, until an operator runs `waystation spool release {}`, which offers it again in its \
+         old place, or purges it.{revoked}",
+        item.id
+    )
+}
+
 fn ready(item: &ItemInfo, timeline: &[Transition], c: &Circumstances) -> String {
-    let again = if timeline.iter().any(|t| t.state == "acked") {
+    let was = |word: &str| timeline.iter().rev().nth(1).is_some_and(|t| t.state == word);
+    let again = if was("held") {
+        "It had been held and was released. "
+    } else if timeline.iter().any(|t| t.state == "acked") {
         "It had been delivered before and is offered again by a replay. "
     } else {
         ""
     };
+    format!("{again}{}{}", refusals(c), waits(item, c))
+}
+
+/// How the gateway took it so far; ends with a space when it says anything.
+fn refusals(c: &Circumstances) -> String {
+    let Some(refusals) = c.refusals else { return String::new() };
+    let n = refusals.count;
+    let left = refusals.most.saturating_sub(n);
+    let when = match refusals.retry_at.filter(|at| *at > c.now) {
+        Some(at) => format!("is offered again in {}, at {}, and ", age(at.since(c.now)), rfc3339(at)),
+        None => String::new(),
+    };
+    let (s, more) = (if n == 1 { "" } else { "s" }, if left == 1 { "" } else { "s" });
+    format!(
+        "Its gateway could not take it {n} time{s} so far; it {when}is parked for an operator after {left} more refusal{more}. "
+    )
+}
+
+fn waits(item: &ItemInfo, c: &Circumstances) -> String {
     let expires = rfc3339(item.accepted_at.plus(c.expire_ms));
     let ahead = item.seq.0.saturating_sub(c.first_waiting.0);
     let queue = match ahead {
@@ -91,33 +154,42 @@ fn ready(item: &ItemInfo, timeline: &[Transition], c: &Circumstances) -> String 
         1 => "At most one older item goes before it".to_owned(),
         n => format!("At most {n} older items go before it"),
     };
-    let happens = if c.revoked {
-        format!(
+    if c.for_operator {
+        return format!(
+            "It is mail for the postmaster, which no gateway fetches: `postmaster` in the configuration names nobody. \
+             `waystation spool show {} --raw` shows it, and it expires at {expires}.",
+            item.id
+        );
+    }
+    if c.revoked {
+        return format!(
             "Its mailbox is revoked, so no gateway may fetch it. It is handed out after `waystation mailbox \
              allow {}`, and expires at {expires} otherwise.",
             item.lane_name
-        )
-    } else if item.leased {
-        "It is on its way to its gateway now, and waits for the gateway's ack. If the connection ends before \
-         that, it is offered again to the next session."
-            .to_owned()
-    } else {
-        match c.connected {
-            Some(true) => format!(
-                "Its gateway is connected. {queue}, and it is sent as soon as the gateway acks what is on its \
-                 way, or when the pause that the gateway asked for is over."
-            ),
-            Some(false) => format!(
-                "Its gateway is not connected. {queue}, and it is sent when the gateway connects; if none \
-                 does, it expires at {expires}."
-            ),
-            None => format!(
-                "No relay runs on this directory. {queue}, and it is sent when the relay runs and the gateway \
-                 connects; if none does, it expires at {expires}."
-            ),
+        );
+    }
+    if item.leased {
+        return "It is on its way to its gateway now, and waits for the gateway's ack. If the connection ends before \
+                that, it is offered again to the next session."
+            .to_owned();
+    }
+    match c.connected {
+        Some(true) if c.refusals.is_some_and(|r| r.retry_at.is_some_and(|at| at > c.now)) => {
+            "Its gateway is connected; mail behind it goes on meanwhile.".to_owned()
         }
-    };
-    format!("{again}{happens}")
+        Some(true) => format!(
+            "Its gateway is connected. {queue}, and it is sent as soon as the gateway acks what is on its \
+             way, or when the pause that the gateway asked for is over."
+        ),
+        Some(false) => format!(
+            "Its gateway is not connected. {queue}, and it is sent when the gateway connects; if none \
+             does, it expires at {expires}."
+        ),
+        None => format!(
+            "No relay runs on this directory. {queue}, and it is sent when the relay runs and the gateway \
+             connects; if none does, it expires at {expires}."
+        ),
+    }
 }
 
 #[cfg(test)]
@@ -152,6 +224,8 @@ mod tests {
             now: WallMs(1_790_000_120_000),
             connected: Some(false),
             revoked: false,
+            for_operator: false,
+            refusals: None,
             first_waiting: Seq(2),
             retain_acked_ms: 1000,
             expire_ms: 86_400_000,
@@ -183,9 +257,71 @@ mod tests {
 
     #[test]
     fn held_items_say_who_held_them_and_how_to_go_on() {
-        let why = Transition { state: "held".into(), at_ms: 1, reason: "refused five times".into() };
-        let text = explain(&item(State::Held), &[why], &circumstances());
-        assert!(text.contains("because: refused five times"), "{text}");
-        assert!(text.contains("spool release"), "{text}");
+        let says = |reason: &str, c: &Circumstances| {
+            let why = Transition { state: "held".into(), at_ms: 1, reason: reason.into() };
+            let text = explain(&item(State::Held), &[why], c);
+            assert!(text.contains("spool release") && !text.contains("by an operator"), "{text}");
+            text
+        };
+        let c = circumstances();
+        assert!(says("by an operator: asked by the owner", &c).contains("An operator holds it since"));
+        assert!(says("by an operator: asked by the owner", &c).contains("because: asked by the owner."));
+        assert!(says("by an operator", &c).contains("Z. It is not handed out"));
+        assert!(
+            says("refused 5 times by the gateway", &c)
+                .contains("because it was refused 5 times by the gateway")
+        );
+        let rejected = says("rejected by the gateway: too large.", &c);
+        assert!(rejected.contains("rejected it for good at") && rejected.contains("and said: too large. So"));
+        let revoked = says("by an operator", &Circumstances { revoked: true, ..c });
+        assert!(revoked.contains("mailbox allow operator"), "{revoked}");
+    }
+
+    #[test]
+    fn refusals_are_counted_down_and_say_when_it_comes_again() {
+        let refusals = Refusals { count: 4, most: 5, retry_at: Some(WallMs(1_790_000_180_000)) };
+        let c = Circumstances { refusals: Some(refusals), connected: Some(true), ..circumstances() };
+        let text = explain(&item(State::Ready), &[], &c);
+        assert!(
+            text.contains("could not take it 4 times so far; it is offered again in 1 minute, at"),
+            "{text}"
+        );
+        assert!(text.contains("parked for an operator after 1 more refusal."), "{text}");
+        assert!(text.ends_with("mail behind it goes on meanwhile."), "{text}");
+        let over = Refusals { count: 1, most: 5, retry_at: None };
+        let text = explain(&item(State::Ready), &[], &Circumstances { refusals: Some(over), ..c });
+        assert!(
+            text.contains("1 time so far; it is parked for an operator after 4 more refusals."),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn what_was_done_to_an_item_before_is_told() {
+        let step =
+            |state: &str, reason: &str| Transition { state: state.into(), at_ms: 1, reason: reason.into() };
+        let released =
+            [step("ready", "accepted"), step("held", "by an operator"), step("ready", "by an operator")];
+        assert!(
+            explain(&item(State::Ready), &released, &circumstances())
+                .contains("It had been held and was released.")
+        );
+        let replayed = [step("ready", "accepted"), step("acked", ""), step("ready", "replay asked for")];
+        assert!(
+            explain(&item(State::Ready), &replayed, &circumstances()).contains("offered again by a replay")
+        );
+        let purged = [step("ready", "accepted"), step("purged", "by an operator: asked by the sender")];
+        let text = explain(&item(State::Purged), &purged, &circumstances());
+        assert!(
+            text.contains("An operator removed it at") && text.contains("because: asked by the sender."),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn mail_for_the_postmaster_is_not_promised_to_anybody() {
+        let text =
+            explain(&item(State::Ready), &[], &Circumstances { for_operator: true, ..circumstances() });
+        assert!(text.contains("no gateway fetches") && text.contains("expires at"), "{text}");
     }
 }

@@ -1,5 +1,7 @@
 //! PURE: path and JSON body of a change, as the admin socket and the command line write them.
 
+use std::path::PathBuf;
+
 use serde::Deserialize;
 use spool::ids::{ItemId, ItemIdError};
 
@@ -42,6 +44,12 @@ struct RevokeBody {
 struct ReasonBody {
     #[serde(default)]
     reason: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BackupBody {
+    dir: PathBuf,
 }
 
 #[derive(Deserialize)]
@@ -94,6 +102,18 @@ pub fn switch(verb: &str, body: &[u8]) -> Result<SwitchAsk, AskError> {
         "resume" => Ok(SwitchAsk::Resume),
         _ => Err(AskError::NotFound(format!("no verb `{verb}`; verbs are pause, resume"))),
     }
+}
+
+/// Where `POST backup` wants the copy.
+///
+/// # Errors
+/// As [`change`]; for a path that depends on where the relay was started.
+pub fn backup(body: &[u8]) -> Result<PathBuf, AskError> {
+    let BackupBody { dir } = parse(body)?;
+    if dir.is_absolute() {
+        return Ok(dir);
+    }
+    Err(AskError::Bad(format!("`{}` is no absolute path on the relay's machine", dir.display())))
 }
 
 fn mailbox(name: String, verb: &str, body: &[u8]) -> Result<Change, AskError> {
@@ -162,6 +182,13 @@ mod tests {
         assert!(matches!(change("/spool", b"{}"), Err(AskError::NotFound(_))));
         assert!(matches!(change("/mailboxes", br#"{"key":"k","x":1}"#), Err(AskError::Bad(_))));
         assert!(matches!(change("/spool/items/short/hold", b"{}"), Err(AskError::Bad(_))));
+    }
+
+    #[test]
+    fn copies_go_to_absolute_paths() {
+        assert_eq!(backup(br#"{"dir":"/backups/a"}"#), Ok(PathBuf::from("/backups/a")));
+        assert!(matches!(backup(br#"{"dir":"backups"}"#), Err(AskError::Bad(_))));
+        assert!(matches!(backup(b"{}"), Err(AskError::Bad(_))));
     }
 
     #[test]

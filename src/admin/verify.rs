@@ -10,7 +10,9 @@ use spool::error::SpoolError;
 use spool::ids::{LaneId, Seq};
 use spool::inspect::VerifyPlan;
 use spool::reader::JournalReader;
-use spool::types::Filter;
+use spool::types::{Filter, State};
+
+use super::jobs::Tell;
 
 /// Most problems listed; the count goes on.
 const PROBLEMS_MAX: usize = 1000;
@@ -64,17 +66,23 @@ impl Report {
     }
 }
 
-/// Checks everything. `progress` is told bytes read and bytes to read.
+/// Checks everything. `tell` is told bytes read and bytes to read, the journal's and then the bodies' in it.
 ///
 /// # Errors
-/// When the spool is gone or its index cannot be read; damage is no error but a line of the answer.
-pub fn verify(look: &impl Look, mut progress: impl FnMut(u64, u64)) -> Result<Value, SpoolError> {
+/// When the spool is gone or its index cannot be read, or `tell` wants no more; damage is no error but a line of the
+/// answer.
+pub fn verify(look: &impl Look, tell: Tell<'_>) -> Result<Value, SpoolError> {
     let mut report = Report::default();
-    let (plan, reader) = look.look(|spool| (spool.verify_plan(), spool.reader()))?;
-    segments(&plan, &mut report, &mut progress);
+    let (plan, reader, stats) = look.look(|spool| (spool.verify_plan(), spool.reader(), spool.stats()))?;
+    let kept = stats.map_or(0, |stats| {
+        let states = State::ALL.iter().zip(stats.bytes);
+        states.filter(|(state, _)| spool::life::keeps_body(**state)).map(|(_, bytes)| bytes).sum()
+    });
+    let mut progress = Progress { done: 0, of: plan.total_bytes().saturating_add(kept), tell };
+    segments(&plan, &mut report, &mut progress)?;
     lanes(look, &mut report)?;
     queues(look, &mut report)?;
-    bodies(look, &reader, &mut report)?;
+    bodies(look, &reader, &mut report, &mut progress)?;
     if report.unlisted > 0 {
         report.problems.push(format!("{} more problems", report.unlisted));
     }
@@ -90,15 +98,30 @@ pub fn verify(look: &impl Look, mut progress: impl FnMut(u64, u64)) -> Result<Va
     }))
 }
 
-fn segments(plan: &VerifyPlan, report: &mut Report, progress: &mut impl FnMut(u64, u64)) {
-    let total = plan.total_bytes();
+/// How far it is.
+struct Progress<'a> {
+    done: u64,
+    of: u64,
+    tell: Tell<'a>,
+}
+
+impl Progress<'_> {
+    fn went(&mut self, bytes: u64) -> Result<(), SpoolError> {
+        // What came in meanwhile is read too.
+        self.done = self.done.saturating_add(bytes).min(self.of);
+        if (self.tell)(self.done, self.of) { Ok(()) } else { Err(SpoolError::Closed) }
+    }
+}
+
+fn segments(plan: &VerifyPlan, report: &mut Report, progress: &mut Progress<'_>) -> Result<(), SpoolError> {
+    progress.went(0)?;
     for number in plan.segments() {
-        progress(report.bytes, total);
         match plan.check_segment(number) {
             Ok(check) => {
                 report.segments += 1;
                 report.records += check.records;
                 report.bytes += check.bytes;
+                progress.went(check.bytes)?;
                 for (lsn, bytes) in check.damaged {
                     report.problem(format!("journal at {lsn}: {bytes} bytes are no record"));
                 }
@@ -106,7 +129,7 @@ fn segments(plan: &VerifyPlan, report: &mut Report, progress: &mut impl FnMut(u6
             Err(error) => report.problem(format!("segment {number}: {error}")),
         }
     }
-    progress(report.bytes, total);
+    Ok(())
 }
 
 fn lanes(look: &impl Look, report: &mut Report) -> Result<(), SpoolError> {
@@ -166,12 +189,18 @@ fn queues(look: &impl Look, report: &mut Report) -> Result<(), SpoolError> {
     }
 }
 
-fn bodies(look: &impl Look, reader: &JournalReader, report: &mut Report) -> Result<(), SpoolError> {
+fn bodies(
+    look: &impl Look,
+    reader: &JournalReader,
+    report: &mut Report,
+    progress: &mut Progress<'_>,
+) -> Result<(), SpoolError> {
     let mut after = None;
     loop {
         let (items, next) = look.look(move |spool| spool.list(&Filter::default(), after, PAGE))??;
         for item in items.iter().filter(|item| spool::life::keeps_body(item.state)) {
             report.bodies += 1;
+            progress.went(item.size_bytes)?;
             let Err(error) = reader.check_body(item) else { continue };
             // Compaction may have moved it, or retention ended, since the page was made.
             let id = item.id;

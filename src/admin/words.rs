@@ -41,6 +41,22 @@ pub fn size(bytes: u64) -> String {
     }
 }
 
+/// How timelines mark what an operator did.
+const BY_OPERATOR: &str = "by an operator";
+
+/// The reason of a step that an operator made.
+#[must_use]
+pub fn by_operator(reason: &str) -> String {
+    if reason.is_empty() { BY_OPERATOR.to_owned() } else { format!("{BY_OPERATOR}: {reason}") }
+}
+
+/// The operator's own words in such a reason, which may be none; `None` when somebody else made the step.
+#[must_use]
+pub fn operators(reason: &str) -> Option<&str> {
+    let rest = reason.strip_prefix(BY_OPERATOR)?;
+    if rest.is_empty() { Some("") } else { rest.strip_prefix(": ") }
+}
+
 fn plural(n: u64) -> &'static str {
     if n == 1 { "" } else { "s" }
 }
@@ -49,6 +65,10 @@ fn plural(n: u64) -> &'static str {
 #[must_use]
 pub fn state(item: &ItemInfo) -> &'static str {
     if item.leased && item.state == State::Ready { "leased" } else { item.state.word() }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    data_encoding::HEXLOWER.encode(bytes)
 }
 
 /// One item as `spool ls` shows it.
@@ -63,6 +83,8 @@ pub fn item(item: &ItemInfo, now: WallMs) -> Value {
         "seq": item.seq.0,
         "state": state(item),
         "size_bytes": item.size_bytes,
+        // All zeros stand for a record that cannot be read.
+        "sha256": (item.sha256 != [0; 32]).then(|| hex(&item.sha256)),
         "mail_from": mail_from,
         "rcpt_to": String::from_utf8_lossy(&item.tag),
         "accepted_at": rfc3339(item.accepted_at),
@@ -72,12 +94,10 @@ pub fn item(item: &ItemInfo, now: WallMs) -> Value {
 
 /// Adds what `spool show` prints besides.
 pub fn details(object: &mut Value, item: &ItemInfo, timeline: &[Transition]) {
-    let hex = |bytes: &[u8]| data_encoding::HEXLOWER.encode(bytes);
     let steps = timeline
         .iter()
         .map(|t| json!({ "at": rfc3339(WallMs(t.at_ms)), "state": t.state, "reason": t.reason }));
     object["changed_at"] = rfc3339(item.changed_at).into();
-    object["sha256"] = hex(&item.sha256).into();
     object["chain"] = hex(&item.chain).into();
     object["trace"] = String::from_utf8_lossy(&item.head).into();
     object["timeline"] = if item.outbound.is_some() { outgoing::timeline(timeline) } else { steps.collect() };
@@ -185,6 +205,15 @@ mod tests {
         assert_eq!(size(1), "1 byte");
         assert_eq!(size(20_480), "20 KiB");
         assert!(rfc3339(WallMs(u64::MAX)).contains("after 1970"));
+    }
+
+    #[test]
+    fn an_operators_words_are_told_from_other_reasons() {
+        for words in ["", "asked by the owner", "by an operator"] {
+            assert_eq!(operators(&by_operator(words)), Some(words));
+        }
+        assert_eq!(operators("by an operatorish"), None);
+        assert_eq!(operators("refused 5 times by the gateway"), None);
     }
 
     #[test]

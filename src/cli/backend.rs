@@ -1,27 +1,75 @@
 //! Where answers come from: the running daemon, or the directory when no daemon runs.
 
 use std::io::Write;
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context as _;
 use serde_json::{Value, json};
 use spool::Spool;
 use spool::disk::real::RealDisk;
+use spool::error::SpoolError;
 use spool::ids::ItemId;
 use tokio_util::sync::CancellationToken;
 
-use super::{Exit, Global, Stop, load, screen};
+use super::{Exit, Global, Stop, load, progress, screen};
 use crate::admin::ask::{self, AskError, Terms};
 use crate::admin::client::{Client, ClientError, escape, query};
 use crate::admin::deliveries::{self, SwitchAsk};
 use crate::admin::list::{self, ItemsAsk};
-use crate::admin::{change, keys, presence, request, verify};
+use crate::admin::{backup, bytes, change, keys, presence, request, verify};
 use crate::config::Config;
 use crate::daemon;
-use crate::daemon::ledger::{self, Ledger};
+use crate::daemon::ledger::{self, Ledger, LedgerError};
 use crate::mail::outbound::delivery::switch::Switch;
 use crate::mail::signer::Signer;
 use crate::observe::Metrics;
+
+/// Why the bytes of an item were not read.
+#[derive(Debug)]
+pub(crate) enum Unread {
+    /// They are not kept any more.
+    Gone(String),
+    /// They are not what was stored.
+    Damaged(String),
+    /// The reading itself failed, or whoever got the bytes.
+    Failed(anyhow::Error),
+}
+
+impl From<ClientError> for Unread {
+    fn from(error: ClientError) -> Self {
+        match error {
+            ClientError::Refused { status: 404, message } => Self::Gone(message),
+            ClientError::Refused { status: 409 | 500, message } => Self::Damaged(message),
+            ClientError::Refused { .. } | ClientError::Socket { .. } | ClientError::Broken(_) => {
+                Self::Failed(stop(error).into())
+            }
+        }
+    }
+}
+
+impl From<AskError> for Unread {
+    fn from(error: AskError) -> Self {
+        match error {
+            AskError::NotFound(message) => Self::Gone(message),
+            AskError::Conflict(message) => Self::Damaged(message),
+            AskError::Spool(SpoolError::Corrupt { .. }) => Self::Damaged(error.to_string()),
+            AskError::Bad(_) | AskError::Busy(_) | AskError::Spool(_) => {
+                Self::Failed(ask_stop(&error).into())
+            }
+        }
+    }
+}
+
+impl From<Unread> for anyhow::Error {
+    fn from(unread: Unread) -> Self {
+        match unread {
+            Unread::Gone(message) => Stop::new(Exit::Nothing, message).into(),
+            Unread::Damaged(message) => Stop::new(Exit::Failed, message).into(),
+            Unread::Failed(error) => error,
+        }
+    }
+}
 
 /// Who answers.
 pub(crate) struct Backend {
@@ -79,8 +127,29 @@ impl Backend {
             return Err(Stop::new(Exit::Later, message).into());
         }
         say(global, &format!("no relay runs; changing {} directly", config.data_dir.display()));
-        let ledger = ledger::open(&config, Arc::new(Metrics::new()), CancellationToken::new())?;
-        Ok(Self { terms: daemon::terms(&config), config, runtime, source: Source::Owned(ledger) })
+        Ok(Self { terms: daemon::terms(&config), source: Source::Owned(own(&config)?), config, runtime })
+    }
+
+    /// Removes the index and owns the directory, which builds it again; only when no relay runs.
+    pub(crate) fn open_without_index(global: &Global) -> anyhow::Result<Self> {
+        let (config, runtime) = (load::config(global)?, runtime()?);
+        let dir = config.data_dir.display();
+        if runtime.block_on(Client::find(&config.admin_socket)).map_err(stop)?.is_some() {
+            let message = format!(
+                "a relay runs on {dir}; stop it first, because its index can be built anew only while nobody uses it"
+            );
+            return Err(Stop::new(Exit::Later, message).into());
+        }
+        let root = ledger::spool_dir(&config.data_dir);
+        if !root.is_dir() {
+            return Err(no_spool(&config).into());
+        }
+        say(global, &format!("no relay runs; building the index of {dir} anew"));
+        let ledger = progress::while_working("reading the journal", || {
+            ledger::remove_index(&config).map_err(in_use)?;
+            own(&config)
+        })?;
+        Ok(Self { terms: daemon::terms(&config), source: Source::Owned(ledger), config, runtime })
     }
 
     /// Makes a change; `target` and `body` are those of the admin socket.
@@ -104,40 +173,75 @@ impl Backend {
 
     /// Reads everything and checks it.
     pub(crate) fn verify(&self, mut progress: impl FnMut(u64, u64)) -> anyhow::Result<Value> {
+        let tell = &mut |done, of| {
+            progress(done, of);
+            true
+        };
         match &self.source {
             Source::Daemon(client) => {
-                Ok(self.runtime.block_on(client.post("/spool/verify", &json!({}))).map_err(stop)?)
+                let nothing = json!({});
+                let asked = client.post_lines("/spool/verify", &nothing, |done, of| _ = tell(done, of));
+                Ok(self.runtime.block_on(asked).map_err(stop)?)
             }
-            Source::Directory(spool) => Ok(verify::verify(&&**spool, &mut progress)?),
-            Source::Owned(ledger) => Ok(verify::verify(&ledger.engine.handle(), &mut progress)?),
+            Source::Directory(spool) => Ok(verify::verify(&&**spool, tell)?),
+            Source::Owned(ledger) => Ok(verify::verify(&ledger.engine.handle(), tell)?),
+        }
+    }
+
+    /// Copies the data directory to `dir`, an absolute path.
+    pub(crate) fn backup(&mut self, dir: &Path, mut progress: impl FnMut(u64, u64)) -> anyhow::Result<Value> {
+        let tell = &mut |done, of| {
+            progress(done, of);
+            true
+        };
+        let data_dir = &self.config.data_dir;
+        match &mut self.source {
+            Source::Daemon(client) => {
+                let body = json!({ "dir": dir });
+                let asked = client.post_lines("/backup", &body, |done, of| _ = tell(done, of));
+                Ok(self.runtime.block_on(asked).map_err(stop)?)
+            }
+            Source::Directory(spool) => {
+                Ok(backup::make(&mut **spool, data_dir, dir, tell).map_err(|e| ask_stop(&e))?)
+            }
+            Source::Owned(ledger) => {
+                let mut handle = ledger.engine.handle();
+                Ok(backup::make(&mut handle, data_dir, dir, tell).map_err(|e| ask_stop(&e))?)
+            }
+        }
+    }
+
+    /// Closes a directory that this command owned, in good order.
+    pub(crate) fn close(self) -> anyhow::Result<()> {
+        match self.source {
+            Source::Owned(ledger) => Ok(ledger.engine.stop()?),
+            Source::Daemon(_) | Source::Directory(_) => Ok(()),
         }
     }
 
     /// Writes the bytes a gateway gets.
-    pub(crate) fn raw(&self, id: ItemId, out: &mut impl Write) -> anyhow::Result<()> {
+    pub(crate) fn raw(&self, id: ItemId, out: &mut impl Write) -> Result<(), Unread> {
         match &self.source {
             Source::Daemon(client) => {
-                let take = |piece: &[u8]| out.write_all(piece).map_err(anyhow::Error::from);
+                let take = |piece: &[u8]| out.write_all(piece).map_err(|e| Unread::Failed(e.into()));
                 let target = format!("/spool/items/{id}/raw");
-                let streamed = client.stream(&target, take);
-                self.runtime.block_on(streamed).map_err(|e| match e.downcast::<ClientError>() {
-                    Ok(refused) => stop(refused).into(),
-                    Err(other) => other,
-                })
+                self.runtime.block_on(client.stream(&target, take))
             }
             Source::Directory(spool) => {
-                let info = ask::known(spool, id).map_err(|e| ask_stop(&e))?;
+                let info = ask::known(spool, id)?;
                 let reader = spool.reader();
-                if !spool::life::keeps_body(info.state) && reader.check_body(&info).is_err() {
-                    return Err(ask_stop(&ask::gone(&info)).into());
-                }
-                out.write_all(&info.head)?;
+                bytes::whole(&reader, &info)?;
+                let mut give = |piece: &[u8]| out.write_all(piece).map_err(|e| Unread::Failed(e.into()));
+                give(&info.head)?;
                 for n in 0..info.chunks.len() {
-                    out.write_all(&reader.chunk(&info, n)?)?;
+                    give(&reader.chunk(&info, n).map_err(AskError::from)?)?;
                 }
                 Ok(())
             }
-            Source::Owned(_) => Err(Stop::new(Exit::Failed, "this command changes, it does not ask").into()),
+            Source::Owned(_) => {
+                let refused = Stop::new(Exit::Failed, "this command changes, it does not ask");
+                Err(Unread::Failed(refused.into()))
+            }
         }
     }
 
@@ -247,7 +351,7 @@ impl Backend {
     pub(crate) fn mailboxes(&self, after: Option<u32>) -> anyhow::Result<Value> {
         let target = query(&[("after", after.map(|n| n.to_string()))]);
         self.answer(&format!("/mailboxes{target}"), move |spool, context| {
-            let mut answer = ask::mailboxes(spool, after, context)?;
+            let mut answer = ask::mailboxes(spool, after, None, context)?;
             presence::tell(&mut answer, None);
             Ok(answer)
         })
@@ -296,16 +400,35 @@ fn say(global: &Global, note: &str) {
 fn open_directory(config: &Config) -> anyhow::Result<Spool> {
     let dir = ledger::spool_dir(&config.data_dir);
     if !dir.is_dir() {
-        let message = format!(
-            "there is no spool in {}; name the relay's directory with --data-dir or --config",
-            config.data_dir.display()
-        );
-        return Err(Stop::new(Exit::Failed, message).into());
+        return Err(no_spool(config).into());
     }
     let disk = Arc::new(RealDisk::new(dir));
     let (spool, _) = Spool::open_read_only(disk, ledger::options(config), crate::clock::wall())
         .map_err(|e| ask_stop(&AskError::Spool(e)))?;
     Ok(spool)
+}
+
+fn no_spool(config: &Config) -> Stop {
+    let message = format!(
+        "there is no spool in {}; name the relay's directory with --data-dir or --config",
+        config.data_dir.display()
+    );
+    Stop::new(Exit::Failed, message)
+}
+
+/// Owns the directory for the length of this command.
+fn own(config: &Config) -> anyhow::Result<Ledger> {
+    ledger::open(config, Arc::new(Metrics::new()), CancellationToken::new()).map_err(in_use)
+}
+
+/// A directory that somebody else owns may be free later.
+fn in_use(error: LedgerError) -> anyhow::Error {
+    match error {
+        LedgerError::InUse { .. } => Stop::new(Exit::Later, error.to_string()).into(),
+        LedgerError::Directory { .. } | LedgerError::Spool { .. } | LedgerError::LongSocket { .. } => {
+            error.into()
+        }
+    }
 }
 
 /// One thread is plenty for one command.
@@ -333,7 +456,7 @@ pub(crate) fn ask_stop(error: &AskError) -> Stop {
         AskError::NotFound(_) => Exit::Nothing,
         AskError::Bad(_) => Exit::Usage,
         AskError::Conflict(_) => Exit::Failed,
-        AskError::Busy(_) | AskError::Spool(spool::error::SpoolError::Locked) => Exit::Later,
+        AskError::Busy(_) | AskError::Spool(SpoolError::Locked) => Exit::Later,
         AskError::Spool(_) => Exit::Failed,
     };
     Stop::new(exit, error.to_string())

@@ -1,7 +1,6 @@
 //! What a person sees: colour, aligned columns, ages and sizes in words.
 
-use std::io::{IsTerminal as _, Write as _};
-use std::time::{Duration, Instant};
+use std::io::Write as _;
 
 use serde_json::Value;
 
@@ -97,37 +96,6 @@ pub(crate) fn table(paint: Paint, header: &[&str], right: &[bool], rows: &[Vec<S
         text.push('\n');
     }
     text
-}
-
-/// A progress line on standard error, shown on a terminal only and only when work takes longer than a second.
-#[derive(Debug)]
-pub(crate) struct Progress {
-    name: &'static str,
-    started: Instant,
-    shown: bool,
-    terminal: bool,
-}
-
-impl Progress {
-    pub(crate) fn new(name: &'static str) -> Self {
-        let terminal = std::io::stderr().is_terminal();
-        Self { name, started: crate::clock::monotonic(), shown: false, terminal }
-    }
-
-    pub(crate) fn show(&mut self, done: u64, of: u64) {
-        if !self.terminal || crate::clock::monotonic().duration_since(self.started) < Duration::from_secs(1) {
-            return;
-        }
-        let percent = (done * 100).checked_div(of).unwrap_or(100);
-        eprint!("\r{} {percent:3} %  {} of {}  ", self.name, bytes(done), bytes(of));
-        self.shown = true;
-    }
-
-    pub(crate) fn clear(&mut self) {
-        if self.shown {
-            eprint!("\r{:60}\r", "");
-        }
-    }
 }
 
 /// `1.5 MiB`

@@ -172,6 +172,10 @@ fn introduction(config: &Config, daemon: &Daemon, paint: screen::Paint) -> Strin
         text.push_str(&field("", &format!("wss://{}:{}/ws", config.hostname, https.port())));
     }
     text.push_str(&field("status", &format!("http://{}/ready and /metrics", daemon.http)));
+    if let Some(token) = daemon::dashboard_token(config, daemon.http) {
+        let token = std::path::absolute(&token).unwrap_or(token);
+        text.push_str(&field("look", &format!("http://{}/ (token in {})", daemon.http, token.display())));
+    }
     text.push_str(&field("data", &data_dir.display().to_string()));
     text.push_str(&format!("\n{}\n", paint.strong("Connect a gateway, in a second terminal:")));
     let http = daemon.http;

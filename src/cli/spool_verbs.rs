@@ -1,5 +1,6 @@
 //! `waystation spool ...`: arguments and how answers are shown.
 
+mod export;
 mod listing;
 mod moves;
 mod page;
@@ -25,6 +26,7 @@ Examples:
   waystation spool show 06h4k2v0c8q1r5t7u9v3s6d0ag --raw > message.eml
   waystation spool explain 06h4k2v0c8q1r5t7u9v3s6d0ag
   waystation spool replay --lane home@mail.example.org --since 2d --yes
+  waystation spool export ./rescued --lane home@mail.example.org --state ready
   waystation spool verify";
 
 #[derive(Debug, clap::Subcommand)]
@@ -45,13 +47,23 @@ pub(crate) enum Verb {
         #[arg(value_name = "ID")]
         id: ItemId,
     },
+    /// Write messages into a Maildir or an mbox file, with a manifest
+    #[command(after_help = "Examples:\n  \
+        waystation spool export ./rescued --lane home@mail.example.org --state ready,held\n  \
+        waystation spool export ./archive --format mbox --direction in --since 7d\n\n\
+        Reads only: what is exported stays in the spool. manifest.jsonl has one object per item, also for those whose\n\
+        bytes are gone or damaged (`missing` says why); it appears at the end, and a directory without it was cut off.\n\
+        Exit code 1 when something is damaged, 3 when nothing matches.")]
+    Export(export::ExportArgs),
     /// Depth, bytes and oldest age, per lane and in all; journal segments
     Stats,
     /// Read every record and check every checksum
-    #[command(
-        after_help = "Exit code 1 and a list when anything is wrong. Reading a large spool takes a while."
-    )]
-    Verify,
+    #[command(after_help = "Examples:\n  \
+        waystation spool verify\n  \
+        waystation spool verify --rebuild-index\n\n\
+        Exit code 1 and a list when anything is wrong. The index is a cache of the journal: to build it anew loses\n\
+        nothing, also when it is cut off; the next start goes on.")]
+    Verify(super::verify::VerifyArgs),
     /// Offer delivered items again, within their retention
     #[command(after_help = "Example:\n  waystation spool replay --lane home@mail.example.org --since 2h")]
     Replay(ReplayArgs),
@@ -114,8 +126,9 @@ pub(crate) fn run(global: &Global, verb: Verb) -> anyhow::Result<Exit> {
             }
             Ok(Exit::Done)
         }
+        Verb::Export(args) => export::run(global, &args),
         Verb::Stats => stats::stats(global, paint),
-        Verb::Verify => super::verify::run(global),
+        Verb::Verify(args) => super::verify::run(global, &args),
         Verb::Replay(args) => replay(global, &args),
         Verb::Hold(args) => moves::run(global, ItemVerb::Hold, &args),
         Verb::Release(args) => moves::run(global, ItemVerb::Release, &args),

@@ -190,3 +190,16 @@ fn seed_file_is_read_by_its_name() {
     assert_eq!(config.smtp.max_recipients, 10);
     assert!(config.unused.contains(&"auth.maxChallengeRecords".to_owned()));
 }
+
+#[test]
+fn a_collector_of_traces_needs_a_build_that_can_send_them() {
+    let loaded = toml("[log]\notlp_endpoint = \"http://127.0.0.1:4318\"\n");
+    if crate::observe::TRACES_BUILT {
+        assert_eq!(loaded.expect("loads").log.otlp_endpoint.as_deref(), Some("http://127.0.0.1:4318"));
+        let said = toml("[log]\notlp_endpoint = \"localhost:4318\"\n").expect_err("no URL").to_string();
+        assert!(said.contains("log.otlp_endpoint") && said.contains("http://127.0.0.1:4318"), "{said}");
+    } else {
+        let said = loaded.expect_err("nobody would get them").to_string();
+        assert!(said.contains("log.otlp_endpoint") && said.contains("--features otel"), "{said}");
+    }
+}

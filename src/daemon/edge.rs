@@ -1,17 +1,25 @@
-//! Wiring of what stands in front of the services: gates behind proxies, and the admin API over HTTP.
+//! Wiring of what stands in front of the services: gates behind proxies, the admin API over HTTP, and the dashboard.
 
-use std::sync::Arc;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::Router;
+use data_encoding::BASE64URL_NOPAD;
+use zeroize::Zeroizing;
 
 use super::StartError;
 use crate::config::{Config, Tls};
+use crate::dashboard::{Access, Dashboard, RANDOM_BYTES, Settings};
 use crate::http::AdminDoor;
-use crate::http::guard::{Guard, Token};
+use crate::http::guard::{Guard, SharedGuard, Token};
 use crate::observe::Metrics;
 use crate::proxy::{Gate, Strangers};
 use crate::secrets;
+
+/// Its name in the data directory.
+const DASHBOARD_TOKEN: &str = "dashboard.token";
 
 /// Behind a proxy, all mail comes through it.
 pub(super) fn smtp_gate(config: &Config, metrics: &Arc<Metrics>) -> Option<Arc<Gate>> {
@@ -35,7 +43,7 @@ fn gate(
 }
 
 /// Who may use the admin API over HTTP, when there is a token for it.
-pub(super) fn admin_guard(config: &Config) -> Result<Option<Guard>, StartError> {
+pub(super) fn admin_guard(config: &Config) -> Result<Option<SharedGuard>, StartError> {
     let Some(token) = admin_token(config)? else { return Ok(None) };
     let http = config.http.listen;
     if !http.ip().is_loopback() && config.http.tls_listen.is_none() {
@@ -44,11 +52,15 @@ pub(super) fn admin_guard(config: &Config) -> Result<Option<Guard>, StartError> 
             "the admin API is not served: {http} is neither HTTPS nor loopback, and requests for it get 403; set `http.tls_listen`"
         );
     }
+    Ok(Some(guard(config, token)))
+}
+
+fn guard(config: &Config, token: Token) -> SharedGuard {
     let mut hosts = vec![config.hostname.clone()];
     if let Some(Tls::Acme(acme)) = &config.tls {
         hosts.extend(acme.names.iter().cloned());
     }
-    Ok(Some(Guard::new(token, &hosts, deny_window(config))))
+    Arc::new(Mutex::new(Guard::new(token, &hosts, deny_window(config))))
 }
 
 /// The token for the admin API over HTTP, if there is to be one.
@@ -66,10 +78,59 @@ pub(super) fn deny_window(config: &Config) -> Option<Duration> {
     config.limits.enabled.then(|| Duration::from_secs(config.limits.deny_window_seconds))
 }
 
+/// The file with the token of a dashboard for which none is configured.
+pub(super) fn dashboard_token_file(config: &Config) -> PathBuf {
+    config.data_dir.join(DASHBOARD_TOKEN)
+}
+
+/// The dashboard, with the guard of the admin API. When there is none it has a token of its own, which is made at the first start, and is
+/// served on a loopback listener only; `None`: there is no such listener.
+///
+/// * `http` – where HTTP listens.
+pub(super) fn dashboard(
+    config: &Config,
+    http: SocketAddr,
+    configured: Option<&SharedGuard>,
+    admin: &Router,
+    metrics: &Arc<Metrics>,
+) -> Result<Option<Arc<Dashboard>>, StartError> {
+    let (guard, access) = match configured {
+        Some(guard) => (Arc::clone(guard), Access::Configured),
+        None if http.ip().is_loopback() => {
+            let file = dashboard_token_file(config);
+            let shown = std::path::absolute(&file).unwrap_or_else(|_| file.clone()).display().to_string();
+            (guard(config, own_token(&file)?), Access::Local { file: shown })
+        }
+        None => return Ok(None),
+    };
+    let settings = Settings {
+        hostname: config.hostname.clone(),
+        access,
+        trusted_proxies: config.http.trusted_proxies.clone(),
+        random: rand::random,
+    };
+    Ok(Some(Dashboard::new(settings, admin.clone(), guard, Arc::clone(metrics))))
+}
+
+/// Reads the token, or makes one.
+fn own_token(file: &Path) -> Result<Token, StartError> {
+    const KEY: &str = "data_dir";
+    let failed = |error| StartError::Secret { key: KEY, error };
+    if !file.exists() {
+        let drawn = Zeroizing::new(rand::random::<[u8; RANDOM_BYTES]>());
+        let line =
+            Zeroizing::new(format!("{}\n", &*Zeroizing::new(BASE64URL_NOPAD.encode(drawn.as_slice()))));
+        secrets::replace(file, line.as_bytes()).map_err(failed)?;
+    }
+    let text = secrets::read_text(file).map_err(failed)?;
+    Token::from_text(&text)
+        .map_err(|error| StartError::DashboardToken { file: file.display().to_string(), error })
+}
+
 /// The admin API behind that guard.
 pub(super) fn admin_door(
     config: &Config,
-    guard: Guard,
+    guard: SharedGuard,
     admin: &Router,
     metrics: &Arc<Metrics>,
 ) -> Arc<AdminDoor> {

@@ -206,6 +206,44 @@ pub(super) fn may_take_over(config: &Config) -> Result<(), LedgerError> {
     Spool::may_take_over(&RealDisk::new(root)).map_err(|error| LedgerError::Spool { dir: dir.clone(), error })
 }
 
+/// Removes the index of a data directory that nobody has open; the next [`open`] builds it from the journal.
+///
+/// Harmless at any moment of it: an index that is not there is built anew, and what is left of a removed one is
+/// never looked at.
+///
+/// # Errors
+/// [`LedgerError`], above all when somebody has the directory open.
+pub fn remove_index(config: &Config) -> Result<(), LedgerError> {
+    let dir = &config.data_dir;
+    let root = spool_dir(dir);
+    let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(root.clone()));
+    let wrong = |error| match error {
+        SpoolError::Locked => LedgerError::InUse { dir: dir.clone() },
+        error => LedgerError::Spool { dir: dir.clone(), error },
+    };
+    // A spool that could not be opened afterwards keeps its index.
+    Spool::may_open(&disk).map_err(wrong)?;
+    let _lock = disk.lock().map_err(|error| match error.kind() {
+        std::io::ErrorKind::WouldBlock => LedgerError::InUse { dir: dir.clone() },
+        _ => LedgerError::Directory { dir: dir.clone(), error },
+    })?;
+    let (index, removed) = (root.join("index"), root.join("index.removed"));
+    let absent = |error: &std::io::Error| error.kind() == std::io::ErrorKind::NotFound;
+    let remove = || -> std::io::Result<()> {
+        match std::fs::remove_dir_all(&removed) {
+            Err(error) if !absent(&error) => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        match std::fs::rename(&index, &removed) {
+            Err(error) if absent(&error) => return Ok(()),
+            other => other?,
+        }
+        std::fs::File::open(&root)?.sync_all()?;
+        std::fs::remove_dir_all(&removed)
+    };
+    remove().map_err(|error| LedgerError::Directory { dir: root.clone(), error })
+}
+
 fn open_spool(disk: Arc<RealDisk>, root: &Path, options: Options) -> Result<(Spool, Recovery), SpoolError> {
     // Asked first, so that the index of a directory that is not ours to open stays as it is.
     let disk: Arc<dyn Disk> = disk;

@@ -3,14 +3,17 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use socket2::{Domain, Protocol, Type};
 use tokio::net::{TcpListener, UnixListener};
 
 use super::StartError;
-use super::open;
 use super::places::{self, Kind, Place, Wanted};
 use crate::admin::api;
 use crate::config::Config;
 use crate::systemd::{Listener, Socket};
+
+/// Most connections that wait to be accepted.
+const BACKLOG: i32 = 1024;
 
 /// Everything that listens.
 #[derive(Debug)]
@@ -33,6 +36,8 @@ impl Listeners {
             tls: config.tls.is_some(),
             admin: config.admin_socket.clone(),
         };
+        let configured: Vec<SocketAddr> =
+            wanted.smtp.iter().copied().chain([wanted.http]).chain(wanted.https).collect();
         let described: Vec<_> =
             handed.iter().map(|socket| (socket.name.clone(), place(&socket.listener))).collect();
         let plan = places::plan(&described, &wanted)?;
@@ -52,8 +57,7 @@ impl Listeners {
             })?;
         }
         for (kind, address) in plan.to_open {
-            let beside: &[SocketAddr] = if kind == Kind::Smtp { &wanted.smtp } else { &[] };
-            let opened = open::open(address, beside).and_then(|l| found.keep(kind, true, Listener::Tcp(l)));
+            let opened = bind(address, &configured).and_then(|l| found.keep(kind, true, Listener::Tcp(l)));
             opened.map_err(|error| refused(kind, address, error))?;
         }
         if !plan.has_admin {
@@ -102,6 +106,20 @@ impl Found {
     }
 }
 
+/// Opens a listener. `[::]` is IPv6 alone where `0.0.0.0` has the same port in the configuration, and else both.
+fn bind(address: SocketAddr, configured: &[SocketAddr]) -> std::io::Result<std::net::TcpListener> {
+    let everywhere = SocketAddr::from(([0, 0, 0, 0], address.port()));
+    let socket = socket2::Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() && configured.contains(&everywhere) {
+        socket.set_only_v6(true)?;
+    }
+    // Connections of the process before may still be closing.
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
 fn place(listener: &Listener) -> Place {
     match listener {
         Listener::Tcp(listener) => {
@@ -126,4 +144,26 @@ fn refused(kind: Kind, address: SocketAddr, error: std::io::Error) -> StartError
 /// Where listeners listen.
 pub(super) fn addresses(listeners: &[TcpListener]) -> Vec<SocketAddr> {
     listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_address_of_both_families_has_one_port() {
+        let v4 = bind(SocketAddr::from(([0, 0, 0, 0], 0)), &[]).unwrap();
+        let port = v4.local_addr().unwrap().port();
+        let v6 = SocketAddr::from(([0u16; 8], port));
+        match bind(v6, &[v4.local_addr().unwrap(), v6]) {
+            Ok(listener) => assert_eq!(listener.local_addr().unwrap(), v6),
+            // A machine without IPv6 has nothing to share.
+            Err(error) => assert_ne!(error.kind(), std::io::ErrorKind::AddrInUse),
+        }
+        drop(v4);
+        if let Ok(both) = bind(SocketAddr::from(([0u16; 8], 0)), &[]) {
+            let port = both.local_addr().unwrap().port();
+            assert!(std::net::TcpStream::connect(("127.0.0.1", port)).is_ok(), "alone it takes both");
+        }
+    }
 }

@@ -170,13 +170,11 @@ fn useful(kind: Kind, name: &str, place: &Place, wanted: &Wanted) -> Result<(), 
 
 /// Takes the wanted address that a socket at `at` serves.
 fn take(left: &mut Vec<(Kind, SocketAddr)>, kind: Option<Kind>, at: SocketAddr) -> Option<Kind> {
-    let serves = |wanted: SocketAddr| {
-        // Port 0 was any, and became one.
-        wanted.ip() == at.ip() && (wanted.port() == at.port() || wanted.port() == 0)
-    };
+    // Ours was opened at port 0, which was any, and became one.
+    let became = |wanted: SocketAddr| kind.is_some() && wanted.port() == 0 && wanted.ip() == at.ip();
     let exact = left.iter().position(|(of, wanted)| kind.is_none_or(|kind| kind == *of) && *wanted == at);
     let found = exact.or_else(|| {
-        left.iter().position(|(of, wanted)| kind.is_none_or(|kind| kind == *of) && serves(*wanted))
+        left.iter().position(|(of, wanted)| kind.is_none_or(|kind| kind == *of) && became(*wanted))
     })?;
     Some(left.remove(found).0)
 }

@@ -6,7 +6,7 @@
 //! times per address and deny window.
 
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
@@ -17,7 +17,7 @@ use ipnet::IpNet;
 use serde_json::json;
 use tower::ServiceExt as _;
 
-use super::guard::{Denied, Guard, Line, Token};
+use super::guard::{Denied, Line, SharedGuard, Token};
 use crate::clock;
 use crate::observe::{AdminHttp, Metrics};
 use crate::proxy::client_of;
@@ -26,7 +26,7 @@ use crate::proxy::client_of;
 #[derive(Debug)]
 pub struct AdminDoor {
     router: Router,
-    guard: Mutex<Guard>,
+    guard: SharedGuard,
     trusted_proxies: Vec<IpNet>,
     metrics: Arc<Metrics>,
 }
@@ -37,11 +37,11 @@ impl AdminDoor {
     #[must_use]
     pub fn new(
         router: Router,
-        guard: Guard,
+        guard: SharedGuard,
         trusted_proxies: Vec<IpNet>,
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
-        Arc::new(Self { router, guard: Mutex::new(guard), trusted_proxies, metrics })
+        Arc::new(Self { router, guard, trusted_proxies, metrics })
     }
 
     /// Another token, and another memory for wrong ones, from now on.

@@ -8,6 +8,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use axum::http::{HeaderMap, Uri, header};
@@ -91,6 +92,9 @@ pub enum Denied {
     Wrong,
 }
 
+/// A guard that several doors share, so that guesses at one count at all of them.
+pub type SharedGuard = Arc<Mutex<Guard>>;
+
 /// Judges requests.
 #[derive(Debug)]
 pub struct Guard {
@@ -152,18 +156,32 @@ impl Guard {
         headers: &HeaderMap,
         now: Instant,
     ) -> Result<(), Denied> {
+        self.arrives(line, uri, headers)?;
+        self.present(client, bearer(headers), now)
+    }
+
+    /// Judges how a request came, and not who made it.
+    ///
+    /// # Errors
+    /// [`Denied::Plain`], [`Denied::Host`], [`Denied::Origin`].
+    pub fn arrives(&self, line: Line, uri: &Uri, headers: &HeaderMap) -> Result<(), Denied> {
         if !line.encrypted && !line.loopback {
             return Err(Denied::Plain);
         }
         let host = self.host(uri, headers).ok_or(Denied::Host)?;
-        if !self.same_site(host, headers) {
-            return Err(Denied::Origin);
-        }
+        if self.same_site(host, headers) { Ok(()) } else { Err(Denied::Origin) }
+    }
+
+    /// Judges a token that was given in another way than by a header field.
+    ///
+    /// # Errors
+    /// [`Denied::Missing`], [`Denied::Limited`], [`Denied::Wrong`]; a wrong token is counted.
+    pub fn present(&mut self, client: IpAddr, token: Option<&[u8]>, now: Instant) -> Result<(), Denied> {
         let blocked = self.blocked(client, now);
         if let Some((Whose::Own, wait)) = blocked {
             return Err(Denied::Limited(wait));
         }
-        match (bearer(headers), blocked) {
+        match (token, blocked) {
             (None, _) => Err(Denied::Missing),
             // Strangers who guess from everywhere must not keep the operator out.
             (Some(presented), _) if self.token.is(presented) => Ok(()),
@@ -242,6 +260,16 @@ fn place(client: IpAddr) -> IpAddr {
             IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
         }
     }
+}
+
+/// Whether a Host field names this machine itself, and no name that others reach.
+#[must_use]
+pub fn is_local_host(headers: &HeaderMap) -> bool {
+    let Some(host) = headers.get(header::HOST).and_then(|host| host.to_str().ok()) else { return false };
+    let name = name_of(host);
+    let bare = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(name);
+    name.eq_ignore_ascii_case("localhost")
+        || bare.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 /// The host of `host:port`, `[::1]:port`, or `host`.

@@ -18,6 +18,7 @@ use spool::types::{SpoolStats, State};
 use super::abuse::AbuseFamilies;
 use super::classic::classic_from_text;
 use super::conditions::ConditionFamilies;
+use super::dashboard::DashboardFamilies;
 use super::edge::EdgeFamilies;
 use super::json::json_from_text;
 use super::listeners::ListenerFamilies;
@@ -214,6 +215,8 @@ pub struct Metrics {
     spool: LaneGauges,
     /// Proxies, admin API over HTTP, ACME.
     pub edge: EdgeFamilies,
+    /// What the dashboard counts.
+    pub dashboard: DashboardFamilies,
     /// What is wrong.
     pub conditions: ConditionFamilies,
     /// Who accepts connections.
@@ -269,6 +272,7 @@ impl Metrics {
             verdicts: VerdictFamilies::default(),
             spool: LaneGauges::default(),
             edge: EdgeFamilies::default(),
+            dashboard: DashboardFamilies::default(),
             conditions: ConditionFamilies::default(),
             listeners: ListenerFamilies::default(),
             operate: OperateFamilies::default(),
@@ -283,6 +287,7 @@ impl Metrics {
         metrics.register_spool();
         metrics.edge.register(&mut metrics.registry);
         metrics.operate.register(&mut metrics.registry);
+        metrics.dashboard.register(&mut metrics.registry);
         metrics.tls.register(&mut metrics.registry);
         metrics.abuse.register(&mut metrics.registry);
         metrics.conditions.register(&mut metrics.registry);

@@ -40,13 +40,21 @@ impl From<Listener> for OwnedFd {
     }
 }
 
+/// The same with a number as low as can be: a hand-over gives high ones, and they cost memory.
+fn low(listener: Listener) -> io::Result<Listener> {
+    match listener {
+        Listener::Tcp(listener) => listener.try_clone().map(Listener::Tcp),
+        Listener::Unix(listener) => listener.try_clone().map(Listener::Unix),
+    }
+}
+
 /// A descriptor was handed to us that nothing here can serve.
 #[derive(Debug, thiserror::Error)]
 pub enum ForeignSocket {
     /// It is no stream socket of TCP or the file system.
-    #[error("descriptor {number} (`{name}`) that was handed to us cannot be served: {error}")]
+    #[error("socket {number} (`{name}`) that was handed to us cannot be served: {error}")]
     Kind {
-        /// Its number.
+        /// The how manyth it is, from 1.
         number: usize,
         /// Its name.
         name: String,
@@ -55,10 +63,10 @@ pub enum ForeignSocket {
     },
     /// It is a connection.
     #[error(
-        "descriptor {number} (`{name}`) that was handed to us does not listen; the socket unit needs `Accept=no`"
+        "socket {number} (`{name}`) that was handed to us does not listen; the socket unit needs `Accept=no`"
     )]
     Connected {
-        /// Its number.
+        /// The how manyth it is, from 1.
         number: usize,
         /// Its name.
         name: String,
@@ -86,17 +94,17 @@ pub fn sockets() -> Result<Vec<Socket>, ForeignSocket> {
     let mut sockets = Vec::with_capacity(count);
     for index in 0..count {
         let name = names.next().unwrap_or_default().to_owned();
-        // The first three are standard input, output and error.
-        let number = index + 3;
+        let number = index + 1;
         let tcp = given.take_tcp_listener(index);
-        let listener = match tcp {
-            Ok(listener) => listener.map(Listener::Tcp),
-            Err(_) => match given.take_unix_listener(index) {
-                Ok(listener) => listener.map(Listener::Unix),
-                Err(error) => return Err(ForeignSocket::Kind { number, name, error }),
-            },
+        let taken = match tcp {
+            Ok(listener) => Ok(listener.map(Listener::Tcp)),
+            Err(_) => given.take_unix_listener(index).map(|listener| listener.map(Listener::Unix)),
         };
-        let Some(listener) = listener else { continue };
+        let listener = match taken.and_then(|taken| taken.map(low).transpose()) {
+            Ok(Some(listener)) => listener,
+            Ok(None) => continue,
+            Err(error) => return Err(ForeignSocket::Kind { number, name, error }),
+        };
         let listens = match &listener {
             Listener::Tcp(listener) => SockRef::from(listener).is_listener(),
             Listener::Unix(listener) => SockRef::from(listener).is_listener(),

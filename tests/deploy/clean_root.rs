@@ -43,5 +43,6 @@ fn a_server_is_made_ready_deployed_to_and_goes_back_by_itself_over_ssh() {
 
 fn has_cargo_deb() -> bool {
     let tools = root().join("target/tools/bin/cargo-deb");
-    tools.is_file() || Command::new("cargo-deb").arg("--version").output().is_ok_and(|output| output.status.success())
+    tools.is_file()
+        || Command::new("cargo-deb").arg("--version").output().is_ok_and(|output| output.status.success())
 }

@@ -53,6 +53,8 @@ make_base() {
   step "a minimal Debian 12 (debootstrap, once)"
   mkdir -p "$cache"
   fresh=$(mktemp -d "$(roomy)/waystation-base.XXXXXX")
+  # It becomes `/`, which everybody must be able to enter.
+  chmod 0755 "$fresh"
   # What every server has: systemd with its bus, and sshd. Nothing else is there.
   debootstrap --variant=minbase --include=systemd,systemd-sysv,dbus,openssh-server bookworm "$fresh" \
     "${DEBIAN_MIRROR:-http://deb.debian.org/debian}" >"$cache/debootstrap.log" 2>&1 ||
@@ -69,8 +71,9 @@ make_root() {
   work=$(mktemp -d "$(roomy)/waystation-root.XXXXXX")
   root=$work/root
   trap cleanup EXIT
-  mkdir "$root"
+  mkdir -m 0755 "$root"
   tar -C "$root" -xzf "$base"
+  chmod 0755 "$root"
   # What DNS would say; a gateway wants to reach the relay by its name.
   echo '127.0.0.1 localhost relay.example.org' >"$root/etc/hosts"
 }
@@ -79,6 +82,7 @@ cleanup() {
   trap - EXIT
   if [ "$code" -ne 0 ] && [ -n "$leader" ] && [ -d "/proc/$leader" ]; then
     inside journalctl --no-pager --lines=40 --unit 'waystation*' >&2 2>/dev/null || true
+    tail -n 20 "$root"/home/*/*.log "$work"/*.log >&2 2>/dev/null || true
   fi
   if [ -n "$nspawn" ]; then
     # SIGTERM is a clean shutdown of the container.
@@ -151,8 +155,8 @@ enter() {
     boot=no
   fi
   # Namespaces of our own in place of the container: processes, mounts, network.
-  unshare --kill-child --mount --pid --net --ipc --uts --fork --mount-proc="$root/proc" \
-    sh -c "ip link set lo up 2>/dev/null; mount --bind '$root' '$root'; exec chroot '$root' sleep infinity" &
+  unshare --kill-child --mount --pid --net --ipc --uts --fork \
+    sh -c "ip link set lo up; mount --bind '$root' '$root'; mount -t proc proc '$root/proc'; cd '$root'; exec chroot '$root' sleep infinity" &
   nspawn=$!
   until_so 10 "the namespaces are there" pgrep --parent "$nspawn" --exact sleep
   leader=$(pgrep --parent "$nspawn" --exact sleep)

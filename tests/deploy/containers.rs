@@ -32,7 +32,11 @@ fn instruction(name: &str) -> String {
 
 fn image_env() -> BTreeMap<String, String> {
     let words = instruction("ENV");
-    words.split(' ').map(|word| word.split_once('=').expect("NAME=VALUE")).map(|(n, v)| (n.to_owned(), v.to_owned())).collect()
+    words
+        .split(' ')
+        .map(|word| word.split_once('=').expect("NAME=VALUE"))
+        .map(|(n, v)| (n.to_owned(), v.to_owned()))
+        .collect()
 }
 
 /// `check-config` with that environment only.
@@ -61,7 +65,11 @@ fn port_of(address: &str) -> u64 {
 #[test]
 fn the_image_runs_our_program_as_nobody_in_particular() {
     let stage = final_stage();
-    assert!(stage.iter().any(|(word, rest)| word == "COPY" && rest == "--from=build /out/waystation /usr/bin/waystation"));
+    assert!(
+        stage
+            .iter()
+            .any(|(word, rest)| word == "COPY" && rest == "--from=build /out/waystation /usr/bin/waystation")
+    );
     let user = instruction("USER");
     let uid = user.split(':').next().expect("a user");
     assert!(uid.parse::<u32>().is_ok_and(|uid| uid >= 1000), "{user}: an id of nobody else");
@@ -71,14 +79,16 @@ fn the_image_runs_our_program_as_nobody_in_particular() {
     accepts(&env);
     let data = &env["WAYSTATION_DATA_DIR"];
     assert_eq!(instruction("VOLUME"), format!("[\"{data}\"]"));
-    let exposed: Vec<u64> = instruction("EXPOSE").split(' ').map(|port| port.parse().expect("a port")).collect();
+    let exposed: Vec<u64> =
+        instruction("EXPOSE").split(' ').map(|port| port.parse().expect("a port")).collect();
     assert_eq!(exposed, [port_of(&env["WAYSTATION_SMTP__LISTEN"]), port_of(&env["WAYSTATION_HTTP__LISTEN"])]);
     assert!(exposed.iter().all(|port| *port > 1023), "a user may open them");
     assert_eq!(instruction("STOPSIGNAL"), "SIGTERM");
     let command = |name: &str| -> Vec<String> { serde_json::from_str(&instruction(name)).expect("a list") };
     assert_eq!(command("ENTRYPOINT"), ["/usr/bin/waystation"]);
     let health = instruction("HEALTHCHECK");
-    let health: Vec<String> = serde_json::from_str(health.split_once(" CMD ").expect("a command").1).expect("a list");
+    let health: Vec<String> =
+        serde_json::from_str(health.split_once(" CMD ").expect("a command").1).expect("a list");
     assert_eq!(health[0], "/usr/bin/waystation");
     for words in [&command("CMD")[..], &health[1..]] {
         let help: Vec<&str> = words.iter().map(String::as_str).chain(["--help"]).collect();
@@ -121,11 +131,15 @@ fn compose_publishes_what_the_relay_listens_on() {
         env.insert(name.clone(), filled(value.as_str().expect("text")));
     }
     accepts(&env);
-    let published: Vec<(u64, u64)> = relay["ports"].as_array().expect("ports").iter()
+    let published: Vec<(u64, u64)> = relay["ports"]
+        .as_array()
+        .expect("ports")
+        .iter()
         .map(|pair| pair.as_str().expect("text").split_once(':').expect("a pair"))
         .map(|(out, inside)| (out.parse().expect("a port"), inside.parse().expect("a port")))
         .collect();
-    let listens = ["WAYSTATION_SMTP__LISTEN", "WAYSTATION_HTTP__LISTEN", "WAYSTATION_HTTP__TLS_LISTEN"].map(|key| port_of(&env[key]));
+    let listens = ["WAYSTATION_SMTP__LISTEN", "WAYSTATION_HTTP__LISTEN", "WAYSTATION_HTTP__TLS_LISTEN"]
+        .map(|key| port_of(&env[key]));
     assert_eq!(published.iter().map(|(_, inside)| *inside).collect::<Vec<_>>(), listens);
     assert_eq!(published.iter().map(|(out, _)| *out).collect::<Vec<_>>(), [25, 80, 443]);
     assert_eq!(relay["build"]["dockerfile"], "deploy/Containerfile");
@@ -145,16 +159,28 @@ fn compose_publishes_what_the_relay_listens_on() {
     };
     assert!(seconds(relay) > daemon::DRAIN_ALL.as_secs());
     let gateway = &compose["services"]["gateway"];
-    let probe: Vec<&str> = gateway["healthcheck"]["test"].as_array().expect("a command").iter().filter_map(Value::as_str).collect();
+    let probe: Vec<&str> = gateway["healthcheck"]["test"]
+        .as_array()
+        .expect("a command")
+        .iter()
+        .filter_map(Value::as_str)
+        .collect();
     assert_eq!(probe[..2], ["CMD", "/usr/bin/waystation"]);
-    let run: Vec<&str> = gateway["command"].as_array().expect("a command").iter().filter_map(Value::as_str).collect();
+    let run: Vec<&str> =
+        gateway["command"].as_array().expect("a command").iter().filter_map(Value::as_str).collect();
     for words in [&probe[2..4], &run[..2]] {
         assert_eq!(run_text(&[words[0], words[1], "--help"]).0, 0, "{words:?}");
     }
     assert_eq!(probe.last(), run.last(), "the probe asks another gateway");
     let Some(compose) = program("docker-compose") else { return };
-    let said = tell(Command::new(compose).args(["-f"]).arg(file("compose.yml")).args(["config", "--quiet"])
-        .env("RELAY_HOSTNAME", "relay.example.org").env("RELAY_DOMAINS", "mail.example.org"));
+    let said = tell(
+        Command::new(compose)
+            .args(["-f"])
+            .arg(file("compose.yml"))
+            .args(["config", "--quiet"])
+            .env("RELAY_HOSTNAME", "relay.example.org")
+            .env("RELAY_DOMAINS", "mail.example.org"),
+    );
     assert_eq!(said.0, 0, "{}", said.1);
 }
 
@@ -166,10 +192,16 @@ fn fly_forwards_to_what_the_relay_listens_on() {
         env.insert(name.clone(), value.as_str().expect("text").to_owned());
     }
     accepts(&env);
-    let internal: Vec<u64> = fly["services"].as_array().expect("services").iter()
+    let internal: Vec<u64> = fly["services"]
+        .as_array()
+        .expect("services")
+        .iter()
         .map(|service| u64::try_from(service["internal_port"].as_integer().expect("a port")).expect("a port"))
         .collect();
-    assert_eq!(internal, [port_of(&env["WAYSTATION_SMTP__LISTEN"]), port_of(&env["WAYSTATION_HTTP__LISTEN"])]);
+    assert_eq!(
+        internal,
+        [port_of(&env["WAYSTATION_SMTP__LISTEN"]), port_of(&env["WAYSTATION_HTTP__LISTEN"])]
+    );
     assert_eq!(fly["mounts"]["destination"].as_str(), env.get("WAYSTATION_DATA_DIR").map(String::as_str));
     assert_eq!(fly["build"]["dockerfile"].as_str(), Some("Containerfile"), "beside fly.toml");
     assert_eq!(fly["kill_signal"].as_str(), Some("SIGTERM"));
@@ -181,5 +213,8 @@ fn fly_forwards_to_what_the_relay_listens_on() {
 
 #[test]
 fn the_final_stage_runs_in_a_root_that_cannot_be_written() {
-    super::clean_root::try_script("tests/deploy/container_root", &["--binary", env!("CARGO_BIN_EXE_waystation")]);
+    super::clean_root::try_script(
+        "tests/deploy/container_root",
+        &["--binary", env!("CARGO_BIN_EXE_waystation")],
+    );
 }

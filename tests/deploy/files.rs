@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::process::Command;
 
-
 use super::{all_files, file, tell, text};
 use crate::layering::root;
 use crate::support::process::{run_text, waystation};
@@ -24,7 +23,10 @@ fn the_packaged_configuration_is_safe_before_anybody_has_edited_it() {
     assert_eq!(table["delivery"]["tls_policy"].as_str(), Some("dane+mta-sts"));
     assert_eq!(table["admission"]["mode"].as_str(), Some("allowlist"));
     assert_eq!(table["data_dir"].as_str(), Some("/var/lib/waystation"));
-    assert!(table["http"]["listen"].as_str().is_some_and(|at| at.starts_with("127.0.0.1:")), "no tunnel in the clear");
+    assert!(
+        table["http"]["listen"].as_str().is_some_and(|at| at.starts_with("127.0.0.1:")),
+        "no tunnel in the clear"
+    );
 }
 
 #[test]
@@ -37,11 +39,17 @@ fn what_the_packaged_configuration_proposes_is_accepted() {
         .replace("[http]\nlisten = \"127.0.0.1:8080\"\n", "")
         .lines()
         .map(|line| {
-            let is_key = line.strip_prefix('#').filter(|rest| rest.starts_with(['[', 'h', 'd', 'l', 't', 'e', 'c']) && (rest.contains(" = ") || rest.starts_with('[')));
+            let is_key = line.strip_prefix('#').filter(|rest| {
+                rest.starts_with(['[', 'h', 'd', 'l', 't', 'e', 'c'])
+                    && (rest.contains(" = ") || rest.starts_with('['))
+            });
             format!("{}\n", is_key.unwrap_or(line))
         })
         .collect();
-    assert!(uncommented.contains("\n[tls.acme]\nenabled = true\n") && uncommented.contains("\nhostname = "), "{uncommented}");
+    assert!(
+        uncommented.contains("\n[tls.acme]\nenabled = true\n") && uncommented.contains("\nhostname = "),
+        "{uncommented}"
+    );
     std::fs::write(&path, uncommented).expect("written");
     let (code, _, said) = run_text(&["check-config", path.to_str().expect("text")]);
     assert_eq!(code, 0, "{said}");
@@ -61,13 +69,19 @@ fn the_package_has_every_unit_and_nothing_that_is_not_there() {
             None => assert!(root().join(source).is_file(), "{source} is not there"),
             Some((dir, suffix)) => {
                 let found = std::fs::read_dir(root().join(dir)).expect("directory").filter_map(Result::ok);
-                let found: Vec<_> = found.filter(|entry| entry.file_name().to_string_lossy().ends_with(suffix)).collect();
+                let found: Vec<_> =
+                    found.filter(|entry| entry.file_name().to_string_lossy().ends_with(suffix)).collect();
                 assert!(!found.is_empty(), "{source} is nothing");
             }
         }
         from_here.insert(source.to_owned());
     }
-    for expected in ["deploy/systemd/*.service", "deploy/systemd/*.socket", "deploy/systemd/user/*.service", "deploy/hand-over"] {
+    for expected in [
+        "deploy/systemd/*.service",
+        "deploy/systemd/*.socket",
+        "deploy/systemd/user/*.service",
+        "deploy/hand-over",
+    ] {
         assert!(from_here.contains(expected), "{expected}");
     }
     // The configuration is the administrator's: an upgrade asks.
@@ -77,7 +91,10 @@ fn the_package_has_every_unit_and_nothing_that_is_not_there() {
         assert!(path.is_file(), "{script}");
     }
     let postrm = text("debian/postrm");
-    assert!(!postrm.contains("rm -r") || postrm.contains("When you are sure: rm -r"), "a package removes mail");
+    assert!(
+        !postrm.contains("rm -r") || postrm.contains("When you are sure: rm -r"),
+        "a package removes mail"
+    );
 }
 
 #[test]
@@ -125,7 +142,10 @@ fn the_readme_names_every_file_and_only_commands_that_exist() {
     let mut seen = 0;
     for line in commands(&readme) {
         for part in line.split(['|', '&', ';']).map(str::trim) {
-            let words: Vec<&str> = part.split_whitespace().skip_while(|word| ["sudo", "-u"].contains(word) || word.starts_with("waystation-gateway")).collect();
+            let words: Vec<&str> = part
+                .split_whitespace()
+                .skip_while(|word| ["sudo", "-u"].contains(word) || word.starts_with("waystation-gateway"))
+                .collect();
             let Some(at) = words.iter().position(|word| *word == "waystation") else { continue };
             let verbs: Vec<&str> = words[at + 1..]
                 .iter()
@@ -135,7 +155,9 @@ fn the_readme_names_every_file_and_only_commands_that_exist() {
                 })
                 .filter(|(word, is_value)| !is_value && *word != "--config")
                 .map(|(word, _)| word)
-                .take_while(|word| !word.starts_with('-') && word.chars().all(|c| c.is_ascii_lowercase() || c == '-'))
+                .take_while(|word| {
+                    !word.starts_with('-') && word.chars().all(|c| c.is_ascii_lowercase() || c == '-')
+                })
                 .take(2)
                 .collect();
             if words.contains(&"systemctl") || words.contains(&"apt") || verbs.is_empty() {
@@ -166,7 +188,12 @@ fn the_package_is_built_and_has_what_it_should() {
     let Some(dpkg_deb) = program("dpkg-deb") else { return };
     let tools = root().join("target/tools/bin");
     let path = std::env::var("PATH").unwrap_or_default() + ":" + tools.to_str().expect("text");
-    if !Command::new("cargo-deb").env("PATH", &path).arg("--version").output().is_ok_and(|output| output.status.success()) {
+    if !Command::new("cargo-deb")
+        .env("PATH", &path)
+        .arg("--version")
+        .output()
+        .is_ok_and(|output| output.status.success())
+    {
         eprintln!("SKIPPED: cargo-deb is not installed");
         return;
     }
@@ -202,11 +229,16 @@ fn the_package_is_built_and_has_what_it_should() {
         assert!(list.contains(path), "no {path} in\n{list}");
     }
     let (_, fields) = tell(Command::new(&dpkg_deb).args(["--field"]).arg(&deb));
-    let version = String::from_utf8(waystation().arg("--version").output().expect("runs").stdout).expect("text");
+    let version =
+        String::from_utf8(waystation().arg("--version").output().expect("runs").stdout).expect("text");
     let version = version.trim().split(' ').nth(1).expect("a version").to_owned();
     assert!(fields.contains(&format!("Version: {version}-1")) && fields.contains("libc6"), "{fields}");
     let Some(lintian) = program("lintian") else { return };
-    let (code, said) = tell(Command::new(lintian).args(["--allow-root", "--fail-on", "error,warning", "--show-overrides"]).arg(&deb));
+    let (code, said) = tell(
+        Command::new(lintian)
+            .args(["--allow-root", "--fail-on", "error,warning", "--show-overrides"])
+            .arg(&deb),
+    );
     assert_eq!(code, 0, "{said}");
     // Every override has its reason.
     let overrides = text("debian/lintian-overrides");

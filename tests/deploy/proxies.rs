@@ -50,7 +50,8 @@ impl Drop for Running {
 impl Running {
     fn start(command: &mut Command, log: PathBuf) -> Self {
         let out = std::fs::File::create(&log).expect("log");
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(out).spawn().expect("it starts");
+        let child =
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(out).spawn().expect("it starts");
         Self { child, log }
     }
 
@@ -158,7 +159,8 @@ fn message(value: &Value) -> Vec<u8> {
 async fn is_a_good_door(world: &World) {
     let url = format!("wss://localhost:{}/ws", world.ports[1]);
     let ca = world.pki.ca();
-    let home = Home::with(&url, &format!("extra_ca_file = \"{}\"\n[maildir]\npath = \"Maildir\"\n", ca.display()));
+    let home =
+        Home::with(&url, &format!("extra_ca_file = \"{}\"\n[maildir]\npath = \"Maildir\"\n", ca.display()));
     let gateway = home.start(None);
     until("the gateway is connected", || home.log().contains("gateway.connected")).await;
     let connected = home.status().expect("it runs")["connected_since_ms"].clone();
@@ -175,7 +177,8 @@ async fn is_a_good_door(world: &World) {
     assert!(answer.starts_with("HTTP/1.1 101"), "{answer}");
     let hello = json!({ "type": "auth_challenge_request", "publicKeyBase32": key, "features": ["ack"] });
     stream.write_all(&message(&hello)).await.expect("sent");
-    until("the login is logged", || world.relay.event("relay.ws.auth.attempted", "lane", &key).is_some()).await;
+    until("the login is logged", || world.relay.event("relay.ws.auth.attempted", "lane", &key).is_some())
+        .await;
     let event = world.relay.event("relay.ws.auth.attempted", "lane", &key).expect("logged");
     assert_eq!(event["remote_address"], CLIENT);
 
@@ -238,20 +241,33 @@ async fn nginx_is_a_good_door_for_gateways() {
     );
     std::fs::write(world.path("site.conf"), site).expect("written");
     let dir = world.dir.path().display();
-    let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"].map(|of| format!("{of}_temp_path {dir}/{of};\n")).concat();
+    let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+        .map(|of| format!("{of}_temp_path {dir}/{of};\n"))
+        .concat();
     let main = format!(
         "daemon off;\npid {dir}/nginx.pid;\nerror_log {dir}/error.log;\nevents {{}}\nhttp {{\naccess_log off;\n{temporary}include {dir}/site.conf;\n}}\n"
     );
     std::fs::write(world.path("nginx.conf"), main).expect("written");
     let mut command = Command::new(nginx);
-    command.args(["-e", text_of(&world.path("error.log")), "-p", text_of(world.dir.path()), "-c", text_of(&world.path("nginx.conf"))]);
+    command.args([
+        "-e",
+        text_of(&world.path("error.log")),
+        "-p",
+        text_of(world.dir.path()),
+        "-c",
+        text_of(&world.path("nginx.conf")),
+    ]);
     // As a group: its workers end with it.
     let running = Running::start(&mut command, world.path("nginx.log"));
     until("nginx listens", || std::net::TcpStream::connect(world.https()).is_ok()).await;
     is_a_good_door(&world).await;
     let redirect = plain(http, "/x?y");
-    assert!(redirect.starts_with("HTTP/1.1 308 ") && redirect.contains("https://localhost/x?y"), "{redirect}");
-    let quit = Command::new("kill").args(["-s", "QUIT", &running.child.id().to_string()]).status().expect("kill");
+    assert!(
+        redirect.starts_with("HTTP/1.1 308 ") && redirect.contains("https://localhost/x?y"),
+        "{redirect}"
+    );
+    let quit =
+        Command::new("kill").args(["-s", "QUIT", &running.child.id().to_string()]).status().expect("kill");
     assert!(quit.success());
 }
 
@@ -276,10 +292,14 @@ async fn caddy_is_a_good_door_for_gateways() {
             ("127.0.0.1:8080", &upstream),
         ],
     );
-    std::fs::write(world.path("Caddyfile"), format!("{{\n\tadmin off\n\tauto_https off\n}}\n{site}")).expect("written");
+    std::fs::write(world.path("Caddyfile"), format!("{{\n\tadmin off\n\tauto_https off\n}}\n{site}"))
+        .expect("written");
     let mut command = Command::new(caddy);
     command.args(["run", "--config", text_of(&world.path("Caddyfile")), "--adapter", "caddyfile"]);
-    command.env("HOME", world.dir.path()).env("XDG_DATA_HOME", world.dir.path()).env("XDG_CONFIG_HOME", world.dir.path());
+    command
+        .env("HOME", world.dir.path())
+        .env("XDG_DATA_HOME", world.dir.path())
+        .env("XDG_CONFIG_HOME", world.dir.path());
     let _running = Running::start(&mut command, world.path("caddy.log"));
     until("caddy listens", || std::net::TcpStream::connect(world.https()).is_ok()).await;
     is_a_good_door(&world).await;

@@ -49,7 +49,13 @@ fn analyze(dir: &Path, user: bool) -> Option<Command> {
 fn systemd_finds_nothing_wrong_with_the_units() {
     let dir = installed();
     let Some(mut verify) = analyze(dir.path(), false) else { return };
-    verify.args(["verify", "--man=no", "--recursive-errors=one", "./waystation.service", "./waystation-gateway@.service"]);
+    verify.args([
+        "verify",
+        "--man=no",
+        "--recursive-errors=one",
+        "./waystation.service",
+        "./waystation-gateway@.service",
+    ]);
     verify.args(SOCKETS.map(|(name, _)| format!("./waystation-{name}.socket")));
     assert_eq!(tell(&mut verify), (0, String::new()));
     let mut verify = analyze(dir.path(), true).expect("it was there");
@@ -60,7 +66,8 @@ fn systemd_finds_nothing_wrong_with_the_units() {
 /// What `systemd-analyze security` says of a unit that nobody has loaded.
 fn exposure(dir: &Path, unit: &str, user: bool) -> Option<f64> {
     let (_, said) = tell(analyze(dir, user)?.args(["security", "--offline=true", "--no-pager", unit]));
-    let line = said.lines().find(|line| line.contains("Overall exposure level")).unwrap_or_else(|| panic!("{said}"));
+    let line =
+        said.lines().find(|line| line.contains("Overall exposure level")).unwrap_or_else(|| panic!("{said}"));
     let number = line.split(": ").nth(1).and_then(|rest| rest.split(' ').next()).expect("a number");
     Some(number.parse().expect("a number"))
 }
@@ -86,7 +93,10 @@ fn services_are_as_closed_as_promised() {
 
 #[test]
 fn every_line_of_a_unit_has_its_reason() {
-    for entry in fs::read_dir(file("systemd")).expect("units").chain(fs::read_dir(file("systemd/user")).expect("units")) {
+    for entry in fs::read_dir(file("systemd"))
+        .expect("units")
+        .chain(fs::read_dir(file("systemd/user")).expect("units"))
+    {
         let path = entry.expect("entry").path();
         if !path.is_file() {
             continue;
@@ -174,7 +184,10 @@ fn users_and_directories_are_those_of_the_units() {
         let unit = text(&format!("systemd/{unit}"));
         let user = setting(&unit, "User").expect("a user");
         assert!(users.contains(&format!("u {user} - ")), "{user} is nobody");
-        assert!(directories.contains(&format!("d /var/lib/{user} 0700 {user} {user} -")), "{user} has no directory");
+        assert!(
+            directories.contains(&format!("d /var/lib/{user} 0700 {user} {user} -")),
+            "{user} has no directory"
+        );
     }
     let writable: Vec<_> = settings(&text("systemd/waystation.service"))
         .into_iter()
@@ -187,13 +200,22 @@ fn users_and_directories_are_those_of_the_units() {
     let Some(sysusers) = program("systemd-sysusers") else { return };
     let root = tempfile::tempdir().expect("directory");
     fs::create_dir_all(root.path().join("etc")).expect("directory");
-    let made = tell(Command::new(sysusers).arg(format!("--root={}", root.path().display())).arg(file("systemd/sysusers.conf")));
+    let made = tell(
+        Command::new(sysusers)
+            .arg(format!("--root={}", root.path().display()))
+            .arg(file("systemd/sysusers.conf")),
+    );
     assert_eq!(made.0, 0, "{}", made.1);
     let passwd = fs::read_to_string(root.path().join("etc/passwd")).expect("passwd");
     assert!(passwd.lines().all(|line| line.ends_with("/nologin")), "{passwd}");
     let config: PathBuf = file("systemd/tmpfiles.conf");
     if let Some(tmpfiles) = program("systemd-tmpfiles") {
-        let made = tell(Command::new(tmpfiles).arg("--create").arg(format!("--root={}", root.path().display())).arg(config));
+        let made = tell(
+            Command::new(tmpfiles)
+                .arg("--create")
+                .arg(format!("--root={}", root.path().display()))
+                .arg(config),
+        );
         assert_eq!(made.0, 0, "{}", made.1);
         assert!(root.path().join("var/lib/waystation").is_dir());
     }

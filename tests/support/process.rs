@@ -80,14 +80,17 @@ impl RelayProcess {
     }
 
     /// Ends it as systemd would, and returns its exit code.
-    pub(crate) fn terminate(mut self) -> i32 {
+    pub(crate) fn terminate(self) -> i32 {
+        self.terminate_with_log().0
+    }
+
+    /// The same, and the lines that it logged after its start.
+    pub(crate) fn terminate_with_log(mut self) -> (i32, Vec<String>) {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args(["-TERM", &pid]).status().expect("kill").success());
         // Its pipe must be read, or it could not write its last words.
-        for line in self.log.by_ref().lines() {
-            drop(line);
-        }
-        self.child.wait().expect("it ends").code().unwrap_or(-1)
+        let lines = self.log.by_ref().lines().map(|line| line.expect("log line")).collect();
+        (self.child.wait().expect("it ends").code().unwrap_or(-1), lines)
     }
 
     /// Ends it as a power cut would, as far as a process can tell.

@@ -7,8 +7,9 @@ use axum::handler::Handler;
 use axum::routing::{MethodRouter, get, post};
 
 use super::{
-    Admin, attestation, delivery, dns, dns_wanted, explain, invitations, item, items, live, mailbox,
-    mailboxes, make, openapi, process, raw, receipt, reload, restart, rotate, stats, throw, verify_all,
+    Admin, attestation, compare, delivery, dns, dns_wanted, explain, invitations, item, items, live, mailbox,
+    mailboxes, make, make_backup, openapi, process, raw, receipt, reload, restart, rotate, stats, throw,
+    verify_all,
 };
 
 /// One route.
@@ -53,6 +54,7 @@ pub fn all() -> Vec<Route> {
         post_to("/admin/delivery/resume", throw),
         look("/admin/attestation", attestation),
         post_to("/admin/attestation/rotate", rotate),
+        look("/admin/reload", compare),
         post_to("/admin/reload", reload),
         look("/admin/restart", process),
         post_to("/admin/restart", restart),
@@ -65,6 +67,7 @@ pub fn all() -> Vec<Route> {
         look("/admin/spool/items/{id}/receipt", receipt),
         post_to("/admin/spool/items/{id}/hold", make),
         post_to("/admin/spool/items/{id}/release", make),
+        post_to("/admin/spool/items/{id}/replay", make),
         post_to("/admin/spool/items/{id}/retry", make),
         post_to("/admin/spool/items/{id}/cancel", make),
         post_to("/admin/spool/items/{id}/purge", make),
@@ -72,6 +75,7 @@ pub fn all() -> Vec<Route> {
         post_to("/admin/spool/replay", make),
         look("/admin/spool/stats", stats),
         post_to("/admin/spool/verify", verify_all),
+        post_to("/admin/backup", make_backup),
     ]
 }
 

@@ -5,7 +5,7 @@ use spool::submission::Submission;
 use spool::types::{State, Transition};
 
 use super::super::words::outgoing::attempts_made;
-use super::super::words::{age, rfc3339, size};
+use super::super::words::{age, operators, rfc3339, size};
 use crate::mail::outbound::values::{Attempt, Note};
 
 /// What the paragraph needs besides the submission.
@@ -59,10 +59,11 @@ pub fn explain(submission: &Submission, timeline: &[Transition], o: &Outlook<'_>
     let next = match info.state {
         State::Ready => format!("{}{}", story(submission, timeline, o), ready(submission, o)),
         State::Held => format!(
-            "{}It is held since {since}{}. It is not tried meanwhile; `waystation spool release {id}` makes it due at \
+            "{}{} since {since}{}. It is not tried meanwhile; `waystation spool release {id}` makes it due at \
              once, `waystation spool cancel {id}` ends it. It would expire at {}: released after that, it fails \
              without another attempt.",
             story(submission, timeline, o),
+            if operators(&last.text).is_some() { "An operator holds it" } else { "It is held" },
             because(&last.text),
             rfc3339(o.expires_at(submission)),
             id = info.id
@@ -76,7 +77,12 @@ pub fn explain(submission: &Submission, timeline: &[Transition], o: &Outlook<'_>
             because(&last.text)
         ),
         State::Purged => {
-            format!("An operator removed it at {since}{}; only this note is left of it.", because(&last.text))
+            format!(
+                "An operator removed it at {since}{}. Its bytes are not shown or exported any more; this note is all that \
+                 is left of it, until {}.",
+                because(&last.text),
+                rfc3339(info.changed_at.plus(o.retain_ms))
+            )
         }
         State::Acked | State::Expired => format!("It is {} since {since}.", info.state.word()),
     };
@@ -85,6 +91,7 @@ pub fn explain(submission: &Submission, timeline: &[Transition], o: &Outlook<'_>
 
 /// `, because: ...`, or nothing.
 fn because(text: &str) -> String {
+    let text = operators(text).unwrap_or(text);
     if text.is_empty() { String::new() } else { format!(", because: {}", text.trim_end_matches('.')) }
 }
 

@@ -18,7 +18,7 @@ use command_fds::{CommandFdExt as _, FdMapping};
 use tokio::io::AsyncReadExt as _;
 
 use super::handed::{self, Handed};
-use crate::systemd::Socket;
+use crate::systemd::{SOCKETS_MAX, Socket};
 
 /// How long one probe may take.
 const PROBE_PATIENCE: Duration = Duration::from_secs(20);
@@ -28,18 +28,21 @@ const PROBE_BYTES_MAX: u64 = 16 * 1024;
 const SELF: &str = "/proc/self/exe";
 /// What the kernel adds to the name of a file that is gone.
 const DELETED: &[u8] = b" (deleted)";
-/// The first descriptor that is handed over (sd_listen_fds(3)).
-const FIRST_FD: i32 = 3;
+/// Highest descriptor number that a hand-over uses, plus one; the limit of open files may be lower.
+const FD_MAX: u64 = 1 << 20;
 /// The argument of a probe run, beside the others.
 pub(super) const PROBE: &str = "--probe";
+/// Where the number of the first descriptor is told; without it, it is 3.
+const FIRST_FD: &str = "LISTEN_FDS_FIRST_FD";
 /// What belongs to this process alone.
-const OWN_VARIABLES: [&str; 7] = [
+const OWN_VARIABLES: [&str; 8] = [
     "NOTIFY_SOCKET",
     "WATCHDOG_USEC",
     "WATCHDOG_PID",
     "LISTEN_FDS",
     "LISTEN_PID",
     "LISTEN_FDNAMES",
+    FIRST_FD,
     handed::VARIABLE,
 ];
 
@@ -118,34 +121,52 @@ impl Program {
     /// open then, and nothing else is.
     pub(super) fn replace(&self, sockets: Vec<Socket>, handed: &Handed) -> io::Error {
         let names = sockets.iter().map(|socket| socket.name.as_str()).collect::<Vec<_>>().join(":");
-        let count = sockets.len();
+        let (count, first_fd) = (sockets.len(), first_fd());
+        let inheritance = Inheritance { names, count, first_fd, handed };
         let mapped = sockets
             .into_iter()
-            .zip(FIRST_FD..)
+            .zip(first_fd..)
             .map(|(socket, child_fd)| FdMapping { parent_fd: OwnedFd::from(socket.listener), child_fd });
         let mapped: Vec<FdMapping> = mapped.collect();
-        let mut first = self.command(&self.path, count, &names, handed);
-        if let Err(error) = first.fd_mappings(mapped) {
+        let mut command = self.command(&self.path, &inheritance);
+        if let Err(error) = command.fd_mappings(mapped) {
             return io::Error::other(error);
         }
-        let error = first.exec();
+        let error = command.exec();
         tracing::error!(
             event = "relay.handover.exec_failed", path = %self.path.display(), %error,
             "the new program cannot be started, the old one starts again: {error}"
         );
-        // The descriptors have their places by now, and would be closed with the command.
-        std::mem::forget(first);
-        self.command(Path::new(SELF), count, &names, handed).exec()
+        // The descriptors have their places by now.
+        self.command(Path::new(SELF), &inheritance).exec()
     }
 
-    fn command(&self, path: &Path, count: usize, names: &str, handed: &Handed) -> Command {
+    fn command(&self, path: &Path, inheritance: &Inheritance<'_>) -> Command {
+        let Inheritance { names, count, first_fd, handed } = inheritance;
         let mut command = Command::new(path);
         command.arg0(&self.path).args(&self.args);
         command.env("LISTEN_FDS", count.to_string()).env("LISTEN_FDNAMES", names);
         command.env("LISTEN_PID", std::process::id().to_string());
+        command.env(FIRST_FD, first_fd.to_string());
         command.env(handed::VARIABLE, handed.text());
         command
     }
+}
+
+/// What the next process finds in its environment.
+struct Inheritance<'a> {
+    names: String,
+    count: usize,
+    first_fd: i32,
+    handed: &'a Handed,
+}
+
+/// The number of the first descriptor that is handed over: as high as can be. Low ones belong to somebody in this process,
+/// and a thread that ends in the last moment would close what has taken its place.
+fn first_fd() -> i32 {
+    use rustix::process::{Resource, getrlimit};
+    let limit = getrlimit(Resource::Nofile).current.unwrap_or(FD_MAX).min(FD_MAX);
+    i32::try_from(limit.saturating_sub(SOCKETS_MAX as u64)).unwrap_or(i32::MAX).max(3)
 }
 
 async fn some_of(pipe: Option<impl tokio::io::AsyncRead + Unpin>) -> String {

@@ -1,11 +1,13 @@
 //! `spool ls`: which items, and one line for each.
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 use spool::ids::ItemId;
 
 use super::super::backend::Backend;
 use super::super::screen::{self, Paint};
-use super::super::{Exit, Global};
+use super::super::{Exit, Global, Stop};
 use super::text;
 use crate::admin::ask::LIMIT_MAX;
 use crate::admin::list::ItemsAsk;
@@ -39,13 +41,21 @@ pub(crate) struct Selection {
     /// Part of the recipient's address
     #[arg(long, value_name = "TEXT")]
     pub(super) to: Option<String>,
+    /// Only this item; may be given several times, and stands alone
+    #[arg(
+        long,
+        value_name = "ID",
+        conflicts_with_all = ["lane", "direction", "state", "result", "since", "until", "from", "to"]
+    )]
+    pub(super) id: Vec<ItemId>,
 }
 
 impl Selection {
     /// Whether nothing is narrowed down.
     pub(super) fn is_empty(&self) -> bool {
         let words = [&self.lane, &self.direction, &self.state, &self.result, &self.from, &self.to];
-        words.iter().all(|word| word.is_none()) && self.since.is_none() && self.until.is_none()
+        let no_time = self.since.is_none() && self.until.is_none();
+        words.iter().all(|word| word.is_none()) && no_time && self.id.is_empty()
     }
 
     pub(super) fn ask(&self) -> ItemsAsk {
@@ -69,9 +79,6 @@ impl Selection {
 pub(crate) struct LsArgs {
     #[command(flatten)]
     selection: Selection,
-    /// Only these items
-    #[arg(long, value_name = "ID", help_heading = "Selection")]
-    id: Vec<ItemId>,
     /// The newest first, over all lanes, instead of the oldest first, lane by lane
     #[arg(long)]
     newest: bool,
@@ -92,21 +99,19 @@ pub(super) fn ls(global: &Global, paint: Paint, args: &LsArgs) -> anyhow::Result
         }
         Ok(())
     };
-    let more = if args.id.is_empty() {
+    let (mut more, mut failed) = (false, false);
+    if args.selection.id.is_empty() {
         let order = args.newest.then(|| "newest".to_owned());
         let ask = ItemsAsk { attempts: global.json, order, ..args.selection.ask() };
-        pages(&backend, ask, args.limit.max(1), &mut show)?
+        more = pages(&backend, ask, args.limit.max(1), &mut show)?;
     } else {
-        for id in &args.id {
-            show(&backend.item(*id)?)?;
-        }
-        false
-    };
+        failed = by_id(&backend, &args.selection.id, &mut show)?;
+    }
     if count == 0 {
-        if !global.json {
+        if !global.json && !failed {
             eprintln!("nothing matches");
         }
-        return Ok(Exit::Nothing);
+        return Ok(if failed { Exit::Failed } else { Exit::Nothing });
     }
     if !global.json {
         screen::print(&table(paint, &items))?;
@@ -114,7 +119,31 @@ pub(super) fn ls(global: &Global, paint: Paint, args: &LsArgs) -> anyhow::Result
             eprintln!("{}", paint.dim("(more; use --limit, or narrow the selection)"));
         }
     }
-    Ok(Exit::Done)
+    Ok(if failed { Exit::Failed } else { Exit::Done })
+}
+
+/// Gives `take` each of these items. What cannot be shown is told and hides none of the others; true when there was
+/// such a one, other than an id that nobody knows.
+pub(super) fn by_id(
+    backend: &Backend,
+    ids: &[ItemId],
+    take: &mut impl FnMut(&Value) -> anyhow::Result<()>,
+) -> anyhow::Result<bool> {
+    let mut failed = false;
+    for id in ids.iter().collect::<BTreeSet<_>>() {
+        match backend.item(*id) {
+            Ok(item) => take(&item)?,
+            Err(error) => match error.downcast::<Stop>() {
+                Ok(stop) if matches!(stop.exit, Exit::Nothing | Exit::Failed) => {
+                    failed |= stop.exit == Exit::Failed;
+                    eprintln!("{stop}");
+                }
+                Ok(stop) => return Err(stop.into()),
+                Err(other) => return Err(other),
+            },
+        }
+    }
+    Ok(failed)
 }
 
 /// Gives `take` at most `limit` of what `ask` selects; answers whether there may be more.
@@ -197,7 +226,7 @@ fn next(item: &Value) -> String {
 }
 
 /// Key texts are 52 characters; the first ones tell them apart.
-fn shorten(name: &str, chars_max: usize) -> String {
+pub(super) fn shorten(name: &str, chars_max: usize) -> String {
     if name.chars().count() <= chars_max {
         return name.to_owned();
     }

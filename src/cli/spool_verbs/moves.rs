@@ -77,12 +77,10 @@ pub(super) fn run(global: &Global, verb: ItemVerb, args: &MoveArgs) -> anyhow::R
         (false, true) | (true, false) => {}
     }
     let backend = Backend::open_for_change(global, args.offline)?;
-    let selected = args.ids.is_empty();
-    let ids = if selected {
-        select(&backend, verb, args)?
-    } else {
-        args.ids.iter().map(ItemId::to_string).collect()
-    };
+    let named = if args.ids.is_empty() { &args.selection.id } else { &args.ids };
+    let selected = named.is_empty();
+    let ids =
+        if selected { select(&backend, verb, args)? } else { named.iter().map(ItemId::to_string).collect() };
     if ids.is_empty() {
         if !global.json {
             eprintln!("nothing matches");

@@ -28,6 +28,7 @@ use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::op::{DnsRequestOptions, Query, ResponseCode};
 use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
 use hickory_resolver::{NameServerPool, PoolContext, TlsConfig, TokioResolver};
+use rustls::{ClientConfig, RootCertStore};
 
 use super::answer::{Answer, Exchange, Found};
 use super::dane::RawTlsa;
@@ -104,6 +105,14 @@ impl std::fmt::Debug for Dns {
     }
 }
 
+/// Name servers are asked in the clear. The library wants to be ready for TLS all the same, and its own way needs the
+/// certificates of the system, without which a small machine could not start.
+fn no_tls() -> Result<ClientConfig, NetError> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    Ok(builder.with_root_certificates(RootCertStore::empty()).with_no_client_auth())
+}
+
 impl Dns {
     /// Sets both resolvers up; asks nothing yet.
     ///
@@ -121,12 +130,15 @@ impl Dns {
         options.negative_max_ttl = Some(Duration::from_secs(NEGATIVE_SECONDS_MAX));
         let trusted = is_trusted(config.name_servers().iter().map(|server| server.ip));
         let provider = TokioRuntimeProvider::default();
-        let context = Arc::new(PoolContext::new(options.clone(), TlsConfig::new()?));
+        let context = Arc::new(PoolContext::new(options.clone(), TlsConfig { config: no_tls()? }));
         let pool = NameServerPool::from_config(config.name_servers().to_vec(), context, provider.clone());
         let handle = RetryDnsHandle::new(pool, options.attempts);
         let wire = handle.clone();
         let validating = CachingClient::new(options.cache_size, handle, true);
-        let plain = TokioResolver::builder_with_config(config, provider).with_options(options).build()?;
+        let plain = TokioResolver::builder_with_config(config, provider)
+            .with_options(options)
+            .with_tls_config(no_tls()?)
+            .build()?;
         let gate = Arc::new(Semaphore::new(QUESTIONS_MAX));
         Ok(Self { plain, validating, wire, trusted, gate, system })
     }

@@ -1,0 +1,70 @@
+//! Numbers of the dashboard: who came in, and what was changed through it.
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::registry::Registry;
+
+/// What became of a login.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Login {
+    /// The token was right.
+    Accepted,
+    /// It was missing or wrong.
+    Refused,
+    /// The address had tried too often.
+    Limited,
+}
+
+impl Login {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::Refused => "refused",
+            Self::Limited => "rate_limited",
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabel {
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ChangeLabels {
+    verb: &'static str,
+    outcome: &'static str,
+}
+
+/// The families.
+#[derive(Clone, Debug, Default)]
+pub struct DashboardFamilies {
+    logins: Family<OutcomeLabel, Counter>,
+    changes: Family<ChangeLabels, Counter>,
+}
+
+impl DashboardFamilies {
+    /// Registers all of them.
+    pub(super) fn register(&self, registry: &mut Registry) {
+        registry.register("dashboard_logins", "Logins to the dashboard by outcome", self.logins.clone());
+        registry.register(
+            "dashboard_changes",
+            "Changes asked for through the dashboard by verb and whether they were made",
+            self.changes.clone(),
+        );
+    }
+
+    /// Somebody gave a token.
+    pub fn login(&self, outcome: Login) {
+        self.logins.get_or_create(&OutcomeLabel { outcome: outcome.word() }).inc();
+    }
+
+    /// Somebody confirmed a change.
+    ///
+    /// * `verb` – one of the dashboard's own, never a word of a request.
+    pub fn change(&self, verb: &'static str, made: bool) {
+        let outcome = if made { "made" } else { "refused" };
+        self.changes.get_or_create(&ChangeLabels { verb, outcome }).inc();
+    }
+}
