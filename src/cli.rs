@@ -12,6 +12,7 @@ mod check;
 mod delivery_verbs;
 mod demo;
 mod dns;
+mod doctor;
 mod gateway;
 mod health;
 mod keys;
@@ -25,6 +26,7 @@ mod report;
 mod screen;
 mod serve;
 mod spool_verbs;
+mod top;
 mod verify;
 
 use std::ffi::OsString;
@@ -180,9 +182,15 @@ enum Command {
     /// The DNS records this relay needs, and whether the world sees them
     #[command(subcommand, after_help = dns::EXAMPLES)]
     Dns(dns::Verb),
+    /// Look at everything this relay leans on, one line each with advice
+    #[command(after_help = doctor::EXAMPLES)]
+    Doctor(doctor::Args),
     /// Look into the spool, and move what lies in it
     #[command(subcommand, after_help = spool_verbs::EXAMPLES)]
     Spool(spool_verbs::Verb),
+    /// Watch the relay live on a terminal (the same as `spool top`)
+    #[command(after_help = top::EXAMPLES)]
+    Top,
     /// Copy the data directory, while the relay runs or not, to one that a relay can be started on
     #[command(after_help = backup::EXAMPLES)]
     Backup(backup::BackupArgs),
@@ -237,9 +245,11 @@ fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Gateway(verb) => gateway::run(global, verb),
         Command::Keys(verb) => keys::run(global, verb),
         Command::Dns(verb) => dns::run(global, verb),
+        Command::Doctor(args) => doctor::run(global, &args),
         Command::Mailbox(verb) => mailbox_verbs::run(global, verb),
         Command::Delivery(verb) => delivery_verbs::run(global, verb),
         Command::Spool(verb) => spool_verbs::run(global, verb),
+        Command::Top => top::run(global),
         Command::Backup(args) => backup::run(global, &args),
         Command::Bench(verb) => bench::run(global, verb),
         Command::Completions(args) => manual::completions(&args),

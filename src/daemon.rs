@@ -339,12 +339,13 @@ pub async fn start(config: &Config, given: Given, stop: CancellationToken) -> Re
     let challenges = acme.as_ref().map(|acme| Arc::clone(&acme.challenges));
     let about = custody::About::new(config, signer);
     let described: Arc<dyn http::About> = Arc::clone(&about) as _;
+    let sts = Arc::new(Current::new(records::sts_policy(config)));
     let extras = http::Extras {
         admin: admin_door.clone(),
         pages: dashboard,
         about: Some(described),
         challenges,
-        sts: records::sts_policy(config),
+        sts: Arc::clone(&sts),
     };
     let watch = metrics.listeners.watch(readiness::ADMIN);
     let answering = api::serve(listeners.admin, admin_router, rest.clone());
@@ -399,6 +400,7 @@ pub async fn start(config: &Config, given: Given, stop: CancellationToken) -> Re
         door: admin_door,
         tls: served.clone(),
         about,
+        sts,
         metrics: Arc::clone(&metrics),
         resolver,
         secrets: Mutex::new(reload::hashes(config)),

@@ -29,6 +29,7 @@ pub use guests::{GUESTS_PER_ADDRESS_MAX, Guests};
 pub use plain::plain;
 pub use serve::{CONNECTIONS_MAX, ConnectionPlace, Door, Places, serve};
 
+use crate::current::Current;
 use crate::observe::Metrics;
 use exposition::Exposition;
 
@@ -97,8 +98,8 @@ pub struct StsPolicy {
 /// What a listener answers when it is configured.
 #[derive(Clone, Default)]
 pub struct Extras {
-    /// The MTA-STS policy.
-    pub sts: Option<Arc<StsPolicy>>,
+    /// The MTA-STS policy, if there is one now.
+    pub sts: Arc<Current<Option<StsPolicy>>>,
     /// The admin API; `None`: not over HTTP.
     pub admin: Option<Arc<AdminDoor>>,
     /// Pages for people; `None`: there are none.
@@ -154,7 +155,7 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
 fn sts_policy(shared: &Shared, headers: &HeaderMap) -> Response {
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     let host = host.split(':').next().unwrap_or_default().trim_end_matches('.').to_ascii_lowercase();
-    match shared.extras.sts.as_ref().filter(|sts| sts.hosts.contains(&host)) {
+    match shared.extras.sts.get().as_ref().as_ref().filter(|sts| sts.hosts.contains(&host)) {
         Some(sts) => ([(header::CONTENT_TYPE, "text/plain")], sts.text.clone()).into_response(),
         None => not_found(),
     }

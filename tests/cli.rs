@@ -1,5 +1,8 @@
 //! The command line as a shell sees it: words, streams, exit codes.
 
+mod backup;
+mod every_verb;
+mod export;
 mod invitations;
 mod outgoing;
 
@@ -42,12 +45,21 @@ fn help_is_useful_on_every_level() {
         &["gateway", "status"],
         &["keys"],
         &["keys", "dkim"],
+        &["keys", "passport"],
+        &["dns"],
+        &["dns", "show"],
+        &["dns", "check"],
+        &["doctor"],
+        &["gateway", "doctor"],
         &["mailbox"],
         &["mailbox", "alias"],
         &["mailbox", "invite"],
         &["mailbox", "quota"],
         &["spool"],
         &["spool", "ls"],
+        &["spool", "export"],
+        &["spool", "verify"],
+        &["backup"],
         &["spool", "replay"],
         &["spool", "hold"],
         &["spool", "cancel"],
@@ -77,6 +89,10 @@ fn bad_usage_exits_with_2_and_says_why_on_standard_error() {
         &["spool", "replay", "--lane", "x"],
         &["spool", "replay", "--lane", "x", "--since", "2h", "--from-seq", "1"],
         &["spool", "ls", "--since", "soon"],
+        &["spool", "ls", "--id", "00000000000000000000000000", "--state", "ready"],
+        &["spool", "purge", "--yes"],
+        &["spool", "export", "/tmp", "--format", "zip"],
+        &["backup"],
         &["serve", "--color", "pink"],
         &["serve", "--config", "/nonexistent/waystation.toml"],
         &["check-config", "/nonexistent/waystation.toml"],

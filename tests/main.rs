@@ -1,6 +1,7 @@
 //! Scenarios.
 
 mod attacks;
+mod checks;
 mod cli;
 mod crash;
 mod custody;
@@ -13,6 +14,7 @@ mod fuzz_corpus;
 mod gateway;
 mod intake_process;
 mod layering;
+mod live;
 mod lost_replies;
 mod manual;
 mod operate;

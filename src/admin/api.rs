@@ -229,6 +229,10 @@ async fn dns_wanted(State(admin): Shared) -> Response {
     Json(admin.records.wanted()).into_response()
 }
 
+async fn compare(State(admin): Shared) -> Response {
+    give(&admin, Order::Compare).await
+}
+
 async fn reload(State(admin): Shared) -> Response {
     give(&admin, Order::Reload).await
 }

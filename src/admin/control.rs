@@ -19,6 +19,8 @@ const ORDERS_MAX: usize = 8;
 pub enum Order {
     /// Read the configuration again.
     Reload,
+    /// Say what that would change, and change nothing.
+    Compare,
     /// Replace the process, and keep the sockets.
     Restart,
 }

@@ -1,6 +1,7 @@
 //! `gateway bootstrap | run | status | send | audit`: the home side.
 
 mod audit;
+mod doctor;
 pub(super) mod send;
 
 use std::path::{Path, PathBuf};
@@ -27,6 +28,7 @@ pub(crate) const EXAMPLES: &str = "Examples:\n  \
     waystation gateway run                                       connect and deliver into ./Maildir\n  \
     echo hello | waystation gateway send you@example.org         mail out, by way of the relay\n  \
     waystation gateway status\n  \
+    waystation gateway doctor                                    what is wrong, if anything is\n  \
     waystation gateway audit                                     do the relay's receipts add up?";
 
 /// How long `bootstrap --check` waits for the relay.
@@ -62,6 +64,9 @@ pub(crate) enum Verb {
         Says the first thing that does not add up. Asks nobody and changes nothing.\n\
         Exit codes: 0 everything adds up, 1 something does not.")]
     Audit(audit::Audit),
+    /// Look at everything this gateway leans on, one line each with advice
+    #[command(after_help = doctor::EXAMPLES)]
+    Doctor,
     /// Take a message from standard input and send it, as sendmail does
     #[command(after_help = "Examples:\n  \
         printf 'Subject: hi\\n\\nhello\\n' | waystation gateway send you@example.org\n  \
@@ -117,6 +122,7 @@ pub(crate) fn run(global: &Global, verb: Verb) -> anyhow::Result<Exit> {
         Verb::Run => runtime.block_on(serve(global)),
         Verb::Status(args) => runtime.block_on(status(global, args.id.as_deref())),
         Verb::Audit(args) => audit::audit(global, &args),
+        Verb::Doctor => runtime.block_on(doctor::run(global)),
         Verb::Send(args) => runtime.block_on(send::send(global, args)),
     }
 }

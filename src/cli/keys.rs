@@ -4,6 +4,7 @@
 //! already. What is printed is ready to paste.
 
 mod attestation;
+mod passport;
 
 use std::path::{Path, PathBuf};
 
@@ -17,15 +18,14 @@ use crate::identity::keyfile;
 use crate::mail::address::domain_key;
 use crate::mail::outbound::prepare::dkim::keys::{self, NewKey};
 use crate::mail::outbound::prepare::dkim::{ed25519_selector, record_name};
+use crate::records::zone;
 
 pub(crate) const EXAMPLES: &str = "Examples:\n  \
     waystation keys dkim --dir /etc/waystation --selector 2026a --domain mail.example\n  \
     waystation keys dkim --json | jq -r .value\n  \
     waystation keys token --file /etc/waystation/admin.token\n  \
-    waystation keys attestation --show";
-
-/// Longest character-string of a TXT record, octets (RFC 1035 section 3.3).
-const TXT_STRING_BYTES_MAX: usize = 255;
+    waystation keys attestation --show\n  \
+    waystation keys passport --domain mail.example";
 
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Verb {
@@ -44,6 +44,9 @@ pub(crate) enum Verb {
     /// Make, show or rotate the key that signs attestations and receipts for gateways
     #[command(after_help = attestation::HELP)]
     Attestation(attestation::Args),
+    /// Make the identity key of a gateway, or show what belongs to one
+    #[command(after_help = passport::HELP)]
+    Passport(passport::Args),
 }
 
 #[derive(Debug, clap::Args)]
@@ -71,6 +74,7 @@ pub(crate) fn run(global: &Global, verb: Verb) -> anyhow::Result<Exit> {
         Verb::Dkim(args) => dkim(global, args),
         Verb::Token(args) => token(global, &args),
         Verb::Attestation(args) => attestation::run(global, &args),
+        Verb::Passport(args) => passport::run(global, &args),
     }
 }
 
@@ -178,14 +182,8 @@ fn print_text(made: &[Made], domain: &str, selector: &str) -> anyhow::Result<Exi
     }
     text.push_str("\nDNS records to publish:\n\n");
     for one in made {
-        let strings: Vec<_> =
-            one.key.record.as_bytes().chunks(TXT_STRING_BYTES_MAX).map(String::from_utf8_lossy).collect();
-        let strings: Vec<_> = strings.iter().map(|string| format!("\"{string}\"")).collect();
-        text.push_str(&format!(
-            "{}. IN TXT ( {} )\n\n",
-            record_name(&one.selector, domain),
-            strings.join(" ")
-        ));
+        let name = record_name(&one.selector, domain);
+        text.push_str(&format!("{name}. IN TXT {}\n\n", zone::txt(&one.key.record)));
     }
     text.push_str(&format!(
         "Configuration:\n\n[dkim]\nenabled = true\ndomain = \"{domain}\"\nselector = \"{selector}\"\n"

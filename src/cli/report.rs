@@ -30,7 +30,7 @@ impl Level {
     pub(crate) fn word(self) -> &'static str {
         match self {
             Self::Good => "ok",
-            Self::Open => "open",
+            Self::Open => "skipped",
             Self::Warn => "warn",
             Self::Bad => "wrong",
         }

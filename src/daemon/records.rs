@@ -136,19 +136,28 @@ pub fn settings(config: &Config) -> Settings {
     }
 }
 
-/// What answers `/admin/dns`.
-pub(super) fn desk(config: &Config, store: Option<Arc<Store>>) -> Arc<Desk> {
+/// The site with its keys. Deliveries have read the same files, or the relay would not run with them.
+fn signed_site(config: &Config) -> Site {
     let mut site = site(config);
     if let Some(dkim) = &mut site.dkim {
-        // Deliveries have read the same files, or the relay would not have started.
         dkim.keys = dkim_keys(config).unwrap_or_default();
     }
-    Arc::new(Desk::new(site, settings(config), store))
+    site
+}
+
+/// What answers `/admin/dns`.
+pub(super) fn desk(config: &Config, store: Option<Arc<Store>>) -> Arc<Desk> {
+    Arc::new(Desk::new(signed_site(config), settings(config), store))
+}
+
+/// The same with a changed configuration. Blocks for key files.
+pub(super) fn followed(config: &Config) -> (Site, Settings) {
+    (signed_site(config), settings(config))
 }
 
 /// The MTA-STS policy, and for whom it is answered.
-pub(super) fn sts_policy(config: &Config) -> Option<Arc<StsPolicy>> {
+pub(super) fn sts_policy(config: &Config) -> Option<StsPolicy> {
     let text = wanted::sts_policy(&site(config))?;
     let hosts = config.domains.iter().map(|domain| format!("mta-sts.{domain}")).collect();
-    Some(Arc::new(StsPolicy { hosts, text }))
+    Some(StsPolicy { hosts, text })
 }

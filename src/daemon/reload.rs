@@ -14,13 +14,14 @@ use sha2::{Digest as _, Sha256};
 
 use super::resolver::Resolver;
 use super::{
-    StartError, abuse, custody, edge, intake_settings, ledger, outbound, submission_settings, tls,
+    StartError, abuse, custody, edge, intake_settings, ledger, outbound, records, submission_settings, tls,
     tunnel_settings, verify,
 };
 use crate::admin::api::Admin;
 use crate::config::{Config, Tls};
 use crate::current::Current;
 use crate::http::AdminDoor;
+use crate::http::StsPolicy;
 use crate::http::guard::Token;
 use crate::mail::intake::Intake;
 use crate::mail::lane::Lanes;
@@ -29,6 +30,7 @@ use crate::mail::outbound::intake::Submissions;
 use crate::mail::outbound::prepare::dkim::Signer;
 use crate::mail::outbound::route::Router;
 use crate::observe::Metrics;
+use crate::records::{Site, look};
 use crate::secrets;
 use crate::spooler::Spooler;
 use crate::tls::files::Files;
@@ -51,6 +53,7 @@ pub struct Reloader {
     pub(super) door: Option<Arc<AdminDoor>>,
     pub(super) tls: Option<tls::Served>,
     pub(super) about: Arc<custody::About>,
+    pub(super) sts: Arc<Current<Option<StsPolicy>>>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) resolver: Arc<Resolver>,
     pub(super) secrets: Mutex<Secrets>,
@@ -65,6 +68,7 @@ impl std::fmt::Debug for Reloader {
 /// What a configuration names, read and checked.
 pub(super) struct Read {
     signer: Option<Arc<Signer>>,
+    site: (Site, look::Settings),
     token: Option<Token>,
     secrets: Secrets,
 }
@@ -103,7 +107,7 @@ impl Reloader {
 
     /// Makes it so.
     pub async fn apply(&self, prepared: Prepared) {
-        let Prepared { config, read: Read { signer, token, secrets }, .. } = prepared;
+        let Prepared { config, read: Read { signer, site: (site, looking), token, secrets }, .. } = prepared;
         let router = self.router.by(outbound::route_settings(&config, &self.smtp));
         let screen = abuse::screen(&config, router.dns(), &self.metrics);
         let verifier = verify::verifier(&config, &router, &self.metrics);
@@ -116,6 +120,8 @@ impl Reloader {
         self.about.follow(&config);
         self.resolver.follow(&config);
         self.metrics.set_min_free(config.spool.min_free_bytes);
+        self.sts.set(records::sts_policy(&config));
+        self.admin.records.follow(site, looking).await;
         if let (Some(door), Some(token)) = (&self.door, token) {
             door.replace(token, edge::deny_window(&config));
         }
@@ -138,7 +144,7 @@ pub(super) fn read(config: &Config) -> Result<Read, StartError> {
     if let Some(Tls::Files { cert, key }) = &config.tls {
         Files { cert: cert.clone(), key: key.clone() }.read().map_err(tls::TlsError::from)?;
     }
-    Ok(Read { signer, token, secrets })
+    Ok(Read { signer, site: records::followed(config), token, secrets })
 }
 
 /// Hashes of the secret files that can be read; one that cannot is found out by whoever needs it.

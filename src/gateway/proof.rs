@@ -74,7 +74,8 @@ fn is_uuid(text: &str) -> bool {
 
 /// Equal without regard to case, a final dot, and the brackets of an IPv6 address. All names of this machine for itself
 /// are one: a relay that was dialled on loopback may say `localhost`.
-fn host_matches(named: &str, dialled: &str) -> bool {
+#[must_use]
+pub fn host_matches(named: &str, dialled: &str) -> bool {
     let plain = |host: &str| {
         let host = host.trim_start_matches('[').trim_end_matches(']');
         host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase()

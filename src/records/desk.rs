@@ -12,6 +12,7 @@ use super::judge::{Extent, Status, Verdict, is_fine};
 use super::look::{self, Settings};
 use super::{DkimKey, Site, wanted, zone};
 use crate::clock;
+use crate::current::Current;
 use crate::mail::signed::time_text;
 use crate::tls::Store;
 
@@ -23,8 +24,8 @@ pub const FRESH_EVERY: Duration = Duration::from_secs(30);
 /// Looks, and remembers.
 #[derive(Debug)]
 pub struct Desk {
-    site: Site,
-    settings: Settings,
+    /// What is looked at, and how.
+    plan: Current<(Site, Settings)>,
     /// Where the certificate that is served can be seen.
     store: Option<std::sync::Arc<Store>>,
     latest: Mutex<Option<(Instant, Value)>>,
@@ -34,7 +35,16 @@ impl Desk {
     /// A desk that has looked at nothing yet.
     #[must_use]
     pub fn new(site: Site, settings: Settings, store: Option<std::sync::Arc<Store>>) -> Self {
-        Self { site, settings, store, latest: Mutex::new(None) }
+        Self { plan: Current::new((site, settings)), store, latest: Mutex::new(None) }
+    }
+
+    /// Looks at something else from now on; what was seen before is forgotten.
+    pub async fn follow(&self, site: Site, settings: Settings) {
+        let mut latest = self.latest.lock().await;
+        if self.plan.get().0 != site {
+            *latest = None;
+        }
+        self.plan.set((site, settings));
     }
 
     /// `{"checked_at", "records": [...], "ok"}`.
@@ -47,7 +57,7 @@ impl Desk {
         {
             return outcome.clone();
         }
-        let outcome = match look::look(&self.site(), &Extent::default(), &self.settings).await {
+        let outcome = match look::look(&self.site(), &Extent::default(), &self.plan.get().1).await {
             Ok(verdicts) => object(&verdicts),
             Err(error) => {
                 let mut object = object(&[]);
@@ -71,7 +81,8 @@ impl Desk {
     fn site(&self) -> Site {
         let served = self.store.as_ref().and_then(|store| store.installed());
         let key = served.and_then(|installed| installed.key_sha256());
-        Site { certificate_key: key.or(self.site.certificate_key), ..self.site.clone() }
+        let site = self.plan.get().0.clone();
+        Site { certificate_key: key.or(site.certificate_key), ..site }
     }
 }
 

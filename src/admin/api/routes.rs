@@ -7,7 +7,7 @@ use axum::handler::Handler;
 use axum::routing::{MethodRouter, get, post};
 
 use super::{
-    Admin, attestation, delivery, dns, dns_wanted, explain, invitations, item, items, live, mailbox,
+    Admin, attestation, compare, delivery, dns, dns_wanted, explain, invitations, item, items, live, mailbox,
     mailboxes, make, make_backup, openapi, process, raw, receipt, reload, restart, rotate, stats, throw,
     verify_all,
 };
@@ -54,9 +54,11 @@ pub fn all() -> Vec<Route> {
         post_to("/admin/delivery/resume", throw),
         look("/admin/attestation", attestation),
         post_to("/admin/attestation/rotate", rotate),
+        look("/admin/reload", compare),
         post_to("/admin/reload", reload),
         look("/admin/restart", process),
         post_to("/admin/restart", restart),
+        post_to("/admin/backup", make_backup),
         look("/admin/dns", dns),
         look("/admin/dns/wanted", dns_wanted),
         look("/admin/spool/items", items),

@@ -43,6 +43,11 @@ pub(crate) struct Egress {
 }
 
 impl Egress {
+    /// Nothing outside is to be connected to.
+    pub(crate) fn is_off(&self) -> bool {
+        self.no_egress
+    }
+
     pub(crate) fn extent(&self, config: &Config) -> Result<Extent, Stop> {
         let mut extent = Extent::default();
         if self.no_egress {

@@ -24,8 +24,10 @@ use crate::admin::ask::AskError;
 use crate::admin::control::{Asked, Order};
 use crate::cli::{Exit, Global, load};
 use crate::clock;
-use crate::config::{Config, ConfigErrors, Keys};
-use crate::daemon::{DRAIN_ALL, Daemon, Ended, HAND_OVER_DELIVERIES, HAND_OVER_SMTP, HandOver, Reloader};
+use crate::config::{Config, ConfigErrors, Difference, Keys};
+use crate::daemon::{
+    DRAIN_ALL, Daemon, Ended, HAND_OVER_DELIVERIES, HAND_OVER_SMTP, HandOver, Prepared, Reloader,
+};
 use crate::observe::{LogControl, Metrics, Operated};
 use crate::systemd::{Manager, Socket};
 
@@ -162,6 +164,13 @@ impl<'a> Steer<'a> {
                 let done = self.reload().await;
                 answer(waiting, done);
             }
+            Order::Compare => {
+                let compared = self.compare().await;
+                answer(
+                    waiting,
+                    compared.map(|(object, ..)| object).map_err(|error| AskError::Bad(error.to_string())),
+                );
+            }
             Order::Restart => self.probe(waiting),
         }
     }
@@ -183,16 +192,28 @@ impl<'a> Steer<'a> {
         done.map_err(AskError::Bad)
     }
 
-    async fn try_reload(&mut self) -> Result<Value, String> {
-        let (_, new) = load::keys(self.global).map_err(|error| refused(&error))?;
-        let difference = self.keys.difference(&new);
-        let (config, keys) = self.keys.follow(&new).map_err(|error| refused(&error.into()))?;
+    /// What the configuration on the disk would change.
+    async fn compare(&self) -> anyhow::Result<(Value, Difference, Prepared, Keys, String)> {
+        let (_, new) = load::keys(self.global)?;
+        let mut difference = self.keys.difference(&new);
+        let (config, keys) = self.keys.follow(&new)?;
         let level = config.log.level.clone();
-        let prepared = self.reloader.prepare(config).await.map_err(|error| refused(&error.into()))?;
-        let mut changed = difference.live;
-        changed.extend(&prepared.changed_files);
-        changed.sort_unstable();
-        changed.dedup();
+        let prepared = self.reloader.prepare(config).await?;
+        difference.live.extend(&prepared.changed_files);
+        difference.live.sort_unstable();
+        difference.live.dedup();
+        let file =
+            self.global.config.as_deref().map(|file| {
+                std::path::absolute(file).unwrap_or_else(|_| file.to_owned()).display().to_string()
+            });
+        let object =
+            json!({ "file": file, "changed": difference.live, "needs_restart": difference.needs_restart });
+        Ok((object, difference, prepared, keys, level))
+    }
+
+    async fn try_reload(&mut self) -> Result<Value, String> {
+        let (_, difference, prepared, keys, level) = self.compare().await.map_err(|error| refused(&error))?;
+        let Difference { live: changed, needs_restart } = difference;
         if level != self.level {
             self.log.set_level(&level).map_err(|error| refused(&error.into()))?;
             self.level = level;
@@ -209,7 +230,6 @@ impl<'a> Steer<'a> {
                 format!("{} changed", changed.join(", "))
             }
         );
-        let needs_restart = difference.needs_restart;
         if !needs_restart.is_empty() {
             let keys = needs_restart.join(", ");
             tracing::warn!(

@@ -25,6 +25,7 @@ const LIVE: &[&str] = &[
     "smtp.command_timeout_seconds",
     "smtp.require_tls",
     "smtp.greet_delay_ms",
+    "smtp.mta_sts",
     "smtp.dnsbl_zones",
     "smtp.on_stray_line_ending",
     "smtp.normalize_networks",

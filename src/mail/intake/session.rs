@@ -339,8 +339,8 @@ impl Session<'_> {
             Ok(Stored::Twin(first)) => {
                 metrics.inbound_twins.inc();
                 tracing::info!(
-                    event = "relay.ingress.accepted", item.id = %first, session.id = self.name,
-                    client.ip = %self.client, from, "suppressed twin of {first}",
+                    event = "relay.ingress.repeated", item.id = %first, lane = lanes.first().map(|(lane, _)| lane.as_str()),
+                    session.id = self.name, client.ip = %self.client, from, "suppressed twin of {first}",
                 );
                 self.heard_later(fingerprint, first);
                 receiver.persisted(ticket, first, now);

@@ -15,34 +15,66 @@ const EXCHANGERS_MAX: usize = 10;
 const GENERIC_WORDS: [&str; 10] =
     ["dynamic", "dyn", "dhcp", "dialup", "dial", "pool", "dsl", "cable", "broadband", "static"];
 
-/// The host's addresses; pushes their verdict and returns the addresses that are ours.
+/// The host's addresses; pushes their verdicts and returns the addresses that are ours.
 pub(super) fn host(site: &Site, ask: &mut Inquiry<'_>, verdicts: &mut Vec<Verdict>) -> Vec<IpAddr> {
     let looked = ask.host(&site.hostname);
-    let (found, why) = addresses(&looked);
-    let texts = found.iter().map(ToString::to_string).collect();
-    let want: Vec<_> = site.addresses.iter().map(ToString::to_string).collect();
-    let kind = if found.iter().all(IpAddr::is_ipv4) { "A" } else { "A/AAAA" };
-    let mut verdict = Verdict::new(&site.hostname, kind, want.join(", "), texts);
-    let strangers: Vec<_> = found.iter().filter(|address| !site.is_ours(**address)).collect();
-    let reachable = |address: &IpAddr| site.allow_private || is_public(*address);
-    if let Some(hidden) = found.iter().find(|address| !reachable(address)) {
+    let (mut found, _) = addresses(&looked);
+    for (kind, answer) in [("A", &looked.v4), ("AAAA", &looked.v6)] {
+        verdicts.extend(family(site, kind, answer, &found));
+    }
+    let mut ours =
+        if site.addresses.is_empty() { std::mem::take(&mut found) } else { site.addresses.clone() };
+    ours.truncate(ADDRESSES_MAX);
+    ours
+}
+
+/// The addresses of one family; `all`: those of both. `None` when there is nothing to say.
+fn family(site: &Site, kind: &'static str, answer: &Answer<IpAddr>, all: &[IpAddr]) -> Option<Verdict> {
+    let here = |address: &&IpAddr| address.is_ipv4() == (kind == "A");
+    let found: Vec<IpAddr> = all.iter().filter(here).copied().collect();
+    let wanted: Vec<IpAddr> = site.addresses.iter().filter(here).copied().collect();
+    let text = |list: &[IpAddr]| list.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let mut verdict = Verdict::new(&site.hostname, kind, text(&wanted).join(", "), text(&found));
+    // A name without an address of one family is as good as one that has both, when the machine has none either.
+    let needed = !wanted.is_empty() || (kind == "A" && all.is_empty());
+    if found.is_empty() {
+        if !needed {
+            return None;
+        }
+        let leaving = wanted.first().map(ToString::to_string).unwrap_or_default();
+        match answer.temporary() {
+            Some(why) => verdict.say(Status::Unknown, format!("the DNS does not answer: {why}")),
+            None if all.is_empty() => {
+                verdict.say(Status::Missing, "the relay's name has no address: publish it");
+            }
+            None => verdict.say(
+                Status::Risky,
+                format!(
+                    "mail leaves from {leaving}, too: publish {kind} for it, or receivers doubt the name"
+                ),
+            ),
+        }
+        return Some(verdict);
+    }
+    if let Some(hidden) = found.iter().find(|address| !site.allow_private && !is_public(**address)) {
         let advice = format!("{hidden} is an address that nobody outside can reach; publish the public one");
         verdict.say(Status::Wrong, advice);
     }
-    match (&why, found.is_empty(), site.addresses.is_empty(), strangers.as_slice()) {
-        (Some(why), true, _, _) => verdict.say(Status::Unknown, format!("the DNS does not answer: {why}")),
-        (None, true, _, _) => {
-            verdict.say(
-                Status::Missing,
-                "the relay's name has no address: publish A, and AAAA if there is IPv6",
-            );
-        }
-        (_, false, true, _) => verdict.say(
+    let strangers: Vec<_> = found.iter().filter(|address| !site.is_ours(**address)).collect();
+    match strangers.as_slice() {
+        _ if site.addresses.is_empty() => verdict.say(
             Status::Unknown,
             "whether that is this machine cannot be seen from here: name its public addresses with --address",
         ),
-        (_, false, false, [stranger, ..]) if strangers.len() == found.len() => {
-            let own = want.join(" and ");
+        [] => {}
+        [stranger, ..] if strangers.len() < found.len() => {
+            let advice = format!(
+                "it also leads to {stranger}, which is not this machine: part of the mail goes there"
+            );
+            verdict.say(Status::Wrong, advice);
+        }
+        [stranger, ..] => {
+            let own = text(&site.addresses).join(" and ");
             let advice = if site.addresses_given {
                 format!("it leads to {stranger}, and not to {own}")
             } else {
@@ -52,25 +84,13 @@ pub(super) fn host(site: &Site, ask: &mut Inquiry<'_>, verdicts: &mut Vec<Verdic
             };
             verdict.say(Status::Wrong, advice);
         }
-        (_, false, false, [stranger, ..]) => {
-            let advice = format!(
-                "it also leads to {stranger}, which is not this machine: part of the mail goes there"
-            );
-            verdict.say(Status::Wrong, advice);
-        }
-        (_, false, false, []) => {}
     }
-    let missing = site.addresses.iter().find(|address| !found.contains(address));
-    if let (Some(missing), None, false) = (missing, &why, found.is_empty()) {
-        let family = if missing.is_ipv4() { "A" } else { "AAAA" };
+    if let Some(missing) = wanted.iter().find(|address| !found.contains(address)) {
         let advice =
-            format!("mail leaves from {missing}, too: publish {family} for it, or receivers doubt the name");
+            format!("mail leaves from {missing}, too: publish {kind} for it, or receivers doubt the name");
         verdict.say(Status::Risky, advice);
     }
-    verdicts.push(verdict);
-    let mut ours = if site.addresses.is_empty() { found } else { site.addresses.clone() };
-    ours.truncate(ADDRESSES_MAX);
-    ours
+    Some(verdict)
 }
 
 /// MX of a domain.

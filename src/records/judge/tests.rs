@@ -326,7 +326,11 @@ fn what_is_not_known_of_this_machine_is_not_held_against_it() {
     expect(&inside, |_| (), "mx.our.example A", Risky, "publish A for it");
     let dual =
         Site { addresses: vec!["9.9.9.25".parse().unwrap(), "2620:fe::25".parse().unwrap()], ..site() };
-    expect(&dual, |_| (), "mx.our.example A", Risky, "publish AAAA");
+    expect(&dual, |_| (), "mx.our.example A", Fine, "");
+    expect(&dual, |_| (), "mx.our.example AAAA", Risky, "publish AAAA");
+    // A name that leads elsewhere in one family loses the mail of everybody who prefers that one.
+    let stray = |w: &mut World| w.host("mx.our.example", &["9.9.9.25", "2620:fe::9"]);
+    expect(&site(), stray, "mx.our.example AAAA", Wrong, "leads to 2620:fe::9");
     let nowhere =
         Site { hostname: "localhost".into(), domains: vec!["mail.localhost".into()], ..Site::default() };
     let verdicts = World::good().judge(&nowhere, &extent());

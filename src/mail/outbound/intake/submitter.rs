@@ -29,7 +29,7 @@ use crate::mail::envelope::{BodyType, OutboundMeta};
 use crate::mail::outbound::prepare::{self, Draft, Refusal, Stamp};
 use crate::mail::outbound::values::{Note, remote_text};
 use crate::observe::{DeliveryClass, SubmissionOutcome};
-use crate::spooler::{BodyWriter, Outgoing};
+use crate::spooler::{BodyWriter, Made, Outgoing};
 use crate::tunnel::control::SessionRole;
 use crate::tunnel::session::{OutboundPiece, OutboundWord, ResultStatus};
 use crate::tunnel::ws::LaneLost;
@@ -195,15 +195,22 @@ impl Submitter {
         };
         let settled = out.settled.as_ref().map(|(to, note)| (*to, Note::from_reason(note)));
         let size_bytes = body.len();
+        let submission = body.id();
         let (sha256, head_sha256) = (body.sha256(), Sha256::digest(&out.head).into());
         crashpoint::reach("outbound.before_accept");
-        let (submitted, place) = match body.submit(out, now).await {
-            Ok(submitted) => submitted,
+        let Made { submitted, place, items } = match body.submit(out, now).await {
+            Ok(made) => made,
             Err(error) => return self.not_now(name, &error),
         };
         crashpoint::reach("outbound.after_accept");
         let open = settled.is_none();
         self.note(&name, submitted, refused, settled, size_bytes);
+        for (id, lane) in items {
+            tracing::info!(
+                event = "relay.ingress.accepted", item.id = %id, lane, submission.id = %submission,
+                session.id = %self.who.session, size_bytes, "accepted item {id} from a mailbox here"
+            );
+        }
         match submitted {
             Submitted::New(id) if open => {
                 let taken =
@@ -334,7 +341,12 @@ impl Submitter {
             crashpoint::reach("outbound.before_told");
             let written =
                 self.shared.spooler.call(move |spool| tell(spool, &told, settings.as_deref(), now)).await;
-            self.or_lost(written)?;
+            for id in self.or_lost(written)? {
+                tracing::info!(
+                    event = "relay.outbound.told", submission.id = %id, lane = %self.who.key,
+                    session.id = %self.who.session, "gateway has the result"
+                );
+            }
             crashpoint::reach("outbound.after_told");
         }
         let mut words = self.repeats().await?;
@@ -521,13 +533,14 @@ fn failed(stream: String, error: String) -> OutboundWord {
     OutboundWord::Result { stream, status, message_id: None, error: Some(error), result: None }
 }
 
-/// On the ledger's thread: the gateway has these. `legacy`: it said so by a pong.
+/// On the ledger's thread: the gateway has these; answers which of them it had not before. `legacy`: it said so by a pong.
 fn tell(
     spool: &mut spool::Spool,
     told: &[ItemId],
     legacy: Option<&Settings>,
     now: WallMs,
-) -> Result<(), RequestError> {
+) -> Result<Vec<ItemId>, RequestError> {
+    let mut newly = Vec::new();
     for id in told {
         // A pong that came too late proves that the word was read, and not that anybody still waited for it.
         if let Some(settings) = legacy
@@ -538,7 +551,7 @@ fn tell(
             continue;
         }
         match spool.tell(*id, now) {
-            Ok(_) => {}
+            Ok(is_new) => newly.extend(is_new.then_some(*id)),
             Err(RequestError::Spool(error)) => return Err(error.into()),
             Err(
                 RequestError::UnknownItem(_)
@@ -549,7 +562,7 @@ fn tell(
             ) => {}
         }
     }
-    Ok(())
+    Ok(newly)
 }
 
 /// A path as it is kept. One that needs clipping or has controls is refused, but goes into records and a report.
