@@ -26,6 +26,7 @@ mod report;
 mod screen;
 mod serve;
 mod spool_verbs;
+mod top;
 mod verify;
 
 use std::ffi::OsString;
@@ -187,6 +188,9 @@ enum Command {
     /// Look into the spool, and move what lies in it
     #[command(subcommand, after_help = spool_verbs::EXAMPLES)]
     Spool(spool_verbs::Verb),
+    /// Watch the relay live on a terminal (the same as `spool top`)
+    #[command(after_help = top::EXAMPLES)]
+    Top,
     /// Copy the data directory, while the relay runs or not, to one that a relay can be started on
     #[command(after_help = backup::EXAMPLES)]
     Backup(backup::BackupArgs),
@@ -245,6 +249,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Mailbox(verb) => mailbox_verbs::run(global, verb),
         Command::Delivery(verb) => delivery_verbs::run(global, verb),
         Command::Spool(verb) => spool_verbs::run(global, verb),
+        Command::Top => top::run(global),
         Command::Backup(args) => backup::run(global, &args),
         Command::Bench(verb) => bench::run(global, verb),
         Command::Completions(args) => manual::completions(&args),

@@ -21,7 +21,7 @@ mod sessions;
 mod view;
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::Router;
 use axum::extract::{ConnectInfo, Request};
@@ -106,8 +106,12 @@ impl Dashboard {
         })
     }
 
-    fn sessions(&self) -> std::sync::MutexGuard<'_, Sessions> {
-        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The sessions that the present token opened.
+    fn sessions(&self) -> MutexGuard<'_, Sessions> {
+        let generation = self.guard.lock().unwrap_or_else(PoisonError::into_inner).generation();
+        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        sessions.belong_to(generation);
+        sessions
     }
 
     /// What a page needs to know; `visitor`: who is logged in.

@@ -333,6 +333,17 @@ impl BodyWriter {
 }
 
 /// What [`BodyWriter::submit`] needs to know beside the body; the fields are those of
+/// What became of a submission.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Made {
+    /// Which it is.
+    pub submitted: Submitted,
+    /// Its place in the outbox and the chain up to it, when it is new.
+    pub place: Option<(Seq, [u8; 32])>,
+    /// Items that came into lanes here with the same commit, and the names of those.
+    pub items: Vec<(ItemId, String)>,
+}
+
 /// [`spool::submission::NewSubmission`].
 #[derive(Clone, Debug)]
 pub struct Outgoing {
@@ -366,16 +377,12 @@ impl BodyWriter {
     ///
     /// # Errors
     /// As [`BodyWriter::commit`].
-    pub async fn submit(
-        self,
-        out: Outgoing,
-        now: WallMs,
-    ) -> Result<(Submitted, Option<(Seq, [u8; 32])>), AcceptError> {
+    pub async fn submit(self, out: Outgoing, now: WallMs) -> Result<Made, AcceptError> {
         let targets = out.items.into_iter().map(|(lane, tag)| {
             let id = ItemId::new(self.id.time(), rand::random());
             Target { lane, id, tag }
         });
-        let targets = targets.collect();
+        let targets: Vec<Target> = targets.collect();
         let (spooler, body) = (self.spooler.clone(), self.seal());
         spooler
             .call(move |spool| {
@@ -391,14 +398,22 @@ impl BodyWriter {
                     settled: out.settled,
                 };
                 let mailbox = new.mailbox;
+                let here: Vec<_> =
+                    new.message.targets.iter().map(|target| (target.id, target.lane)).collect();
                 let submitted = spool.submit(new, now)?;
-                let place = match submitted {
+                let mut made = Made { submitted, place: None, items: Vec::new() };
+                match submitted {
                     Submitted::New(_) => {
-                        spool.outbox(mailbox)?.map(|outbox| spool.end_of(outbox)).transpose()?
+                        let place = spool.outbox(mailbox)?.map(|outbox| spool.end_of(outbox)).transpose()?;
+                        made.place = place.flatten();
+                        for (id, lane) in here {
+                            let name = spool.mailbox_of_lane(lane)?.map(|mailbox| mailbox.name);
+                            made.items.push((id, name.unwrap_or_default()));
+                        }
                     }
-                    Submitted::Known(_) | Submitted::Conflict(_) | Submitted::Twin(_) => None,
-                };
-                Ok((submitted, place.flatten()))
+                    Submitted::Known(_) | Submitted::Conflict(_) | Submitted::Twin(_) => {}
+                }
+                Ok(made)
             })
             .await
             .map_err(AcceptError::Spool)?

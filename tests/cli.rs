@@ -1,5 +1,8 @@
 //! The command line as a shell sees it: words, streams, exit codes.
 
+mod backup;
+mod every_verb;
+mod export;
 mod invitations;
 mod outgoing;
 
@@ -33,6 +36,8 @@ fn help_is_useful_on_every_level() {
     let levels: &[&[&str]] = &[
         &[],
         &["serve"],
+        &["reload"],
+        &["restart"],
         &["check-config"],
         &["demo"],
         &["gateway"],
@@ -54,7 +59,13 @@ fn help_is_useful_on_every_level() {
         &["mailbox", "quota"],
         &["spool"],
         &["spool", "ls"],
+        &["spool", "export"],
+        &["spool", "verify"],
+        &["backup"],
         &["spool", "replay"],
+        &["spool", "follow"],
+        &["spool", "top"],
+        &["top"],
         &["spool", "hold"],
         &["spool", "cancel"],
         &["spool", "purge"],
@@ -83,6 +94,10 @@ fn bad_usage_exits_with_2_and_says_why_on_standard_error() {
         &["spool", "replay", "--lane", "x"],
         &["spool", "replay", "--lane", "x", "--since", "2h", "--from-seq", "1"],
         &["spool", "ls", "--since", "soon"],
+        &["spool", "ls", "--id", "00000000000000000000000000", "--state", "ready"],
+        &["spool", "purge", "--yes"],
+        &["spool", "export", "/tmp", "--format", "zip"],
+        &["backup"],
         &["serve", "--color", "pink"],
         &["serve", "--config", "/nonexistent/waystation.toml"],
         &["check-config", "/nonexistent/waystation.toml"],

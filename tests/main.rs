@@ -14,6 +14,7 @@ mod fuzz_corpus;
 mod gateway;
 mod intake_process;
 mod layering;
+mod live;
 mod lost_replies;
 mod manual;
 mod operate;

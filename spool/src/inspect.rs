@@ -16,6 +16,7 @@ use crate::reader::JournalReader;
 use crate::record::{CHUNK_PREFIX_BYTES, Kind, Record, StateRecord};
 use crate::recover::{self, Mode};
 use crate::scan::{Found, Scanner};
+use crate::segment::{SEGMENT_HEADER_BYTES, SegmentHeader};
 use crate::spool::{Options, Recovery, Spool};
 use crate::types::{ChunkRef, Filter, ItemInfo, Page, STATES, State, Transition, Verb};
 
@@ -360,6 +361,11 @@ impl VerifyPlan {
     pub fn check_segment(&self, number: u32) -> Result<SegmentCheck, SpoolError> {
         let mut check = SegmentCheck::default();
         let Some((file, end)) = self.segments.get(&number) else { return Ok(check) };
+        let mut header = [0; SEGMENT_HEADER_BYTES as usize];
+        let read = file.read_exact_at(&mut header, 0);
+        if read.is_err() || SegmentHeader::decode(&header, number).is_err() {
+            check.damaged.push((Lsn::at(number, 0), SEGMENT_HEADER_BYTES));
+        }
         let mut scanner = Scanner::new(file.clone(), number, self.seed, 0, *end);
         loop {
             match scanner.next()? {

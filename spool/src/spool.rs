@@ -101,7 +101,7 @@ pub struct Recovery {
     /// Messages accepted so shortly before the last stop that their senders may not have been told.
     pub unheard: u64,
     /// Submissions that the last stop caught after their last octets may have left: indeterminate now.
-    pub interrupted: u64,
+    pub interrupted: Vec<ItemId>,
     /// Names in the journal directory that are not ours, and the format file when it had to be written again.
     pub foreign: Vec<String>,
 }

@@ -361,10 +361,10 @@ impl Spool {
         Ok(true)
     }
 
-    /// Makes indeterminate what the process before left armed; answers how many.
-    pub(crate) fn doubt_armed(&mut self, now: WallMs) -> Result<u64, SpoolError> {
+    /// Makes indeterminate what the process before left armed; answers which.
+    pub(crate) fn doubt_armed(&mut self, now: WallMs) -> Result<Vec<ItemId>, SpoolError> {
         const PAGE: usize = 1024;
-        let mut count = 0;
+        let mut doubted = Vec::new();
         loop {
             let page = self.tail.scan(Tree::Armed, &[], None, PAGE)?;
             for (key, value) in &page {
@@ -373,7 +373,7 @@ impl Spool {
                     continue;
                 };
                 match self.settle(ItemId(id), Settlement::Indeterminate, INTERRUPTED, now) {
-                    Ok(()) => count += 1,
+                    Ok(()) => doubted.push(ItemId(id)),
                     Err(RequestError::Spool(error)) => return Err(error),
                     // Whatever it is, it is not armed: the key was in the way of nothing.
                     Err(
@@ -389,10 +389,10 @@ impl Spool {
                 break;
             }
         }
-        if count > 0 {
+        if !doubted.is_empty() {
             self.commit(now)?;
         }
-        Ok(count)
+        Ok(doubted)
     }
 
     /// Adds words to a submission that has its result; the result, and what its gateway is told, stay as they are.

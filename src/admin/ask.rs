@@ -126,7 +126,9 @@ pub fn explanation(
     let timeline = view.timeline(id)?;
     let mailbox = view.mailbox(&info.lane_name)?;
     if let Some(submission) = submission_of(view, &info)? {
-        let text = outgoing(&submission, &timeline, connected, context);
+        let owner = view.mailbox(&submission.mailbox_name)?;
+        let revoked = owner.is_some_and(|mailbox| mailbox.revoked);
+        let text = outgoing(&submission, &timeline, connected, revoked, context);
         return Ok(json!({ "id": id.to_string(), "state": words::state(&info), "text": text }));
     }
     let circumstances = Circumstances {
@@ -147,6 +149,7 @@ fn outgoing(
     submission: &Submission,
     timeline: &[Transition],
     connected: Option<bool>,
+    revoked: bool,
     context: &Context<'_>,
 ) -> String {
     let envelope = Envelope::decode(&submission.info.meta).ok();
@@ -158,6 +161,7 @@ fn outgoing(
         mail_from: envelope.as_ref().map(Envelope::mail_from),
         running: doing.is_some(),
         connected,
+        revoked,
         paused: doing.and_then(|d| d.paused.as_deref()),
         under_way: doing.is_some_and(|d| d.under_way.contains(&submission.info.id)),
         left_alone_until: left_alone,
@@ -182,7 +186,16 @@ pub fn submission_of(view: &Spool, info: &ItemInfo) -> Result<Option<Submission>
 pub fn known(view: &Spool, id: ItemId) -> Result<ItemInfo, AskError> {
     match view.item(id) {
         Ok(Some(info)) => Ok(info),
-        Ok(None) => Err(AskError::NotFound(format!("no item {id}; it never was, or its retention is over"))),
+        Ok(None) => {
+            let damaged = view.stats().map_or(0, |stats| stats.quarantined_records);
+            let or = match damaged {
+                0 => String::new(),
+                n => format!(
+                    ", or its record is in one of the {n} damaged stretches of the journal that `waystation spool verify` lists"
+                ),
+            };
+            Err(AskError::NotFound(format!("no item {id}; it never was, or its retention is over{or}")))
+        }
         Err(SpoolError::Corrupt { lsn, problem }) => Err(damaged(id, lsn, &problem)),
         Err(error) => Err(error.into()),
     }

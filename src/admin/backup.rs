@@ -333,11 +333,12 @@ fn unreadable(path: &Path, error: &io::Error) -> AskError {
 }
 
 fn unwritable(dir: &Path, error: &io::Error) -> AskError {
-    let advice = match error.kind() {
-        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
-            "; a running relay writes the copy itself, so its user must be allowed to, and its unit too (ReadWritePaths=)"
-        }
-        _ => "",
+    let forbidden =
+        matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem);
+    let advice = if forbidden {
+        "; a running relay writes the copy itself, so its user must be allowed to, and its unit too (ReadWritePaths=)"
+    } else {
+        ""
     };
     AskError::Conflict(format!("no backup was made: {} cannot be written: {error}{advice}", dir.display()))
 }

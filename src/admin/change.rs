@@ -164,8 +164,16 @@ pub async fn apply(
         match (&asked, made["lane"].as_str()) {
             // A second step: what came in with the same commit is stable now and can be looked at.
             (Change::Revoke { hold_outgoing: true, .. }, Some(lane)) => {
-                let lane = lane.to_owned();
-                spooler.call(move |spool| people::hold_outgoing(spool, &lane, &own_terms, now)).await??
+                let name = lane.to_owned();
+                let step = move |spool: &mut Spool| people::hold_outgoing(spool, &name, &own_terms, now);
+                let (answer, held) = spooler.call(step).await??;
+                for id in held {
+                    tracing::info!(
+                        event = "relay.outbound.held", submission.id = %id, lane, reason = people::REVOKED,
+                        "submission {id} is held: {}", people::REVOKED
+                    );
+                }
+                answer
             }
             _ => made,
         }
@@ -177,6 +185,9 @@ pub async fn apply(
         } else if let Change::Item { verb: ItemVerb::Replay, .. } = &asked {
             metrics.replayed(1);
         }
+    }
+    if let (Change::Item { id, verb: ItemVerb::Cancel, .. }, Some(metrics)) = (&asked, metrics) {
+        metrics.outbound_settled(State::Failed.word(), now.since(id.time()));
     }
     Ok(answer)
 }
@@ -261,7 +272,13 @@ fn item(spool: &mut Spool, id: ItemId, verb: ItemVerb, reason: &str, now: WallMs
     };
     let state = state.map_err(refused)?;
     let direction = if before.outbound.is_some() { "out" } else { "in" };
-    Ok(json!({ "id": id.to_string(), "direction": direction, "state": state.word(), "reason": reason }))
+    Ok(json!({
+        "id": id.to_string(),
+        "direction": direction,
+        "lane": before.lane_name,
+        "state": state.word(),
+        "reason": reason,
+    }))
 }
 
 /// A reason that fits one line of the timeline.
@@ -354,16 +371,7 @@ fn log(change: &Change, answer: &Value) {
             tracing::info!(event = "relay.invitation.withdrawn", invitation.id = id, "invitation withdrawn");
         }
         Change::Quota { .. } => tracing::info!(event = "relay.mailbox.quota_changed", lane, "quota changed"),
-        Change::Item { id, .. } => {
-            let state = answer["state"].as_str().unwrap_or("");
-            if answer["direction"] == "out" {
-                tracing::info!(
-                    event = "relay.outbound.moved", submission.id = %id, state, "submission is {state} by an operator"
-                );
-            } else {
-                tracing::info!(event = "relay.item.moved", item.id = %id, state, "item is {state} by an operator");
-            }
-        }
+        Change::Item { id, verb, .. } => moved(*id, *verb, answer),
         Change::Resend { id, .. } => {
             let new = answer["id"].as_str().unwrap_or("");
             tracing::info!(
@@ -372,9 +380,39 @@ fn log(change: &Change, answer: &Value) {
             );
         }
         Change::Replay(_) => {
-            let count = answer["replayed"].as_u64().unwrap_or(0);
-            tracing::info!(event = "relay.item.replayed", lane, count, "operator replayed {count} items");
+            let items = answer["replayed"].as_u64().unwrap_or(0);
+            tracing::info!(event = "relay.item.replayed", lane, items, "operator replayed {items} items");
         }
+    }
+}
+
+/// A step of one item or submission; a verb that is not for it was refused before.
+fn moved(id: ItemId, verb: ItemVerb, answer: &Value) {
+    let (lane, reason) = (answer["lane"].as_str().unwrap_or(""), answer["reason"].as_str().unwrap_or(""));
+    if answer["direction"] == "out" {
+        let event = match verb {
+            ItemVerb::Hold => "relay.outbound.held",
+            ItemVerb::Release => "relay.outbound.released",
+            ItemVerb::Purge => "relay.outbound.purged",
+            ItemVerb::Cancel => "relay.outbound.failed",
+            ItemVerb::Retry | ItemVerb::Replay => "relay.outbound.retried",
+        };
+        let what = match verb {
+            ItemVerb::Hold => "is held",
+            ItemVerb::Release | ItemVerb::Retry | ItemVerb::Replay => "is due now",
+            ItemVerb::Purge => "is purged",
+            ItemVerb::Cancel => "has failed: cancelled",
+        };
+        tracing::info!(event, submission.id = %id, lane, reason, "submission {id} {what} by an operator");
+    } else {
+        let event = match verb {
+            ItemVerb::Hold => "relay.item.held",
+            ItemVerb::Release => "relay.item.released",
+            ItemVerb::Replay => "relay.item.replayed",
+            ItemVerb::Purge | ItemVerb::Cancel | ItemVerb::Retry => "relay.item.purged",
+        };
+        let state = answer["state"].as_str().unwrap_or("");
+        tracing::info!(event, item.id = %id, lane, reason, "item {id} is {state} by an operator");
     }
 }
 

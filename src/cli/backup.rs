@@ -94,6 +94,9 @@ fn checked_page(paint: Paint, answer: &Value) -> String {
         answer["made_at"].as_str().unwrap_or(""),
         answer["waystation"].as_str().unwrap_or(""),
     ));
+    if answer["started_on"] == true {
+        page.push_str("a relay was started on this copy since; it is a data directory of its own now\n");
+    }
     left_out(&mut page, answer);
     page
 }

@@ -198,8 +198,8 @@ fn ls(global: &Global) -> anyhow::Result<Exit> {
         return Ok(Exit::Nothing);
     }
     if !global.json {
-        let header = ["MAILBOX", "READY", "HELD", "BYTES", "OLDEST", "STATUS", "ALIASES"];
-        let right = [false, true, true, true, true, false, false];
+        let header = ["MAILBOX", "READY", "HELD", "BYTES", "OLDEST", "STATUS", "GATEWAY", "ALIASES"];
+        let right = [false, true, true, true, true, false, false, false];
         screen::print(&screen::table(Paint::new(global.color.on_stdout()), &header, &right, &rows))?;
     }
     Ok(Exit::Done)
@@ -214,8 +214,18 @@ fn row(mailbox: &Value) -> Vec<String> {
         screen::bytes(of("bytes", "ready") + of("bytes", "held")),
         mailbox["oldest_ready_seconds"].as_u64().map_or(String::new(), screen::age),
         if mailbox["revoked"] == true { "revoked" } else { "allowed" }.to_owned(),
+        gateway(mailbox),
         aliases(mailbox),
     ]
+}
+
+/// Whether its gateway is there; `-` when nobody knows.
+fn gateway(mailbox: &Value) -> String {
+    match (mailbox["connected"].as_bool(), mailbox["last_seen_at"].as_str()) {
+        (Some(true), _) => "connected".to_owned(),
+        (Some(false), Some(_)) => "away".to_owned(),
+        (Some(false), None) | (None, _) => "-".to_owned(),
+    }
 }
 
 fn aliases(mailbox: &Value) -> String {
@@ -237,7 +247,13 @@ fn show(global: &Global, mailbox: &Value) -> anyhow::Result<Exit> {
     let limit = |key: &str| mailbox[key].as_u64().map_or("default".to_owned(), |n| n.to_string());
     field("mailbox", &paint.strong(&row[0]));
     field("status", &if row[5] == "revoked" { paint.warn(&row[5]) } else { paint.good(&row[5]) });
-    field("aliases", if row[6].is_empty() { "none" } else { &row[6] });
+    let seen = match (row[6].as_str(), mailbox["last_seen_at"].as_str()) {
+        ("connected", Some(at)) => format!("connected, last heard of at {at}"),
+        (_, Some(at)) => format!("away, last heard of at {at}"),
+        (_, None) => "not seen since the relay's start".to_owned(),
+    };
+    field("gateway", &seen);
+    field("aliases", if row[7].is_empty() { "none" } else { &row[7] });
     field("created", mailbox["created_at"].as_str().unwrap_or(""));
     field("ready", &format!("{} items, {}", row[1], row[3]));
     field("held", &row[2]);

@@ -1,6 +1,7 @@
 //! `waystation spool ...`: arguments and how answers are shown.
 
 mod export;
+mod follow;
 mod listing;
 mod moves;
 mod page;
@@ -26,6 +27,7 @@ Examples:
   waystation spool show 06h4k2v0c8q1r5t7u9v3s6d0ag --raw > message.eml
   waystation spool explain 06h4k2v0c8q1r5t7u9v3s6d0ag
   waystation spool replay --lane home@mail.example.org --since 2d --yes
+  waystation spool follow --id 06h4k2v0c8q1r5t7u9v3s6d0ag
   waystation spool export ./rescued --lane home@mail.example.org --state ready
   waystation spool verify";
 
@@ -47,6 +49,15 @@ pub(crate) enum Verb {
         #[arg(value_name = "ID")]
         id: ItemId,
     },
+    /// Tell what happens in the running relay, as it happens
+    #[command(after_help = "Examples:\n  \
+        waystation spool follow --lane home@mail.example.org\n  \
+        waystation spool follow --event outbound. --json | jq .text\n\n\
+        Times are UTC. What happened before is in `spool show ID`.")]
+    Follow(follow::FollowArgs),
+    /// Watch the relay live on a terminal: rates, lanes, sessions, what is on its way
+    #[command(after_help = super::top::EXAMPLES)]
+    Top,
     /// Write messages into a Maildir or an mbox file, with a manifest
     #[command(after_help = "Examples:\n  \
         waystation spool export ./rescued --lane home@mail.example.org --state ready,held\n  \
@@ -126,6 +137,8 @@ pub(crate) fn run(global: &Global, verb: Verb) -> anyhow::Result<Exit> {
             }
             Ok(Exit::Done)
         }
+        Verb::Follow(args) => follow::run(global, paint, &args),
+        Verb::Top => super::top::run(global),
         Verb::Export(args) => export::run(global, &args),
         Verb::Stats => stats::stats(global, paint),
         Verb::Verify(args) => super::verify::run(global, &args),

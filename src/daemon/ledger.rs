@@ -12,7 +12,7 @@ use spool::disk::Disk;
 use spool::disk::real::RealDisk;
 use spool::engine::{Engine, Observer};
 use spool::error::SpoolError;
-use spool::ids::{LaneId, Seq};
+use spool::ids::{ItemId, LaneId, Seq};
 use spool::index::sled::SledIndex;
 use spool::types::{Filter, Page};
 use spool::upkeep::Upkeep;
@@ -25,7 +25,7 @@ use crate::observe::Metrics;
 use crate::spooler::Spooler;
 
 /// Longest data directory path that still leaves room for a Unix socket's name (108 bytes with its end).
-const SOCKET_PATH_MAX: usize = 107;
+pub const SOCKET_PATH_MAX: usize = 107;
 
 /// How long the process after a hand-over waits for the directory.
 pub(super) const HANDED_OVER: Duration = Duration::from_secs(10);
@@ -78,6 +78,8 @@ pub struct Ledger {
     pub spooler: Spooler,
     /// What the start found.
     pub recovery: Recovery,
+    /// Submissions that the last stop left in doubt, and their lanes.
+    pub interrupted: Vec<(ItemId, String)>,
     /// How long the start took, milliseconds.
     pub recovery_ms: u64,
 }
@@ -97,6 +99,12 @@ impl Ledger {
             duration_ms = self.recovery_ms,
             "spool is open"
         );
+        for (id, lane) in &self.interrupted {
+            tracing::warn!(
+                event = "relay.outbound.indeterminate", submission.id = %id, lane,
+                "submission {id} may have been taken or not: the relay ended before the answer came"
+            );
+        }
         if !r.damaged.is_empty() {
             tracing::error!(
                 event = "relay.spool.damaged",
@@ -154,24 +162,19 @@ pub fn open(
     private_dir(dir).map_err(refused)?;
     let root = spool_dir(dir);
     private_dir(&root).map_err(refused)?;
-    let wrong = |error| {
-        let dir = dir.clone();
-        if error == SpoolError::Locked {
-            LedgerError::InUse { dir }
-        } else {
-            LedgerError::Spool { dir, error }
-        }
-    };
+    let wrong = |error| wrong(dir, error);
     let started = clock::monotonic();
     let disk = Arc::new(RealDisk::new(root.clone()));
     let (spool, recovery) = open_spool(disk, &root, options(config)).map_err(wrong)?;
+    let lane_of = |id: ItemId| spool.item(id).ok().flatten().map(|info| info.lane_name).unwrap_or_default();
+    let interrupted = recovery.interrupted.iter().map(|id| (*id, lane_of(*id))).collect();
     let recovery_ms = elapsed_ms(started);
     metrics.set_recovery_ms(recovery_ms);
     let reader = spool.reader();
     let told = Told { metrics, poisoned, started: clock::monotonic() };
     let engine = Engine::start(spool, Arc::new(clock::wall), told).map_err(wrong)?;
     let spooler = Spooler::new(engine.handle(), reader, clock::wall);
-    Ok(Ledger { engine, spooler, recovery, recovery_ms })
+    Ok(Ledger { engine, spooler, recovery, interrupted, recovery_ms })
 }
 
 /// The same; waits for `patience` while another process, like a command on the stopped relay, has the directory.
@@ -217,15 +220,16 @@ pub fn remove_index(config: &Config) -> Result<(), LedgerError> {
     let dir = &config.data_dir;
     let root = spool_dir(dir);
     let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(root.clone()));
-    let wrong = |error| match error {
-        SpoolError::Locked => LedgerError::InUse { dir: dir.clone() },
-        error => LedgerError::Spool { dir: dir.clone(), error },
-    };
+    let wrong = |error| wrong(dir, error);
     // A spool that could not be opened afterwards keeps its index.
     Spool::may_open(&disk).map_err(wrong)?;
-    let _lock = disk.lock().map_err(|error| match error.kind() {
-        std::io::ErrorKind::WouldBlock => LedgerError::InUse { dir: dir.clone() },
-        _ => LedgerError::Directory { dir: dir.clone(), error },
+    let _lock = disk.lock().map_err(|error| {
+        let dir = dir.clone();
+        if error.kind() == std::io::ErrorKind::WouldBlock {
+            LedgerError::InUse { dir }
+        } else {
+            LedgerError::Directory { dir, error }
+        }
     })?;
     let (index, removed) = (root.join("index"), root.join("index.removed"));
     let absent = |error: &std::io::Error| error.kind() == std::io::ErrorKind::NotFound;
@@ -250,6 +254,11 @@ fn open_spool(disk: Arc<RealDisk>, root: &Path, options: Options) -> Result<(Spo
     Spool::may_open(&disk)?;
     let index = Arc::new(SledIndex::open(&root.join("index"))?);
     Spool::open(disk, index, options, clock::wall())
+}
+
+fn wrong(dir: &Path, error: SpoolError) -> LedgerError {
+    let dir = dir.to_owned();
+    if error == SpoolError::Locked { LedgerError::InUse { dir } } else { LedgerError::Spool { dir, error } }
 }
 
 fn elapsed_ms(since: Instant) -> u64 {
@@ -305,7 +314,7 @@ impl Observer for Told {
             tracing::info!(
                 event = "relay.spool.segment_removed",
                 segment = number,
-                "journal segment removed"
+                "journal segment {number} removed: nothing needs it any more"
             );
         }
     }

@@ -27,14 +27,25 @@ pub enum Admission {
     AllowList,
 }
 
-/// Lets `key` in, and answers the aliases of its mailbox. `invite` is the hash of the invitation it brings.
+/// How a key came in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Entrance {
+    /// It was known.
+    Known,
+    /// It is registered now.
+    Registered,
+    /// By an invitation.
+    Invited,
+}
+
+/// Lets `key` in, and answers how, and the aliases of its mailbox. `invite` is the hash of the invitation it brings.
 pub(super) fn admit(
     spool: &mut Spool,
     key: KeyText,
     invite: Option<[u8; 32]>,
     admission: Admission,
     now: WallMs,
-) -> Result<Vec<String>, ServiceError> {
+) -> Result<(Entrance, Vec<String>), ServiceError> {
     let known = spool.mailbox(key.as_str()).map_err(|error| unavailable(&error))?;
     match &known {
         Some(mailbox) if mailbox.revoked => return Err(ServiceError::Refused(AuthCode::Revoked)),
@@ -44,15 +55,31 @@ pub(super) fn admit(
         }
         Some(_) | None => {}
     }
+    let mut entrance = Entrance::Known;
     if let Some(invite) = invite {
         redeem(spool, key, &invite, now)?;
+        entrance = Entrance::Invited;
     } else if known.is_none() {
         register(spool, key, admission, now)?;
+        entrance = Entrance::Registered;
     }
     let mailbox = spool.mailbox(key.as_str()).map_err(|error| unavailable(&error))?;
     let mut aliases = mailbox.map_or_else(Vec::new, |mailbox| mailbox.aliases);
     aliases.truncate(ALIASES_TOLD_MAX);
-    Ok(aliases)
+    Ok((entrance, aliases))
+}
+
+/// Tells how a key came in; that is stable now.
+pub(super) fn tell(entrance: Entrance, key: KeyText) {
+    match entrance {
+        Entrance::Known => {}
+        Entrance::Registered => {
+            tracing::info!(event = "relay.mailbox.added", lane = %key, "a key is registered by its first login");
+        }
+        Entrance::Invited => {
+            tracing::info!(event = "relay.invitation.redeemed", lane = %key, "a key is admitted by invitation");
+        }
+    }
 }
 
 fn register(spool: &mut Spool, key: KeyText, admission: Admission, now: WallMs) -> Result<(), ServiceError> {
@@ -71,10 +98,7 @@ fn register(spool: &mut Spool, key: KeyText, admission: Admission, now: WallMs) 
 
 fn redeem(spool: &mut Spool, key: KeyText, invite: &[u8; 32], now: WallMs) -> Result<(), ServiceError> {
     match spool.redeem(invite, key.as_str(), now) {
-        Ok(_) => {
-            tracing::info!(event = "relay.invitation.redeemed", lane = %key, "a key is admitted by invitation");
-            Ok(())
-        }
+        Ok(_) => Ok(()),
         Err(InvitationError::Request(RequestError::Spool(error))) => Err(unavailable(&error)),
         Err(error) => {
             tracing::warn!(event = "relay.invitation.refused", lane = %key, %error, "an invitation is no good");

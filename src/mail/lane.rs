@@ -96,7 +96,8 @@ impl Service for Lanes {
             let mode = welcome.admission;
             let invite = invite.map(|code| code.sha256());
             let asked = self.spooler.call(move |spool| admission::admit(spool, key, invite, mode, now));
-            let aliases = asked.await.map_err(|error| admission::unavailable(&error))??;
+            let (entrance, aliases) = asked.await.map_err(|error| admission::unavailable(&error))??;
+            admission::tell(entrance, key);
             Ok(Admitted { aliases, domains: welcome.domains.clone() })
         })
     }

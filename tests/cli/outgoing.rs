@@ -22,14 +22,14 @@ const LETTER: &[u8] = b"From: anna@mail.localhost\r\nSubject: out\r\n\r\nhello\r
 const HOUR: u64 = 3_600_000;
 
 /// A spool directory that nobody else has open, to put submissions into as intake and delivery would.
-struct Outbox {
-    spool: Spool,
-    mailbox: LaneId,
+pub(super) struct Outbox {
+    pub(super) spool: Spool,
+    pub(super) mailbox: LaneId,
     count: u8,
 }
 
 impl Outbox {
-    fn open(data_dir: &Path) -> Self {
+    pub(super) fn open(data_dir: &Path) -> Self {
         let root = data_dir.join("spool");
         std::fs::create_dir_all(&root).expect("directory");
         let index = Arc::new(SledIndex::open(&root.join("index")).expect("index"));
@@ -41,7 +41,7 @@ impl Outbox {
     }
 
     /// One more, due at `due`.
-    fn submit(&mut self, to: &str, due: WallMs) -> ItemId {
+    pub(super) fn submit(&mut self, to: &str, due: WallMs) -> ItemId {
         let now = clock::wall();
         self.count += 1;
         let id = ItemId::new(now, [self.count; 10]);
@@ -78,31 +78,31 @@ impl Outbox {
         id
     }
 
-    fn defer(&mut self, id: ItemId, due: WallMs) {
+    pub(super) fn defer(&mut self, id: ItemId, due: WallMs) {
         self.spool
             .defer(id, due, &tried(450, "4.2.1 try again later").to_reason(), clock::wall())
             .expect("defers");
         self.spool.commit(clock::wall()).expect("commits");
     }
 
-    fn arm(&mut self, id: ItemId) {
+    pub(super) fn arm(&mut self, id: ItemId) {
         let note = Note::line("handed to mx.far.example [192.0.2.1:25]").to_reason();
         self.spool.arm(id, &note, clock::wall()).expect("arms");
         self.spool.commit(clock::wall()).expect("commits");
     }
 
-    fn settle(&mut self, id: ItemId, to: Settlement, note: &Note) {
+    pub(super) fn settle(&mut self, id: ItemId, to: Settlement, note: &Note) {
         self.spool.settle(id, to, &note.to_reason(), clock::wall()).expect("settles");
         self.spool.commit(clock::wall()).expect("commits");
     }
 
-    fn tell(&mut self, id: ItemId) {
+    pub(super) fn tell(&mut self, id: ItemId) {
         assert_eq!(self.spool.tell(id, clock::wall()), Ok(true));
         self.spool.commit(clock::wall()).expect("commits");
     }
 }
 
-fn tried(code: u16, text: &str) -> Note {
+pub(super) fn tried(code: u16, text: &str) -> Note {
     let attempt = Attempt {
         host: "mx.far.example".into(),
         address: "192.0.2.1:25".into(),

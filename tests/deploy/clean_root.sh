@@ -55,8 +55,8 @@ make_base() {
   fresh=$(mktemp -d "$(roomy)/waystation-base.XXXXXX")
   # It becomes `/`, which everybody must be able to enter.
   chmod 0755 "$fresh"
-  # What every server has: systemd with its bus, and sshd. Nothing else is there.
-  debootstrap --variant=minbase --include=systemd,systemd-sysv,dbus,openssh-server bookworm "$fresh" \
+  # What every server has: systemd with its bus and its sessions, and sshd. Nothing else is there.
+  debootstrap --variant=minbase --include=systemd,systemd-sysv,libpam-systemd,dbus,openssh-server bookworm "$fresh" \
     "${DEBIAN_MIRROR:-http://deb.debian.org/debian}" >"$cache/debootstrap.log" 2>&1 ||
     { rm -rf "$fresh"; cannot "debootstrap failed (no network?), see $cache/debootstrap.log"; }
   rm -rf "$fresh"/var/cache/apt/archives/*.deb "$fresh"/var/lib/apt/lists/*

@@ -147,12 +147,12 @@ fn what_was_armed_is_indeterminate_after_a_stop() {
     post.spool.commit(NOW).unwrap();
     post.spool.arm(b, "", NOW).unwrap(); // never stable: nothing of it left
     let (post, recovery) = post.restart();
-    assert_eq!(recovery.interrupted, 1);
+    assert_eq!(recovery.interrupted, [a]);
     assert_eq!((post.state(a), post.state(b)), (State::Indeterminate, State::Ready));
     assert_eq!(post.spool.due("d.example", NOW, 9).unwrap(), [(b, NOW)]);
     assert_eq!(post.spool.untold(post.mailbox, None, 9).unwrap(), [a]);
     let (post, recovery) = post.restart();
-    assert_eq!((recovery.interrupted, post.state(a)), (0, State::Indeterminate));
+    assert_eq!((recovery.interrupted.len(), post.state(a)), (0, State::Indeterminate));
 }
 
 #[test]
@@ -164,7 +164,7 @@ fn what_did_not_leave_after_all_is_ready_and_counts_no_attempt() {
     post.spool.disarm(id, NOW.plus(7), "", NOW).unwrap();
     post.spool.commit(NOW).unwrap();
     let (post, recovery) = post.restart();
-    assert_eq!((recovery.interrupted, post.state(id)), (0, State::Ready));
+    assert_eq!((recovery.interrupted.len(), post.state(id)), (0, State::Ready));
     assert_eq!(post.spool.submission(id).unwrap().unwrap().attempts, 0);
     assert_eq!(post.spool.due("d.example", NOW.plus(7), 9).unwrap(), [(id, NOW.plus(7))]);
 }
@@ -234,7 +234,7 @@ fn results_known_at_once_and_local_items_come_in_one_record() {
     let Ok(Submitted::New(id)) = post.spool.submit(new, NOW) else { panic!("refused") };
     post.spool.commit(NOW).unwrap();
     let (post, recovery) = post.restart();
-    assert_eq!(recovery.interrupted, 0);
+    assert_eq!(recovery.interrupted, []);
     assert_eq!(post.state(id), State::Sent);
     assert_eq!(post.spool.timeline(id).unwrap()[0].reason, "delivered here");
     let arrived = post.spool.item(item).unwrap().unwrap();

@@ -8,7 +8,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse as _, Response};
-use futures_util::stream::{self, Stream};
+use futures_util::stream::{self, Stream, StreamExt as _};
 use spool::types::SpoolStats;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::broadcast::Receiver;
@@ -79,7 +79,9 @@ pub(super) async fn events(State(admin): Shared, Asked(ask): Asked<EventsAsk>) -
         Err(error) => return problem(&error),
     };
     let watch = Watch { told: admin.live.look_on(), ask, stop: admin.stop.clone(), _place: place };
-    Sse::new(watch.stream()).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response()
+    // At once, so that whoever asks knows that it is told everything from now on.
+    let hello = stream::iter([Ok(Event::default().comment("from now on"))]);
+    Sse::new(hello.chain(watch.stream())).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response()
 }
 
 /// The id is one, and the lane is named as the log names it.

@@ -58,6 +58,7 @@ pub fn all() -> Vec<Route> {
         post_to("/admin/reload", reload),
         look("/admin/restart", process),
         post_to("/admin/restart", restart),
+        post_to("/admin/backup", make_backup),
         look("/admin/dns", dns),
         look("/admin/dns/wanted", dns_wanted),
         look("/admin/spool/items", items),
@@ -75,7 +76,6 @@ pub fn all() -> Vec<Route> {
         post_to("/admin/spool/replay", make),
         look("/admin/spool/stats", stats),
         post_to("/admin/spool/verify", verify_all),
-        post_to("/admin/backup", make_backup),
     ]
 }
 

@@ -8,7 +8,7 @@ use std::path::{Component, Path};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use super::{FileEntry, REPORT, REPORT_VERSION, Report, UNFINISHED};
+use super::{FileEntry, REPORT, REPORT_VERSION, Report, SPOOL, UNFINISHED};
 use crate::admin::ask::AskError;
 use crate::admin::jobs::Tell;
 
@@ -50,6 +50,8 @@ pub fn check(dir: &Path, tell: Tell<'_>) -> Result<Value, AskError> {
         "ok": problems.is_empty(), "problems": problems, "dir": dir, "made_at": report.made_at,
         "waystation": report.waystation, "epoch": report.epoch, "lsn": report.lsn, "files": report.files.len(),
         "bytes": report.bytes, "left_out": report.left_out,
+        // Only a relay makes an index.
+        "started_on": dir.join(SPOOL).join("index").exists(),
     }))
 }
 

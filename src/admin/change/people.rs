@@ -7,7 +7,7 @@ use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use spool::Spool;
-use spool::ids::WallMs;
+use spool::ids::{ItemId, WallMs};
 use spool::invitations::{Ending, Invitation, InvitationError, LABEL_BYTES_MAX};
 use spool::types::{Filter, State, Verb};
 
@@ -22,6 +22,8 @@ const ID_BYTES: usize = 6;
 const TTL_SECONDS_MAX: u64 = 365 * 24 * 3600;
 /// Life of an invitation that names none, seconds: seven days.
 const TTL_SECONDS: u64 = 7 * 24 * 3600;
+/// Why submissions of a revoked mailbox are held.
+pub(super) const REVOKED: &str = "its mailbox was revoked";
 /// Submissions held by one step.
 const HOLD_PAGE: usize = 1000;
 
@@ -160,7 +162,8 @@ fn not_made(error: InvitationError) -> AskError {
     }
 }
 
-/// Holds every submission of a mailbox that waits for an attempt; answers the mailbox, with their number as `held_now`.
+/// Holds every submission of a mailbox that waits for an attempt; answers the mailbox, with their number as `held_now`, and
+/// which they are.
 ///
 /// # Errors
 /// When the spool cannot be read or written.
@@ -169,16 +172,16 @@ pub(super) fn hold_outgoing(
     name: &str,
     terms: &Terms,
     now: WallMs,
-) -> Result<Value, AskError> {
+) -> Result<(Value, Vec<ItemId>), AskError> {
     let context = Context { now, terms, deliveries: None };
     let outbox = spool.mailbox(name)?.map(|mailbox| spool.outbox(mailbox.lane)).transpose()?.flatten();
-    let (mut held, mut page) = (0_u64, None);
+    let (mut held, mut page) = (Vec::new(), None);
     while let Some(outbox) = outbox {
         let filter = Filter { lane: Some(outbox), states: vec![State::Ready], ..Filter::default() };
         let (found, next) = spool.list(&filter, page, HOLD_PAGE)?;
         for submission in found {
-            spool.apply_verb(submission.id, Verb::Hold, "its mailbox was revoked", now).map_err(refused)?;
-            held += 1;
+            spool.apply_verb(submission.id, Verb::Hold, REVOKED, now).map_err(refused)?;
+            held.push(submission.id);
         }
         page = next;
         if page.is_none() {
@@ -186,6 +189,6 @@ pub(super) fn hold_outgoing(
         }
     }
     let mut answer = ask::mailbox(spool, name, &context)?;
-    answer["held_now"] = held.into();
-    Ok(answer)
+    answer["held_now"] = held.len().into();
+    Ok((answer, held))
 }

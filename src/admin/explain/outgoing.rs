@@ -19,6 +19,8 @@ pub struct Outlook<'a> {
     pub running: bool,
     /// Whether the gateway has a session; `None` when nobody can know.
     pub connected: Option<bool>,
+    /// Whether the mailbox is revoked, so that no gateway can come.
+    pub revoked: bool,
     /// Why all deliveries are paused, if they are.
     pub paused: Option<&'a str>,
     /// It is being tried at this moment.
@@ -268,6 +270,13 @@ fn told(submission: &Submission, o: &Outlook<'_>) -> String {
     let gone = rfc3339(submission.info.changed_at.plus(o.retain_ms));
     if submission.told {
         return format!("Its gateway has the result; the record stays until {gone}.");
+    }
+    if o.revoked {
+        return format!(
+            "Its gateway was not told, and cannot be while its mailbox is revoked; `waystation mailbox allow {}` lets it \
+             come.",
+            submission.mailbox_name
+        );
     }
     match o.connected {
         Some(true) => "Its gateway is connected, and has not confirmed the result yet.".to_owned(),

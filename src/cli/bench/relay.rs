@@ -155,7 +155,7 @@ async fn submit(
         due,
         settled: None,
     };
-    match body.submit(out, now).await?.0 {
+    match body.submit(out, now).await?.submitted {
         Submitted::New(_) => Ok(()),
         other @ (Submitted::Known(_) | Submitted::Conflict(_) | Submitted::Twin(_)) => {
             anyhow::bail!("a fresh spool knows message {n}: {other:?}")

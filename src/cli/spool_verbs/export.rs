@@ -225,7 +225,13 @@ impl Export<'_> {
                     Ok(()) => Ok((data_encoding::HEXLOWER.encode(&sha256), bytes)),
                     Err(why) => {
                         open.shelf.discard().map_err(wrong)?;
-                        Err(why)
+                        Err(match why {
+                            // Whoever still answers did not fail: this item did, while it was read.
+                            Unread::Failed(error) if backend.item(id).is_ok() => {
+                                Unread::Damaged(format!("its bytes broke off: {error:#}"))
+                            }
+                            Unread::Gone(_) | Unread::Damaged(_) | Unread::Failed(_) => why,
+                        })
                     }
                 }
             }

@@ -97,10 +97,10 @@ pub fn open(settings: Settings) -> Result<(Outbox, Keeper), OutboxError> {
         Spool::open(Arc::clone(&disk), index, options.clone(), clock::wall())
     };
     let (mut spool, recovery) = open().map_err(wrong)?;
-    if recovery.interrupted > 0 {
+    if !recovery.interrupted.is_empty() {
         tracing::warn!(
             event = "gateway.outbox.interrupted",
-            submissions = recovery.interrupted,
+            submissions = recovery.interrupted.len(),
             "the last stop came before a relay without ids had answered; these are indeterminate"
         );
     }

@@ -371,7 +371,9 @@ async fn doubt(shared: Arc<Shared>, id: ItemId) {
     let note = Note::line("the attempt ended badly after the final dot and before an answer");
     let written = shared.ledger.settle(id, Verdict::Indeterminate, &note, clock::wall()).await;
     if matches!(written, Ok(Written::Stable)) {
-        tracing::warn!(event = "relay.outbound.indeterminate", submission.id = %id, text = note.text,
+        let stored = shared.ledger.submission(id).await.ok().flatten();
+        let lane = stored.map(|(stored, _)| stored.info.lane_name);
+        tracing::warn!(event = "relay.outbound.indeterminate", submission.id = %id, lane, text = note.text,
             "submission {id} may have been taken or not: {}", note.text);
     }
 }

@@ -46,6 +46,7 @@ fn outlook() -> Outlook<'static> {
         mail_from: Some("anna@home.example"),
         running: true,
         connected: Some(false),
+        revoked: false,
         paused: None,
         under_way: false,
         left_alone_until: None,
@@ -155,4 +156,32 @@ fn an_armed_one_names_its_host_and_what_a_stop_means() {
     );
     let text = explain(&submission(State::Armed, 0), &timeline, &Outlook { running: false, ..outlook() });
     assert!(text.contains("the next start makes it indeterminate"), "{text}");
+}
+
+#[test]
+fn an_operators_hold_and_purge_say_so_and_keep_his_words_apart() {
+    let step = |word: &str| Transition {
+        state: word.into(),
+        at_ms: ACCEPTED.0 + MINUTE,
+        reason: "by an operator: asked by anna".into(),
+    };
+    let held = explain(&submission(State::Held, 0), &[accepted(), step("held")], &outlook());
+    assert!(
+        held.contains("An operator holds it since") && held.contains(", because: asked by anna."),
+        "{held}"
+    );
+    let purged = explain(&submission(State::Purged, 1), &[accepted(), step("purged")], &outlook());
+    assert!(
+        purged.contains("An operator removed it at") && purged.contains(", because: asked by anna."),
+        "{purged}"
+    );
+    assert!(!format!("{held}{purged}").contains("by an operator"), "{held}{purged}");
+}
+
+#[test]
+fn a_result_that_a_revoked_mailbox_cannot_be_told_says_so() {
+    let failed = Transition { state: "failed".into(), at_ms: ACCEPTED.0 + MINUTE, reason: String::new() };
+    let o = Outlook { revoked: true, ..outlook() };
+    let text = explain(&submission(State::Failed, 1), &[accepted(), failed], &o);
+    assert!(text.contains("its mailbox is revoked; `waystation mailbox allow home`"), "{text}");
 }

@@ -82,7 +82,10 @@ pub(super) async fn run(shared: Arc<Shared>, id: ItemId) -> Report {
             tracing::error!(event = "relay.outbound.unreadable", submission.id = %id, %error, "{}", note.text);
             // The id tells when it was submitted; the record that would know better is the damaged one.
             if now >= id.time().plus(shared.plan.get().settings.expire_ms) {
-                let _ = shared.ledger.settle(id, Verdict::Failed, &note, now).await;
+                if let Ok(Written::Stable) = shared.ledger.settle(id, Verdict::Failed, &note, now).await {
+                    tracing::info!(event = "relay.outbound.failed", submission.id = %id, text = note.text,
+                        "submission {id} has failed: {}", note.text);
+                }
                 return NOTHING;
             }
             let _ = shared.ledger.postpone(id, due, &note, now).await;
@@ -96,6 +99,7 @@ struct Attempting<'a> {
     plan: Arc<Plan>,
     id: ItemId,
     destination: String,
+    lane: String,
     accepted_at: WallMs,
     number: u32,
     machine: Submission,
@@ -121,6 +125,7 @@ impl<'a> Attempting<'a> {
             plan,
             id,
             destination: stored.destination.clone(),
+            lane: stored.info.lane_name.clone(),
             accepted_at: stored.info.accepted_at,
             number: stored.attempts + 1,
             machine: Submission::new(terms),
@@ -397,7 +402,7 @@ impl<'a> Attempting<'a> {
         let span = tracing::Span::current();
         span.record("outcome", word).record("host", host).record("tls", tls).record("smtp.code", code);
         tracing::info!(
-            event = "relay.outbound.attempted", submission.id = %self.id, destination = self.destination,
+            event = "relay.outbound.attempted", submission.id = %self.id, lane = self.lane, destination = self.destination,
             attempt = self.number, outcome = word, host, tls, smtp.code = code, duration_ms,
             next_ms = next.map(|due| due.since(now)), text = note.text,
             "attempt {} of {}: {word}", self.number, self.id
@@ -407,13 +412,13 @@ impl<'a> Attempting<'a> {
         }
         let latency_ms = now.since(self.accepted_at);
         metrics.outbound_settled(word, latency_ms);
-        let (id, text) = (self.id, note.text.as_str());
+        let (id, lane, text) = (self.id, self.lane.as_str(), note.text.as_str());
         match word {
-            "sent" => tracing::info!(event = "relay.outbound.sent", submission.id = %id,
+            "sent" => tracing::info!(event = "relay.outbound.sent", submission.id = %id, lane,
                 destination = self.destination, host, tls, latency_ms, text, "submission {id} is sent"),
-            "failed" => tracing::info!(event = "relay.outbound.failed", submission.id = %id,
+            "failed" => tracing::info!(event = "relay.outbound.failed", submission.id = %id, lane,
                 destination = self.destination, host, latency_ms, text, "submission {id} has failed: {text}"),
-            _ => tracing::warn!(event = "relay.outbound.indeterminate", submission.id = %id,
+            _ => tracing::warn!(event = "relay.outbound.indeterminate", submission.id = %id, lane,
                 destination = self.destination, host, latency_ms, text,
                 "submission {id} may have been taken or not: {text}"),
         }

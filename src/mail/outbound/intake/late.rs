@@ -90,7 +90,7 @@ impl Submissions {
             late.look_at(mailbox, clock::wall().plus(wait_ms));
         });
         if let Err(error) = self.spooler.call(move |spool| spool.set_results_bell(bell)).await {
-            tracing::error!(%error, "results are not told: the spool does not answer");
+            tracing::error!(event = "relay.spool.unavailable", %error, "results are not told: the spool does not answer");
             return;
         }
         tokio::select! {
@@ -188,7 +188,7 @@ impl Submissions {
         };
         let Some(report) = report else {
             // A success, or a null sender, to whom nothing is ever reported (N4).
-            return self.spooler.call(move |spool| tell(spool, id, now)).await?;
+            return self.told(&ended, now).await;
         };
         let mut body = self.spooler.body();
         body.write(&report).await?;
@@ -209,17 +209,26 @@ impl Submissions {
         match stored {
             Ok(()) => {
                 tracing::info!(
-                    event = "relay.outbound.reported", submission.id = %id, item.id = %item,
+                    event = "relay.outbound.reported", submission.id = %id, item.id = %item, lane = ended.info.lane_name,
                     result = ended.status.word(), "a result comes back as mail"
                 );
                 Ok(())
             }
             // Nobody is there any more who could read it.
-            Err(AcceptError::Revoked | AcceptError::UnknownLane) => {
-                self.spooler.call(move |spool| tell(spool, id, now)).await?
-            }
+            Err(AcceptError::Revoked | AcceptError::UnknownLane) => self.told(&ended, now).await,
             Err(error) => Err(error),
         }
+    }
+
+    /// Nobody is told, now or later.
+    async fn told(&self, ended: &Ended, now: WallMs) -> Result<(), AcceptError> {
+        let id = ended.id();
+        self.spooler.call(move |spool| tell(spool, id, now)).await??;
+        tracing::info!(
+            event = "relay.outbound.told", submission.id = %id, lane = ended.info.lane_name,
+            result = ended.status.word(), "nobody has to be told of the result"
+        );
+        Ok(())
     }
 
     /// The report; `None` when there must be none.

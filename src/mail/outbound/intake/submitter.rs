@@ -21,7 +21,7 @@ use super::desks::Place;
 use super::receipts::{self, Taken};
 use super::results::{self, Ended};
 use super::stream::{Collected, Stream};
-use super::{RESULTS_IN_FLIGHT_MAX, Settings, Submissions, submission_key, twin_key};
+use super::{RESULTS_IN_FLIGHT_MAX, Submissions, submission_key, twin_key};
 use crate::clock;
 use crate::crashpoint;
 use crate::identity::key::KeyText;
@@ -29,7 +29,7 @@ use crate::mail::envelope::{BodyType, OutboundMeta};
 use crate::mail::outbound::prepare::{self, Draft, Refusal, Stamp};
 use crate::mail::outbound::values::{Note, remote_text};
 use crate::observe::{DeliveryClass, SubmissionOutcome};
-use crate::spooler::{BodyWriter, Outgoing};
+use crate::spooler::{BodyWriter, Made, Outgoing};
 use crate::tunnel::control::SessionRole;
 use crate::tunnel::session::{OutboundPiece, OutboundWord, ResultStatus};
 use crate::tunnel::ws::LaneLost;
@@ -195,15 +195,22 @@ impl Submitter {
         };
         let settled = out.settled.as_ref().map(|(to, note)| (*to, Note::from_reason(note)));
         let size_bytes = body.len();
+        let submission = body.id();
         let (sha256, head_sha256) = (body.sha256(), Sha256::digest(&out.head).into());
         crashpoint::reach("outbound.before_accept");
-        let (submitted, place) = match body.submit(out, now).await {
-            Ok(submitted) => submitted,
+        let Made { submitted, place, items } = match body.submit(out, now).await {
+            Ok(made) => made,
             Err(error) => return self.not_now(name, &error),
         };
         crashpoint::reach("outbound.after_accept");
         let open = settled.is_none();
         self.note(&name, submitted, refused, settled, size_bytes);
+        for (id, lane) in items {
+            tracing::info!(
+                event = "relay.ingress.accepted", item.id = %id, lane, submission.id = %submission,
+                session.id = %self.who.session, size_bytes, "accepted item {id} from a mailbox here"
+            );
+        }
         match submitted {
             Submitted::New(id) if open => {
                 let taken =
@@ -332,9 +339,17 @@ impl Submitter {
             let now = clock::wall();
             let settings = (!self.who.results).then(|| self.shared.settings());
             crashpoint::reach("outbound.before_told");
-            let written =
-                self.shared.spooler.call(move |spool| tell(spool, &told, settings.as_deref(), now)).await;
-            self.or_lost(written)?;
+            let written = self
+                .shared
+                .spooler
+                .call(move |spool| results::tell(spool, &told, settings.as_deref(), now))
+                .await;
+            for id in self.or_lost(written)? {
+                tracing::info!(
+                    event = "relay.outbound.told", submission.id = %id, lane = %self.who.key,
+                    session.id = %self.who.session, "gateway has the result"
+                );
+            }
             crashpoint::reach("outbound.after_told");
         }
         let mut words = self.repeats().await?;
@@ -519,37 +534,6 @@ impl From<RequestError> for Trouble {
 fn failed(stream: String, error: String) -> OutboundWord {
     let status = ResultStatus::Failed;
     OutboundWord::Result { stream, status, message_id: None, error: Some(error), result: None }
-}
-
-/// On the ledger's thread: the gateway has these. `legacy`: it said so by a pong.
-fn tell(
-    spool: &mut spool::Spool,
-    told: &[ItemId],
-    legacy: Option<&Settings>,
-    now: WallMs,
-) -> Result<(), RequestError> {
-    for id in told {
-        // A pong that came too late proves that the word was read, and not that anybody still waited for it.
-        if let Some(settings) = legacy
-            && let Some(ended) = results::ended(spool, *id)?
-            && ended.status == ResultStatus::Failed
-            && now >= settings.awaited_until(&ended.meta)
-        {
-            continue;
-        }
-        match spool.tell(*id, now) {
-            Ok(_) => {}
-            Err(RequestError::Spool(error)) => return Err(error.into()),
-            Err(
-                RequestError::UnknownItem(_)
-                | RequestError::UnknownMailbox(_)
-                | RequestError::NameTaken(_)
-                | RequestError::WrongState { .. }
-                | RequestError::NoSession,
-            ) => {}
-        }
-    }
-    Ok(())
 }
 
 /// A path as it is kept. One that needs clipping or has controls is refused, but goes into records and a report.
