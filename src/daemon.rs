@@ -282,12 +282,11 @@ pub async fn start(config: &Config, given: Given, stop: CancellationToken) -> Re
     let deliveries = outbound::deps(config, &smtp, &ledger.spooler, &switch, &standing, &metrics)?;
 
     let resolver = Resolver::new(config, &metrics);
-    let probe_every = Duration::from_secs(config.delivery.dns_probe_seconds);
-    tasks.spawn(Arc::clone(&resolver).run(deliveries.router.dns().clone(), probe_every, rest.clone()));
+    tasks.spawn(Arc::clone(&resolver).run(deliveries.router.dns().clone(), rest.clone()));
     let pulse = Pulse::new(Arc::clone(&tunnel), Arc::clone(&metrics));
     let senses = Senses {
         spooler: ledger.spooler.clone(),
-        resolver,
+        resolver: Arc::clone(&resolver),
         switch: Arc::clone(&switch),
         certificates: served.as_ref().map(|served| Arc::clone(&served.store)),
     };
@@ -330,8 +329,14 @@ pub async fn start(config: &Config, given: Given, stop: CancellationToken) -> Re
         jobs: Jobs::new(config.data_dir.clone(), rest.clone()),
     });
     let admin_router = api::router(Arc::clone(&admin));
-    let dashboard = edge::dashboard(config, http, guard.as_ref(), &admin_router, &metrics)?
-        .map(|dashboard| dashboard as Arc<dyn http::Pages>);
+    let pages = edge::dashboard(
+        config,
+        &listeners::addresses(&listeners.http),
+        guard.as_ref(),
+        &admin_router,
+        &metrics,
+    )?
+    .map(|pages| pages as Arc<dyn http::Pages>);
     let admin_door = guard.map(|guard| edge::admin_door(config, guard, &admin_router, &metrics));
     let acme = match &served {
         Some(served) => acme::prepare(config, &served.store, &metrics)?,
@@ -343,7 +348,7 @@ pub async fn start(config: &Config, given: Given, stop: CancellationToken) -> Re
     let sts = Arc::new(Current::new(records::sts_policy(config)));
     let extras = http::Extras {
         admin: admin_door.clone(),
-        pages: dashboard,
+        pages,
         about: Some(described),
         challenges,
         sts: Arc::clone(&sts),
@@ -403,6 +408,7 @@ pub async fn start(config: &Config, given: Given, stop: CancellationToken) -> Re
         about,
         sts,
         metrics: Arc::clone(&metrics),
+        resolver,
         secrets: Mutex::new(reload::hashes(config)),
     };
     let parts = Parts {

@@ -21,7 +21,7 @@ mod sessions;
 mod view;
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::Router;
 use axum::extract::{ConnectInfo, Request};
@@ -106,8 +106,12 @@ impl Dashboard {
         })
     }
 
-    fn sessions(&self) -> std::sync::MutexGuard<'_, Sessions> {
-        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The sessions that the present token opened.
+    fn sessions(&self) -> MutexGuard<'_, Sessions> {
+        let generation = self.guard.lock().unwrap_or_else(PoisonError::into_inner).generation();
+        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        sessions.belong_to(generation);
+        sessions
     }
 
     /// What a page needs to know; `visitor`: who is logged in.
@@ -133,11 +137,11 @@ impl Dashboard {
         }
         let client = client_of(&request, &self.settings.trusted_proxies);
         let is_post = request.method() == Method::POST;
-        match route {
-            Route::Asset(name) => return answer::asset(&self.assets, &name),
-            Route::Login if is_post => return self.log_in(request, client).await,
-            Route::Login => return self.login_page(&request),
-            _ => {}
+        if let Route::Asset(name) = &route {
+            return answer::asset(&self.assets, name);
+        }
+        if route == Route::Login {
+            return if is_post { self.log_in(request, client).await } else { self.login_page(&request) };
         }
         let refreshes = request.headers().contains_key(REFRESH) || route == Route::Live;
         let what = if refreshes { Use::Refresh } else { Use::Person };
@@ -148,9 +152,10 @@ impl Dashboard {
             return self.change(route, request, &visitor).await;
         }
         let query = request.uri().query().unwrap_or("").to_owned();
-        match route {
-            Route::Live => self.live(&visitor, &query).await,
-            route => self.show(route, &query, &visitor).await,
+        if route == Route::Live {
+            self.live(&visitor, &query).await
+        } else {
+            self.show(route, &query, &visitor).await
         }
     }
 }

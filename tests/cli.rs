@@ -36,6 +36,8 @@ fn help_is_useful_on_every_level() {
     let levels: &[&[&str]] = &[
         &[],
         &["serve"],
+        &["reload"],
+        &["restart"],
         &["check-config"],
         &["demo"],
         &["gateway"],
@@ -61,6 +63,9 @@ fn help_is_useful_on_every_level() {
         &["spool", "verify"],
         &["backup"],
         &["spool", "replay"],
+        &["spool", "follow"],
+        &["spool", "top"],
+        &["top"],
         &["spool", "hold"],
         &["spool", "cancel"],
         &["spool", "purge"],

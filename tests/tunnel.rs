@@ -300,7 +300,9 @@ async fn a_stopping_relay_says_when_to_come_back_and_finishes_what_is_in_flight(
     let mail = gateway.mail().await;
     relay.stop.cancel();
     let drain = gateway.said().await;
-    assert_eq!((&drain["type"], &drain["reconnectAfterMs"]), (&"drain".into(), &2000.into()));
+    assert_eq!(drain["type"], "drain");
+    let hint = drain["reconnectAfterMs"].as_u64().unwrap();
+    assert!((2000..=3000).contains(&hint), "{hint}: by chance a little later than asked for");
     let item = mail.start.item_id.unwrap();
     gateway.tell(&format!(r#"{{"type":"item_ack","itemId":"{item}","status":"stored"}}"#)).await;
     assert_eq!(gateway.closed().await, (1012, "relay_restarts".into()));

@@ -1,6 +1,7 @@
 //! What a relay tells those who watch it: metrics, readiness, the files for Prometheus and Grafana.
 
 mod files;
+mod log;
 mod metrics;
 mod ready;
 

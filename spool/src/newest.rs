@@ -56,7 +56,7 @@ struct Walk<'a> {
     limit: usize,
     found: Vec<ItemInfo>,
     looks: usize,
-    /// Entries in the wanted states that are left; `None`: nobody knows.
+    /// Entries in the wanted states and direction that are left; `None`: nobody knows.
     left: Option<u64>,
 }
 
@@ -64,8 +64,12 @@ impl Walk<'_> {
     /// Takes note of an entry that was looked at; `None`: its place is empty.
     fn looked_at(&mut self, entry: Option<&Entry>) {
         self.looks += 1;
-        let states = &self.filter.states;
-        if entry.is_some_and(|entry| states.is_empty() || states.contains(&entry.state)) {
+        let Filter { states, outbound, .. } = self.filter;
+        let is_counted = |entry: &Entry| {
+            (states.is_empty() || states.contains(&entry.state))
+                && outbound.is_none_or(|outbound| entry.outbound.is_some() == outbound)
+        };
+        if entry.is_some_and(is_counted) {
             self.left = self.left.map(|left| left.saturating_sub(1));
         }
     }
@@ -112,7 +116,7 @@ impl Spool {
         Ok((walk.found, next))
     }
 
-    /// How many entries in the wanted states there are, as the counters say; known only at the top.
+    /// How many entries in the wanted states and direction there are, as the counters say; known only at the top.
     fn left(&self, filter: &Filter, whence: &Whence) -> Result<Option<u64>, SpoolError> {
         let wanted = |items: &[u64; STATES]| -> u64 {
             let counted = State::ALL.iter().zip(items);
@@ -122,7 +126,15 @@ impl Spool {
                 .sum()
         };
         match whence {
-            Whence::Everywhere(None) => Ok(Some(wanted(&self.items))),
+            Whence::Everywhere(None) => {
+                let (all, out) = (wanted(&self.items), wanted(&self.submissions));
+                Ok(Some(match filter.outbound {
+                    None => all,
+                    Some(true) => out,
+                    Some(false) => all.saturating_sub(out),
+                }))
+            }
+            // A lane is an outbox or it is none: with another direction nothing of it counts, and its end is the end.
             Whence::Lanes(lanes) if lanes.iter().all(|page| page.seq.0 == u64::MAX) => {
                 let mut sum = 0;
                 for page in lanes {

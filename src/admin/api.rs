@@ -326,7 +326,7 @@ async fn verify_all(State(admin): Shared, headers: HeaderMap) -> Response {
     admin.jobs.answer(Kind::Verify, &headers, work).await
 }
 
-async fn make_backup(State(admin): Shared, headers: HeaderMap, body: Bytes) -> Response {
+async fn make_backup(State(admin): Shared, headers: HeaderMap, Posted(body): Posted) -> Response {
     let dir = match request::backup(&body) {
         Ok(dir) => dir,
         Err(error) => return problem(&error),

@@ -112,16 +112,12 @@ impl Reader {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::Map;
     use spool::ids::WallMs;
 
     use super::*;
 
     fn happening(fields: Value) -> Happening {
-        let fields = match fields {
-            Value::Object(fields) => fields,
-            _ => Map::new(),
-        };
+        let fields = fields.as_object().cloned().unwrap_or_default();
         Happening { name: "relay.item.acked".into(), level: "info", at: WallMs(5), fields }
     }
 

@@ -42,7 +42,7 @@ pub(crate) enum Verb {
         waystation dns check --egress mx.example.net:25 --json\n\n\
         Asks delivery.dns_servers, fetches MTA-STS policies over HTTPS, and connects to port 25 of two large\n\
         providers (or to the smarthost) to see whether mail can leave; it sends no mail.\n\
-        Exit codes: 0 nothing is missing or wrong, 1 something is.")]
+        Exit codes: 0 nothing is missing or wrong, 1 something is, 75 nothing could be learned.")]
     Check(check::Args),
 }
 

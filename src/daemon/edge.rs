@@ -63,21 +63,6 @@ fn guard(config: &Config, token: Token) -> SharedGuard {
     Arc::new(Mutex::new(Guard::new(token, &hosts, deny_window(config))))
 }
 
-/// The token for the admin API over HTTP, if there is to be one.
-pub(super) fn admin_token(config: &Config) -> Result<Option<Token>, StartError> {
-    let Some(file) = &config.admin_http_token_file else { return Ok(None) };
-    let text = secrets::read_text(file)
-        .map_err(|error| StartError::Secret { key: "admin.http_token_file", error })?;
-    Token::from_text(&text)
-        .map(Some)
-        .map_err(|error| StartError::WeakToken { file: file.display().to_string(), error })
-}
-
-/// How long wrong tokens are remembered, when limits hold.
-pub(super) fn deny_window(config: &Config) -> Option<Duration> {
-    config.limits.enabled.then(|| Duration::from_secs(config.limits.deny_window_seconds))
-}
-
 /// The file with the token of a dashboard for which none is configured.
 pub(super) fn dashboard_token_file(config: &Config) -> PathBuf {
     config.data_dir.join(DASHBOARD_TOKEN)
@@ -89,14 +74,14 @@ pub(super) fn dashboard_token_file(config: &Config) -> PathBuf {
 /// * `http` – where HTTP listens.
 pub(super) fn dashboard(
     config: &Config,
-    http: SocketAddr,
+    http: &[SocketAddr],
     configured: Option<&SharedGuard>,
     admin: &Router,
     metrics: &Arc<Metrics>,
 ) -> Result<Option<Arc<Dashboard>>, StartError> {
     let (guard, access) = match configured {
         Some(guard) => (Arc::clone(guard), Access::Configured),
-        None if http.ip().is_loopback() => {
+        None if http.iter().any(|address| address.ip().is_loopback()) => {
             let file = dashboard_token_file(config);
             let shown = std::path::absolute(&file).unwrap_or_else(|_| file.clone()).display().to_string();
             (guard(config, own_token(&file)?), Access::Local { file: shown })
@@ -125,6 +110,21 @@ fn own_token(file: &Path) -> Result<Token, StartError> {
     let text = secrets::read_text(file).map_err(failed)?;
     Token::from_text(&text)
         .map_err(|error| StartError::DashboardToken { file: file.display().to_string(), error })
+}
+
+/// The token for the admin API over HTTP, if there is to be one.
+pub(super) fn admin_token(config: &Config) -> Result<Option<Token>, StartError> {
+    let Some(file) = &config.admin_http_token_file else { return Ok(None) };
+    let text = secrets::read_text(file)
+        .map_err(|error| StartError::Secret { key: "admin.http_token_file", error })?;
+    Token::from_text(&text)
+        .map(Some)
+        .map_err(|error| StartError::WeakToken { file: file.display().to_string(), error })
+}
+
+/// How long wrong tokens are remembered, when limits hold.
+pub(super) fn deny_window(config: &Config) -> Option<Duration> {
+    config.limits.enabled.then(|| Duration::from_secs(config.limits.deny_window_seconds))
 }
 
 /// The admin API behind that guard.

@@ -25,7 +25,7 @@ use crate::observe::Metrics;
 use crate::spooler::Spooler;
 
 /// Longest data directory path that still leaves room for a Unix socket's name (108 bytes with its end).
-const SOCKET_PATH_MAX: usize = 107;
+pub const SOCKET_PATH_MAX: usize = 107;
 
 /// How long the process after a hand-over waits for the directory.
 pub(super) const HANDED_OVER: Duration = Duration::from_secs(10);
@@ -314,7 +314,7 @@ impl Observer for Told {
             tracing::info!(
                 event = "relay.spool.segment_removed",
                 segment = number,
-                "journal segment removed"
+                "journal segment {number} removed: nothing needs it any more"
             );
         }
     }

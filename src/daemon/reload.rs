@@ -11,7 +11,9 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use sha2::{Digest as _, Sha256};
+use spool::error::SpoolError;
 
+use super::resolver::Resolver;
 use super::{
     StartError, abuse, custody, edge, intake_settings, ledger, outbound, records, submission_settings, tls,
     tunnel_settings, verify,
@@ -54,6 +56,7 @@ pub struct Reloader {
     pub(super) about: Arc<custody::About>,
     pub(super) sts: Arc<Current<Option<StsPolicy>>>,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) resolver: Arc<Resolver>,
     pub(super) secrets: Mutex<Secrets>,
 }
 
@@ -91,9 +94,12 @@ impl Reloader {
     /// # Errors
     /// [`StartError`]; nothing has changed.
     pub async fn prepare(&self, config: Config) -> Result<Prepared, StartError> {
-        // Keys may lie on a slow disk; RSA takes its time. A panic in there is a bug and ends the process at the start, too.
+        // Keys may lie on a slow disk, and RSA takes its time.
         let read = tokio::task::spawn_blocking(move || read(&config).map(|read| (config, read))).await;
-        let (config, read) = read.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
+        let (config, read) = read.unwrap_or_else(|_| {
+            let dir = std::path::PathBuf::new();
+            Err(ledger::LedgerError::Spool { dir, error: SpoolError::Closed }.into())
+        })?;
         let before = self.secrets.lock().unwrap_or_else(PoisonError::into_inner);
         let differs = |(key, hash): (&&'static str, &[u8; 32])| {
             before.get(*key).is_some_and(|known| known != hash).then_some(*key)
@@ -116,6 +122,8 @@ impl Reloader {
         self.plan.set(Plan { settings: outbound::settings(&config), router, signer });
         self.admin.terms.set(super::terms(&config));
         self.about.follow(&config);
+        self.resolver.follow(&config);
+        self.metrics.set_min_free(config.spool.min_free_bytes);
         self.sts.set(records::sts_policy(&config));
         self.admin.records.follow(site, looking).await;
         if let (Some(door), Some(token)) = (&self.door, token) {

@@ -45,7 +45,10 @@ impl Known {
 
 /// All of them.
 #[derive(Debug, Default)]
-pub(super) struct Sessions(HashMap<[u8; 32], Known>);
+pub(super) struct Sessions {
+    known: HashMap<[u8; 32], Known>,
+    generation: u64,
+}
 
 /// What a lookup counts as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,23 +60,32 @@ pub(super) enum Use {
 }
 
 impl Sessions {
+    /// Ends all of them when the token is another one than before.
+    ///
+    /// * `generation` – grows with the token.
+    pub(super) fn belong_to(&mut self, generation: u64) {
+        if std::mem::replace(&mut self.generation, generation) != generation {
+            self.known.clear();
+        }
+    }
+
     /// A new one; answers the text for the cookie.
     pub(super) fn begin(&mut self, name: Random, form_token: Random, now: Instant) -> String {
-        self.0.retain(|_, known| known.lives(now));
-        if self.0.len() >= SESSIONS_MAX
-            && let Some(oldest) = self.0.iter().min_by_key(|(_, known)| known.used).map(|(key, _)| *key)
+        self.known.retain(|_, known| known.lives(now));
+        if self.known.len() >= SESSIONS_MAX
+            && let Some(oldest) = self.known.iter().min_by_key(|(_, known)| known.used).map(|(key, _)| *key)
         {
-            self.0.remove(&oldest);
+            self.known.remove(&oldest);
         }
         let cookie = BASE64URL_NOPAD.encode(&name);
         let known = Known { form_token: BASE64URL_NOPAD.encode(&form_token), since: now, used: now };
-        self.0.insert(key(&cookie), known);
+        self.known.insert(key(&cookie), known);
         cookie
     }
 
     /// The session of a cookie, if it lives.
     pub(super) fn find(&mut self, cookie: &str, what: Use, now: Instant) -> Option<Session> {
-        let known = self.0.get_mut(&key(cookie)).filter(|known| known.lives(now))?;
+        let known = self.known.get_mut(&key(cookie)).filter(|known| known.lives(now))?;
         if what == Use::Person {
             known.used = now;
         }
@@ -82,7 +94,7 @@ impl Sessions {
 
     /// Ends one.
     pub(super) fn end(&mut self, cookie: &str) {
-        self.0.remove(&key(cookie));
+        self.known.remove(&key(cookie));
     }
 }
 
@@ -128,9 +140,19 @@ mod tests {
             (0..SESSIONS_MAX).map(|n| sessions.begin([n as u8; 32], [0; 32], at(n))).collect();
         assert!(sessions.find(&cookies[0], Use::Person, at(100)).is_some());
         sessions.begin([200; 32], [0; 32], at(101));
-        assert_eq!(sessions.0.len(), SESSIONS_MAX);
+        assert_eq!(sessions.known.len(), SESSIONS_MAX);
         assert!(sessions.find(&cookies[0], Use::Person, at(102)).is_some());
         assert!(sessions.find(&cookies[1], Use::Person, at(102)).is_none());
+    }
+
+    #[test]
+    fn another_token_ends_what_the_one_before_opened() {
+        let (mut sessions, now) = (Sessions::default(), start());
+        let cookie = sessions.begin([1; 32], [2; 32], now);
+        sessions.belong_to(0);
+        assert!(sessions.find(&cookie, Use::Person, now).is_some());
+        sessions.belong_to(1);
+        assert!(sessions.find(&cookie, Use::Person, now).is_none());
     }
 
     #[test]

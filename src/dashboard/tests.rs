@@ -150,6 +150,25 @@ async fn the_right_token_makes_a_session_and_wrong_ones_are_few() {
 }
 
 #[tokio::test]
+async fn a_new_token_ends_the_sessions_of_the_old_one() {
+    let dashboard = dashboard(Access::Configured);
+    let (cookie, _) = come_in(&dashboard).await;
+    let replace = |text: &str| {
+        let mut guard = dashboard.guard.lock().unwrap();
+        guard.replace(Token::from_text(text).unwrap(), None);
+    };
+    replace(TOKEN);
+    assert_eq!(
+        ask(&dashboard, "GET", "/items", &[("cookie", &cookie)], "").await.status,
+        200,
+        "the same one"
+    );
+    replace("another0pQ9zWv7Lr2TnYb5Ud8Sg1Hf4Ma6cE");
+    assert_eq!(ask(&dashboard, "GET", "/items", &[("cookie", &cookie)], "").await.status, 303);
+    assert_eq!(ask(&dashboard, "POST", "/login", &[FORM], &format!("token={TOKEN}")).await.status, 403);
+}
+
+#[tokio::test]
 async fn the_cookie_is_secure_when_the_browser_came_by_https() {
     let dashboard = dashboard(Access::Configured);
     let body = format!("token={TOKEN}");

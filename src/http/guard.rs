@@ -99,6 +99,7 @@ pub type SharedGuard = Arc<Mutex<Guard>>;
 #[derive(Debug)]
 pub struct Guard {
     token: Token,
+    generation: u64,
     hosts: Vec<String>,
     /// `None`: guesses are not counted.
     deny_window: Option<Duration>,
@@ -135,13 +136,29 @@ impl Guard {
     #[must_use]
     pub fn new(token: Token, hosts: &[String], deny_window: Option<Duration>) -> Self {
         let hosts = hosts.iter().map(|host| host.to_ascii_lowercase()).collect();
-        Self { token, hosts, deny_window, failures: HashMap::new(), crowd: Failures::default() }
+        Self {
+            token,
+            generation: 0,
+            hosts,
+            deny_window,
+            failures: HashMap::new(),
+            crowd: Failures::default(),
+        }
     }
 
     /// Another token from now on; who guessed wrong stays known.
     pub fn replace(&mut self, token: Token, deny_window: Option<Duration>) {
+        if !bool::from(self.token.0.ct_eq(&token.0)) {
+            self.generation += 1;
+        }
         self.token = token;
         self.deny_window = deny_window;
+    }
+
+    /// Grows when there is another token: what the one before opened is closed then.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation
     }
 
     /// Judges the head of a request.

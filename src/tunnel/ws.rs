@@ -295,12 +295,12 @@ impl Tunnel {
         self.metrics.auth(AuthOutcome::Accepted);
         tracing::info!(
             event = "relay.ws.auth.accepted", session.id = %id, lane = %key,
-            session_role = proof.role.word(), remote_address = %client, tunnel = tunnel_number(session.dialect()),
+            session_role = proof.role.word(), client.ip = %client, tunnel = tunnel_number(session.dialect()),
             replaced = replaced.map(|id| id.to_string()), "gateway logged in"
         );
         let span = tracing::debug_span!(
             "tunnel.session", session.id = %id, lane = %key, session_role = proof.role.word(),
-            tunnel = tunnel_number(session.dialect()), remote_address = %client,
+            tunnel = tunnel_number(session.dialect()), client.ip = %client,
         );
         Pump {
             tunnel: &self,
@@ -354,14 +354,14 @@ impl Tunnel {
             if !matches!(step, Step::Refuse(_)) || self.lines.allows(&self.metrics.abuse, clock::monotonic())
             {
                 tracing::info!(
-                    event = "relay.ws.auth.attempted", session.id = %id, remote_address = %client,
+                    event = "relay.ws.auth.attempted", session.id = %id, client.ip = %client,
                     lane = named.lane, session_role = named.role, "login message"
                 );
             }
             match step {
                 Step::Say(challenge) => {
                     tracing::info!(
-                        event = "relay.ws.auth.challenged", session.id = %id, remote_address = %client,
+                        event = "relay.ws.auth.challenged", session.id = %id, client.ip = %client,
                         lane = named.lane, session_role = named.role, "challenge issued"
                     );
                     wire.send(Outgoing::Text(challenge.to_text()));
@@ -454,7 +454,7 @@ impl Tunnel {
         });
         if self.lines.allows(&self.metrics.abuse, clock::monotonic()) {
             tracing::info!(
-                event = "relay.ws.auth.rejected", session.id = %id, remote_address = %client,
+                event = "relay.ws.auth.rejected", session.id = %id, client.ip = %client,
                 lane = named.lane, session_role = named.role, code = code.word(), "login refused"
             );
         }

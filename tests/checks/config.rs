@@ -39,7 +39,7 @@ fn files_that_cannot_be_used_are_named_with_their_key_and_advice() {
     let file = dir.path().join("relay.toml");
     let write = |cert: &str, key: &str, rsa: &str, token: &str, attestation: &str| {
         let text = format!(
-            "hostname = \"mx.our.example\"\ndomains = [\"our.example\"]\ndata_dir = \"{}\"\n[smtp]\nlisten = [\"[::]:25\"]\n\
+            "hostname = \"mx.our.example\"\ndomains = [\"our.example\"]\ndata_dir = \"{}\"\n[smtp]\nlisten = [\"0.0.0.0:25\"]\n\
              [tls]\ncert_file = \"{}\"\nkey_file = \"{}\"\n[admin]\nhttp_token_file = \"{}\"\n\
              [attestation]\nkey_file = \"{}\"\n[dkim]\nenabled = true\nrsa_key_file = \"{}\"\n",
             at("data"),

@@ -118,6 +118,19 @@ async fn a_name_server_that_fails_makes_records_unknown_and_not_wrong() {
     }
     let (code, out, _) = check(&config, &["--no-egress", "--json"]).await;
     assert_eq!(code, 0, "{out}");
+    let whole = Dns::start().await;
+    let dead = whole.address();
+    drop(whole);
+    let config = config.replace("relay.toml", "dead.toml");
+    let text = std::fs::read_to_string(dir.path().join("relay.toml")).expect("configuration");
+    private(
+        Path::new(&config),
+        &format!(
+            "{}[dkim]\nenabled = true\nrsa_key_file = \"none\"\n",
+            text.replace(&dns.address().to_string(), &dead.to_string())
+        ),
+    );
+    assert_eq!(check(&config, &["--no-egress"]).await.0, 75, "nobody answered, so nothing is known");
     for kind in ["MX", "A", "PTR"] {
         assert_eq!(of(&lines(&out), "type", kind)["status"], "unknown", "{kind}");
     }

@@ -4,8 +4,9 @@
 //! without script, and axe-core on each page. Pictures of it go to `target/dashboard/`.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -17,7 +18,7 @@ use crate::layering::root;
 use crate::support::dns::Dns;
 use crate::support::home::Home;
 use crate::support::post;
-use crate::support::process::{RelayProcess, run_text, waystation};
+use crate::support::process::{run_text, waystation};
 use crate::support::sink::{Act, Script, Sink};
 use crate::support::until;
 
@@ -46,9 +47,51 @@ fn missing() -> Option<String> {
     absent.map(|name| format!("npm {name} is not installed in target/peers"))
 }
 
+/// A relay whose log goes to a file: it says more than a pipe holds.
+struct Relay {
+    child: Child,
+    http: SocketAddr,
+    smtp: SocketAddr,
+}
+
+impl Relay {
+    async fn start(dir: &Path, env: &[(&str, &str)]) -> Self {
+        let log = dir.join("log");
+        let child = waystation()
+            .args(["serve", "--data-dir"])
+            .arg(dir.join("data"))
+            .envs(env.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(fs::File::create(&log).expect("log"))
+            .spawn()
+            .expect("the binary starts");
+        let mut started = Value::Null;
+        until("the relay has started", || {
+            let text = fs::read_to_string(&log).unwrap_or_default();
+            let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+            started = lines.into_iter().find(|event| event["event"] == "relay.started").unwrap_or_default();
+            !started.is_null()
+        })
+        .await;
+        let address = |name: &str| {
+            let text = started[name].as_str().expect("an address").trim_matches(['[', ']']);
+            text.parse().expect("an address")
+        };
+        Self { http: address("http"), smtp: address("smtp"), child }
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 /// The relay and everything around it.
 struct Scene {
-    relay: RelayProcess,
+    relay: Relay,
     dir: tempfile::TempDir,
     token: String,
     home: Home,
@@ -82,9 +125,14 @@ impl Scene {
         assert_eq!(run_text(&["keys", "token", "--file", token_text]).0, 0);
         let token = fs::read_to_string(&token_file).expect("token").trim().to_owned();
         let (name_server, port) = (dns.address().to_string(), sink.port().to_string());
-        let relay = RelayProcess::start_with(
-            &data,
+        let relay = Relay::start(
+            dir.path(),
             &[
+                ("WAYSTATION_HTTP__LISTEN", "127.0.0.1:0"),
+                ("WAYSTATION_SMTP__LISTEN", "127.0.0.1:0"),
+                ("WAYSTATION_LOG__FORMAT", "json"),
+                ("WAYSTATION_SPOOL__MIN_FREE_BYTES", "0"),
+                ("WAYSTATION_VERIFY__ENABLED", "false"),
                 ("WAYSTATION_ADMIN__HTTP_TOKEN_FILE", token_text),
                 ("WAYSTATION_HOSTNAME", "mx.our.test"),
                 ("WAYSTATION_DOMAINS", "our.test"),
@@ -96,8 +144,10 @@ impl Scene {
                 ("WAYSTATION_DELIVERY__RETRY_SCHEDULE_SECONDS", "1,600"),
                 ("WAYSTATION_DELIVERY__GREYLIST_WAIT_SECONDS", "1"),
             ],
-        );
-        let home = Home::new(&format!("ws://{}/ws", relay.http));
+        )
+        .await;
+        let maildir = "relay_name = \"mx.our.test\"\n[maildir]\npath = \"Maildir\"\n";
+        let home = Home::with(&format!("ws://{}/ws", relay.http), maildir);
         let running = home.start(None);
         let mut scene = Self {
             relay,
@@ -149,9 +199,9 @@ impl Scene {
             let sent = self.home.send(&[to], "Subject: An offer\n\nFive barrels.\n");
             assert!(sent.status.success(), "{}", String::from_utf8_lossy(&sent.stderr));
             let mut found = Value::Null;
-            until("it was tried", || {
+            until(&format!("mail to {to} is {state}"), || {
                 found = self
-                    .cli(&["spool", "ls", "--direction", "out", "--to", to])
+                    .cli(&["spool", "ls", "--newest", "--direction", "out", "--to", to])
                     .into_iter()
                     .next()
                     .unwrap_or_default();
@@ -168,7 +218,7 @@ impl Scene {
 }
 
 /// How long the answer to a request takes.
-fn timed(relay: &RelayProcess, path: &str, cookie: &str) -> (Duration, usize) {
+fn timed(relay: &Relay, path: &str, cookie: &str) -> (Duration, usize) {
     let begun: Instant = clock::monotonic();
     let answer = ask(relay.http, &format!("GET {path}"), &[HOST, cookie], "");
     assert_eq!(answer.status, 200, "{path}: {}", answer.head);

@@ -140,7 +140,7 @@ await step("the overview says how it is, with six pictures of the last hour", as
   assert.equal(await page.locator("figure.chart svg[role=img]").count(), 6);
   assert.match(await page.locator("#chart-in svg").getAttribute("aria-label"), /Last hour: [1-9]/);
   assert.match(await page.locator("#chart-out").textContent(), /1 sent/);
-  assert.match(await page.locator("#tiles").textContent(), /Gateways connected1of 201 lanes/);
+  assert.match(await page.locator("#tiles").textContent(), /Gateways connected1of 20\d lanes/);
   await picture(page, "overview-light", { fullPage: true });
 });
 

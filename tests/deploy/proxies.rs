@@ -130,7 +130,7 @@ async fn is_a_good_door(world: &World) {
     until("the login is logged", || world.relay.event("relay.ws.auth.attempted", "lane", &key).is_some())
         .await;
     let event = world.relay.event("relay.ws.auth.attempted", "lane", &key).expect("logged");
-    assert_eq!(event["remote_address"], CLIENT);
+    assert_eq!(event["client.ip"], CLIENT);
 
     // What is for the operator alone stays inside; what is for everybody is there.
     for (target, status) in [

@@ -20,6 +20,8 @@ async fn the_document_is_valid_and_every_answer_is_as_it_says() {
     };
     let Some(python) = python("json") else { return };
     let dir = tempfile::tempdir().expect("directory");
+    let beside = tempfile::tempdir().expect("directory");
+    let copy = beside.path().join("copy");
     // Nobody listens at the smarthost, so that what goes there is tried and waits.
     let relay = RelayProcess::start_with(
         dir.path(),
@@ -74,6 +76,8 @@ async fn the_document_is_valid_and_every_answer_is_as_it_says() {
         ("retry", &submission, 409),
         ("release", &submission, 200),
         ("cancel", &submission, 200),
+        ("replay", &item, 200),
+        ("replay", &submission, 400),
         ("purge", &item, 200),
         ("resend", &submission, 400),
     ] {
@@ -110,6 +114,9 @@ async fn the_document_is_valid_and_every_answer_is_as_it_says() {
         ("/admin/delivery/resume", json!({}), 409),
         ("/admin/attestation/rotate", json!({}), 200),
         ("/admin/spool/verify", json!({}), 200),
+        ("/admin/backup", json!({ "dir": copy }), 200),
+        ("/admin/backup", json!({ "dir": "here" }), 400),
+        ("/admin/reload", json!({}), 200),
     ] {
         assert_eq!(judge("post", path, path, &body), status, "{path}");
     }

@@ -55,7 +55,7 @@ async fn hand_overs_under_load_refuse_nobody_lose_nothing_and_make_nothing_twice
     let running = place.start().await;
     let home = Home::with(
         &format!("ws://{}/ws", place.http()),
-        &format!("mail_domain = \"{OUR}\"\n[maildir]\npath = \"Maildir\"\n"),
+        &format!("mail_domain = \"{OUR}\"\nrelay_name = \"relay.{OUR}\"\n[maildir]\npath = \"Maildir\"\n"),
     );
     let key = keyfile::load(&home.path().join("passport.key")).expect("key").key_text();
     let gateway = home.start(None);
@@ -155,6 +155,58 @@ async fn gateways_are_served_while_a_sender_finishes_and_idle_ones_are_sent_away
     until("the rest came", || log.mails().len() == 3).await;
     drop(again);
     running.stop().await;
+}
+
+#[tokio::test]
+async fn a_stop_keeps_the_order_and_refuses_newcomers() {
+    let place = Place::new();
+    let mut running = place.start().await;
+    let (key, log) = (gateway_key(1), Log::default());
+    let gateway = Line::open(place.http(), &key, Manner::Two, &log).await.expect("logged in");
+    let home = key.key_text().address(OUR);
+    let (mut busy, _) = Sender::greeted(place.smtp());
+    assert!(busy.rcpt(&home).starts_with("250 "));
+    assert!(busy.say("DATA").starts_with("354 "));
+    let (mut open, _) = Sender::greeted(place.smtp());
+    assert!(open.rcpt(&home).starts_with("250 "));
+    running.signal("TERM");
+    until("newcomers are refused", || std::net::TcpStream::connect(place.smtp()).is_err()).await;
+    // A transaction that was open may become a message; the gateway gets it, in the same session.
+    assert!(open.say("DATA").starts_with("354 "));
+    assert!(open.say("Subject: open\r\n\r\n.").starts_with("250 2.0.0"));
+    until("the gateway has it", || log.mails().len() == 1).await;
+    assert!(gateway.is_open() && log.told().iter().all(|told| told.value["type"] != "drain"));
+    assert!(busy.say("Subject: busy\r\n\r\n.").starts_with("250 2.0.0"));
+    until("the session was closed", || !log.closed().is_empty()).await;
+    let drain = log.told().into_iter().find(|told| told.value["type"] == "drain").expect("a drain");
+    let hint = drain.value["reconnectAfterMs"].as_u64().expect("a hint");
+    assert!((2000..=3000).contains(&hint), "{hint}");
+    until("the relay has ended", || running.has_ended().is_some()).await;
+    assert!(!place.data().join("admin.sock").exists(), "a tidy directory");
+}
+
+#[tokio::test]
+async fn a_stop_in_the_middle_of_a_hand_over_is_a_stop() {
+    let place = Place::new();
+    let mut running = place.start().await;
+    let (key, log) = (gateway_key(1), Log::default());
+    drop(Line::open(place.http(), &key, Manner::Two, &log).await.expect("registered"));
+    let (mut busy, _) = Sender::greeted(place.smtp());
+    assert!(busy.rcpt(&key.key_text().address(OUR)).starts_with("250 "));
+    assert!(busy.say("DATA").starts_with("354 "));
+    running.signal("USR2");
+    place.event("relay.handover.draining", 1).await;
+    running.signal("TERM");
+    // Neither order is lost: the message is finished, and then nobody comes after.
+    assert!(busy.say("Subject: busy\r\n\r\n.").starts_with("250 2.0.0"));
+    let mut status = None;
+    until("the relay has ended", || {
+        status = running.has_ended();
+        status.is_some()
+    })
+    .await;
+    assert!(status.is_some_and(|status| status.success()), "{status:?}");
+    assert_eq!(place.events("relay.started").len(), 1);
 }
 
 #[tokio::test]

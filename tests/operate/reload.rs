@@ -1,6 +1,7 @@
 //! Reload: each class of keys changes on a running relay, a mistake changes nothing, and nobody is sent away.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 
 use serde_json::Value;
 use waystation::config::{Effect, effect, reload_table};
@@ -242,6 +243,42 @@ async fn deliveries_sign_and_give_up_by_the_new_settings() {
     };
     assert_eq!((selector(&first), selector(&second)), ("one".to_owned(), "two".to_owned()));
     assert!(gateway.is_open());
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn another_certificate_is_shown_from_the_next_handshake_on() {
+    let place = Place::new();
+    let make = |name: &str| {
+        let key = rcgen::KeyPair::generate().expect("key");
+        let params = rcgen::CertificateParams::new(vec![name.to_owned()]).expect("parameters");
+        let files = ["crt", "pem"].map(|kind| place.path().join(format!("{name}.{kind}")));
+        fs::write(&files[0], params.self_signed(&key).expect("certificate").pem()).expect("written");
+        fs::write(&files[1], key.serialize_pem()).expect("written");
+        fs::set_permissions(&files[1], fs::Permissions::from_mode(0o600)).expect("permissions");
+        format!("[tls]\ncert_file = \"{}\"\nkey_file = \"{}\"\n", files[0].display(), files[1].display())
+    };
+    let (one, two) = (make("one.our.test"), make("two.our.test"));
+    place.configure(&one);
+    let running = place.start().await;
+    assert_eq!(place.event("relay.tls.loaded", 1).await["names"], "one.our.test");
+    // A chain of one and a key of the other: nothing changes.
+    let mixed = format!(
+        "{}{}",
+        one.split_inclusive('\n').take(2).collect::<String>(),
+        two.lines().nth(2).expect("key_file")
+    );
+    place.configure(&mixed);
+    running.signal("HUP");
+    place.event("relay.config.reload_failed", 1).await;
+    place.configure(&two);
+    assert_eq!(changed(&hup(&place, &running).await), ["tls.cert_file", "tls.key_file"]);
+    assert_eq!(place.event("relay.tls.loaded", 2).await["names"], "two.our.test");
+    // Without any, TLS would have to be switched off: that is no live change.
+    place.configure("");
+    let nth = place.events("relay.config.needs_restart").len() + 1;
+    assert!(changed(&hup(&place, &running).await).is_empty());
+    assert_eq!(place.event("relay.config.needs_restart", nth).await["keys"], "tls.cert_file, tls.key_file");
     running.stop().await;
 }
 

@@ -198,6 +198,11 @@ fn a_selection_that_matches_nothing_is_looked_for_in_bounded_steps() {
     assert!(world.index.all() <= 2 * LOOKS_MAX + BUCKETS_PER_SCAN, "{}", world.index.all());
     assert_eq!(world.walk(&held, Whence::Everywhere(None), 50), [id(3)]);
 
+    let out = Filter { outbound: Some(true), ..Filter::default() };
+    world.index.reset();
+    assert_eq!(world.spool.newest(&out, &Whence::Everywhere(None), 50).unwrap(), (vec![], None));
+    assert_eq!(world.index.all(), 0, "no submission, nothing to look for");
+
     let none = Filter { states: vec![State::Expired], ..Filter::default() };
     world.index.reset();
     assert_eq!(world.spool.newest(&none, &Whence::Everywhere(None), 50).unwrap(), (vec![], None));

@@ -76,7 +76,6 @@ pub fn all() -> Vec<Route> {
         post_to("/admin/spool/replay", make),
         look("/admin/spool/stats", stats),
         post_to("/admin/spool/verify", verify_all),
-        post_to("/admin/backup", make_backup),
     ]
 }
 

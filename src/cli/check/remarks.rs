@@ -7,15 +7,13 @@ use std::path::Path;
 
 use super::sense;
 use crate::config::{Config, Tls};
+use crate::daemon::ledger::SOCKET_PATH_MAX;
 use crate::daemon::records::dkim_keys;
 use crate::http::guard::Token;
 use crate::identity::keyfile;
 use crate::records::machine;
 use crate::secrets;
 use crate::tls::files::{Files, FilesError};
-
-/// Longest path of a Unix socket, bytes.
-const SOCKET_PATH_MAX: usize = 107;
 
 /// How much a remark weighs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -38,10 +38,10 @@ fn conflicts(config: &Config) -> Vec<Remark> {
     for (n, (key, address)) in all.iter().enumerate() {
         for (other_key, other) in &all[..n] {
             let wide = |one: &SocketAddr| one.ip().is_unspecified();
-            // [::] takes IPv4, too, where the system has not been told otherwise.
-            let families = address.is_ipv4() == other.is_ipv4() || wide(address) || wide(other);
+            // [::] takes IPv6 only.
             let clash = address.port() == other.port()
-                && (address.ip() == other.ip() || (families && (wide(address) || wide(other))));
+                && address.is_ipv4() == other.is_ipv4()
+                && (address.ip() == other.ip() || wide(address) || wide(other));
             if clash {
                 let problem = if address == other {
                     format!("{address} is listened on twice ({other_key})")
@@ -97,8 +97,13 @@ fn reach(config: &Config) -> Vec<Remark> {
         remarks.push(Remark::doubtful(
             "smtp.listen",
             problem,
-            "write [\"[::]:25\"], or let systemd open port 25",
+            "write [\"0.0.0.0:25\", \"[::]:25\"], or let systemd open port 25",
         ));
+    }
+    let v6_only = config.smtp.listen.iter().all(SocketAddr::is_ipv6);
+    if config.smtp.enabled && public_name && v6_only && !loopback {
+        let problem = "IPv6 only: most senders have none, or prefer IPv4";
+        remarks.push(Remark::doubtful("smtp.listen", problem, "add \"0.0.0.0:25\""));
     }
     if !config.smtp.enabled {
         remarks.push(Remark::doubtful(
@@ -289,7 +294,7 @@ mod tests {
     fn the_defaults_and_a_usual_relay_need_no_remark() {
         assert_eq!(remarks(""), []);
         let usual = "hostname = \"mx.our.example\"\ndomains = [\"our.example\"]\npostmaster = \"me@our.example\"\n\
-                     [smtp]\nlisten = [\"[::]:25\"]\n[http]\nlisten = \"127.0.0.1:8080\"\n\
+                     [smtp]\nlisten = [\"0.0.0.0:25\", \"[::]:25\"]\n[http]\nlisten = \"127.0.0.1:8080\"\n\
                      [delivery]\nsource_addresses = [\"9.9.9.25\"]\n";
         assert_eq!(remarks(usual), []);
     }
@@ -311,7 +316,7 @@ mod tests {
             Wrong,
             "in the way",
         );
-        expect(&listen("[\"0.0.0.0:25\", \"[::]:25\"]", "127.0.0.1:80"), "smtp.listen", Wrong, "in the way");
+        expect(&listen("[\"[::1]:25\", \"[::]:25\"]", "127.0.0.1:80"), "smtp.listen", Wrong, "in the way");
         expect(&listen("[\"127.0.0.1:80\"]", "127.0.0.1:80"), "smtp.listen", Wrong, "http.listen");
         expect(
             &listen("[\"9.9.9.26:25\"]", "127.0.0.1:80"),
@@ -319,6 +324,7 @@ mod tests {
             Doubtful,
             "no address of this machine",
         );
+        assert_eq!(remarks(&listen("[\"0.0.0.0:25\", \"[::]:25\"]", "127.0.0.1:80")), []);
         let apart = listen("[\"127.0.0.1:25\", \"[::1]:25\", \"127.0.0.2:25\"]", "127.0.0.1:80");
         assert_eq!(remarks(&apart), []);
         assert_eq!(
@@ -333,6 +339,7 @@ mod tests {
         use Weight::{Doubtful, Wrong};
         let named = "hostname = \"mx.our.example\"\ndomains = [\"our.example\"]\n";
         expect(named, "smtp.listen", Doubtful, "only this machine");
+        expect(&format!("{named}[smtp]\nlisten = [\"[::]:25\"]\n"), "smtp.listen", Doubtful, "IPv6 only");
         expect("domains = [\"our.example\"]", "hostname", Doubtful, "localhost");
         expect("postmaster = \"a@else.example\"", "postmaster", Doubtful, "not at one of");
         expect("postmaster = \"a b@x\"", "postmaster", Wrong, "a b@x");

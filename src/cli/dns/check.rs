@@ -89,7 +89,13 @@ pub(super) fn run(global: &Global, args: &Args) -> anyhow::Result<Exit> {
             eprintln!("note: {note}");
         }
     }
-    Ok(if is_fine(&verdicts) { Exit::Done } else { Exit::Failed })
+    let learned = verdicts.iter().any(|verdict| matches!(verdict.status, Status::Ok | Status::Risky));
+    let silent = verdicts.iter().any(|verdict| verdict.status == Status::Unknown) && !learned;
+    Ok(match (is_fine(&verdicts), silent) {
+        (false, _) => Exit::Failed,
+        (true, true) => Exit::Later,
+        (true, false) => Exit::Done,
+    })
 }
 
 /// Asks everything.

@@ -1,6 +1,6 @@
 //! What one check found, and how a list of findings is printed.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use serde_json::json;
 
@@ -93,9 +93,12 @@ fn text(findings: &[Finding], sheet: Sheet) -> String {
     text
 }
 
+/// A place, and what the checks there found.
+type Note = (usize, Vec<Finding>);
+
 /// Findings of checks that run beside one another, in the order of their places.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Board(Arc<Mutex<Vec<(usize, Vec<Finding>)>>>);
+#[derive(Debug, Default)]
+pub(crate) struct Board(Mutex<Vec<Note>>);
 
 impl Board {
     /// Adds what the checks of a place found.

@@ -50,13 +50,15 @@ pub(super) fn run(global: &Global, args: &Args) -> anyhow::Result<Exit> {
             make_private(dir).with_context(|| format!("cannot make {}", dir.display()))?;
         }
         let key = keyfile::generate();
-        keyfile::save_new(file, &key).map_err(|error| match error {
+        keyfile::save_new(file, &key).map_err(|error| match &error {
             KeyFileError::Exists { path } => Stop::new(
                 Exit::Failed,
                 format!("{} exists and is not overwritten; --show prints what belongs to it", path.display()),
             )
             .into(),
-            other => anyhow::Error::from(other),
+            KeyFileError::Io { .. } | KeyFileError::Secret(_) | KeyFileError::Content { .. } => {
+                anyhow::Error::from(error)
+            }
         })?;
         key
     };

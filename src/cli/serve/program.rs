@@ -28,7 +28,9 @@ const PROBE_BYTES_MAX: u64 = 16 * 1024;
 const SELF: &str = "/proc/self/exe";
 /// What the kernel adds to the name of a file that is gone.
 const DELETED: &[u8] = b" (deleted)";
-/// Highest descriptor number that a hand-over uses, plus one; the limit of open files may be lower.
+/// Descriptor numbers that are left free for whatever is opened in the last moment.
+const FD_GAP: u64 = 1024;
+/// The limit of open files when there is none.
 const FD_MAX: u64 = 1 << 20;
 /// The argument of a probe run, beside the others.
 pub(super) const PROBE: &str = "--probe";
@@ -161,12 +163,19 @@ struct Inheritance<'a> {
     handed: &'a Handed,
 }
 
-/// The number of the first descriptor that is handed over: as high as can be. Low ones belong to somebody in this process,
-/// and a thread that ends in the last moment would close what has taken its place.
+/// The number of the first descriptor that is handed over: above all that are in use. Those belong to somebody in this
+/// process, and a thread that ends in the last moment would close what has taken its place.
 fn first_fd() -> i32 {
     use rustix::process::{Resource, getrlimit};
-    let limit = getrlimit(Resource::Nofile).current.unwrap_or(FD_MAX).min(FD_MAX);
-    i32::try_from(limit.saturating_sub(SOCKETS_MAX as u64)).unwrap_or(i32::MAX).max(3)
+    let limit = getrlimit(Resource::Nofile).current.unwrap_or(FD_MAX);
+    let highest = limit.saturating_sub(SOCKETS_MAX as u64);
+    let used = std::fs::read_dir("/proc/self/fd").ok().and_then(|all| {
+        let number =
+            |entry: io::Result<std::fs::DirEntry>| entry.ok()?.file_name().to_str()?.parse::<u64>().ok();
+        all.filter_map(number).max()
+    });
+    let first = used.map_or(highest, |used| used.saturating_add(FD_GAP).min(highest));
+    i32::try_from(first).unwrap_or(i32::MAX).max(3)
 }
 
 async fn some_of(pipe: Option<impl tokio::io::AsyncRead + Unpin>) -> String {

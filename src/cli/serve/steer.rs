@@ -123,6 +123,8 @@ impl<'a> Steer<'a> {
                     }
                     return Ok(match outcome? {
                         Ended::Stopped => Next::Exit(Exit::Done),
+                        // Stopped while it made room: nobody comes after.
+                        Ended::HandedOver { .. } if self.stop.is_cancelled() => Next::Exit(Exit::Done),
                         Ended::HandedOver { sockets, since_ms } => Next::Replace(sockets, since_ms),
                     });
                 }

@@ -32,6 +32,7 @@ const LIVE: &[&str] = &[
     "tunnel.",
     "verify.",
     "admission.",
+    "delivery.dns_probe_seconds",
     "delivery.port",
     "delivery.source_addresses",
     "delivery.smarthost",

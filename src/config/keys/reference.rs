@@ -1,6 +1,6 @@
 //! PURE: the table of keys as a page for people, `docs/configuration.md`.
 
-use super::{KEYS, Key, Kind};
+use super::{Effect, KEYS, Key, Kind};
 
 /// What stands above the tables.
 const HEAD: &str = "\
@@ -11,8 +11,10 @@ Every key of the relay, from the table that the relay itself reads by: a test ke
 
 TOML, in the file that `--config` or `WAYSTATION_CONFIG` names. Order: defaults < file < environment < flags. Unknown keys are
 refused, with the nearest known one suggested. In the environment, lists are separated by commas. The same as a commented file:
-`waystation check-config --defaults`, [config/waystation.toml](../config/waystation.toml). What takes effect when:
-[operating.md](operating.md#changing-the-configuration).
+`waystation check-config --defaults`, [config/waystation.toml](../config/waystation.toml).
+
+The column *reload*: **yes**, a change takes effect at `waystation reload`; **while set**, it does as long as the key was set and stays set; **no**, it
+needs `waystation restart`. See [operating.md](operating.md#changing-the-configuration).
 
 The gateway has a file of its own, written and commented by `waystation gateway bootstrap`: [gateway.md](gateway.md).
 ";
@@ -28,7 +30,7 @@ pub fn reference() -> String {
             table = Some(of);
             let title = if of.is_empty() { "Top of the file".to_owned() } else { format!("[{of}]") };
             text.push_str(&format!(
-                "\n## {title}\n\n| key | value | default | environment | what for |\n|---|---|---|---|---|\n"
+                "\n## {title}\n\n| key | value | default | reload | environment | what for |\n|---|---|---|---|---|---|\n"
             ));
         }
         text.push_str(&row(key));
@@ -38,10 +40,15 @@ pub fn reference() -> String {
 
 fn row(key: &Key) -> String {
     format!(
-        "| `{}` | {} | `{}` | `{}` | {} |\n",
+        "| `{}` | {} | `{}` | {} | `{}` | {} |\n",
         key.path.rsplit('.').next().unwrap_or(key.path),
         cell(&value(key.kind)),
         cell(key.default),
+        match key.effect() {
+            Effect::Live => "yes",
+            Effect::LiveWhileSet => "while set",
+            Effect::Restart => "no",
+        },
         variable(key.path),
         cell(key.help),
     )
@@ -86,6 +93,6 @@ mod tests {
         assert_eq!(text.matches("\n| `").count(), KEYS.len());
         assert!(text.contains("| `challenge` | one of `auto`, `http-01`, `tls-alpn-01` |"), "{text}");
         assert!(text.contains("`WAYSTATION_TLS__ACME__CONTACT`"), "{text}");
-        assert!(text.contains("| `port` | number, 1 to 65535 | `25` |"), "{text}");
+        assert!(text.contains("| `port` | number, 1 to 65535 | `25` | yes |"), "{text}");
     }
 }

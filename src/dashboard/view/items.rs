@@ -147,11 +147,11 @@ pub(in crate::dashboard) fn table(frame: &Frame<'_>, answer: &Value, caption: &s
             table.items {
                 caption.unseen { (caption) }
                 thead { tr {
-                    th scope="col" { "State" }
+                    th.wide scope="col" { "State" }
                     th scope="col" { "Message" }
                     th.wide scope="col" { "Lane" }
                     th.num.wide scope="col" { "Size" }
-                    th.num scope="col" { "Age" }
+                    th.num.wide scope="col" { "Age" }
                 } }
                 tbody { @for item in items { (row(frame, item)) } }
             }
@@ -166,8 +166,10 @@ fn row(frame: &Frame<'_>, item: &Value) -> Markup {
     let to = words::short_address(item["rcpt_to"].as_str());
     html! {
         tr {
-            td { (state(text(item, "state"))) }
+            td.wide { (state(text(item, "state"))) }
             th scope="row" {
+                // Where there is no room for columns.
+                div.narrow { (state(text(item, "state"))) span.dim { (ago(text(item, "accepted_at"), frame.now_ms)) } }
                 (item_link(id, &html! {
                     span.way { @if out { "out" } @else { "in" } } " "
                     span.path title=[item["mail_from"].as_str()] { (from) } " " span.arrow aria-hidden="true" { "→" } span.unseen { " to " } " " span.path title=[item["rcpt_to"].as_str()] { (to) }
@@ -176,7 +178,7 @@ fn row(frame: &Frame<'_>, item: &Value) -> Markup {
             }
             td.wide { (lane_link(text(item, "lane"))) }
             td.num.wide { (words::size(number(item, "size_bytes"))) }
-            td.num { (ago(text(item, "accepted_at"), frame.now_ms)) }
+            td.num.wide { (ago(text(item, "accepted_at"), frame.now_ms)) }
         }
     }
 }

@@ -15,7 +15,7 @@ pub(in crate::dashboard) fn lanes(frame: &Frame<'_>, answer: &Value, fields: &Fi
     let body = html! {
         (heading(&html! { "Lanes" }, &html! { p.dim { "One for each mailbox: what waits for its gateway, in order." } }))
         form.filters action="/lanes" method="get" role="search" aria-label="Lanes" {
-            div.field {
+            div.field.grow {
                 label for="name" { "Key, alias or address" }
                 input #name type="search" name="q" value=(fields.get("q")) autocomplete="off" spellcheck="false" maxlength="320";
             }

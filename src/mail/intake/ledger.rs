@@ -32,8 +32,12 @@ pub(super) async fn ensure_operator_lane(spooler: &Spooler) {
     let registered = spooler.call(|spool| spool.register(OPERATOR_LANE, clock::wall())).await;
     match registered {
         Ok(Ok(_)) => {}
-        Ok(Err(error)) => tracing::error!(%error, "no lane for postmaster mail"),
-        Err(error) => tracing::error!(%error, "no lane for postmaster mail"),
+        Ok(Err(error)) => {
+            tracing::error!(event = "relay.spool.unavailable", %error, "no lane for postmaster mail: {error}")
+        }
+        Err(error) => {
+            tracing::error!(event = "relay.spool.unavailable", %error, "no lane for postmaster mail: {error}")
+        }
     }
 }
 
@@ -54,7 +58,7 @@ pub(super) async fn recipient(spooler: &Spooler, settings: &Settings, path: &For
     match tokio::time::timeout(settings.commit_timeout, asked).await {
         Ok(Ok(Ok(answer))) => answer,
         Ok(Ok(Err(error))) => {
-            tracing::error!(%error, "cannot look up a recipient");
+            tracing::error!(event = "relay.spool.unavailable", %error, "cannot look up a recipient: {error}");
             Answer::Failed
         }
         Ok(Err(_)) | Err(_) => Answer::Failed,
@@ -137,7 +141,7 @@ pub(super) async fn store(
             Ok(Ok(None)) => {}
             Ok(Err(error)) | Err(error) => {
                 // Twice is better than not at all.
-                tracing::warn!(%error, "cannot look for twins");
+                tracing::warn!(event = "relay.spool.unavailable", %error, "cannot look for twins: {error}");
             }
         }
         body.set_fingerprint(fingerprint);
@@ -176,7 +180,7 @@ pub(super) async fn store(
     match body.commit(head, meta.encode(), targets, now).await {
         Ok(accepted) => Ok(Stored::New(accepted)),
         Err(error) => {
-            tracing::warn!(%error, "message was not stored");
+            tracing::warn!(event = "relay.ingress.not_stored", item.id = %id, %error, "message {id} was not stored: {error}");
             Err(refusal(&error))
         }
     }
@@ -196,8 +200,12 @@ pub(super) struct StoreSettings {
 pub(super) async fn remember(spooler: &Spooler, fingerprint: [u8; 32], id: ItemId) {
     let until = clock::wall().plus(TWIN_MS);
     match spooler.call(move |spool| spool.remember_twin(fingerprint, id, until)).await {
-        Ok(Ok(())) => tracing::info!(item.id = %id, "sender may not have heard our 250 for {id}"),
-        Ok(Err(error)) | Err(error) => tracing::warn!(%error, "cannot remember an unheard 250"),
+        Ok(Ok(())) => tracing::info!(
+            event = "relay.ingress.unheard", item.id = %id, "sender may not have heard our 250 for {id}"
+        ),
+        Ok(Err(error)) | Err(error) => tracing::warn!(
+            event = "relay.spool.unavailable", item.id = %id, %error, "cannot remember an unheard 250: {error}"
+        ),
     }
 }
 

@@ -240,11 +240,15 @@ impl Session<'_> {
         let answer = match kept {
             Ok(Ok(())) => return,
             Ok(Err(error)) => {
-                tracing::warn!(session.id = self.name, %error, "body was not taken");
+                tracing::warn!(event = "relay.ingress.not_stored", session.id = self.name, %error, "body was not taken: {error}");
                 ledger::refusal(&error)
             }
             Err(_) => {
-                tracing::warn!(session.id = self.name, "spool takes no bodies");
+                tracing::warn!(
+                    event = "relay.spool.unavailable",
+                    session.id = self.name,
+                    "spool takes no bodies, answering 451"
+                );
                 Answer::Failed
             }
         };
@@ -290,7 +294,11 @@ impl Session<'_> {
             Ok(Err(_)) => Err(Answer::Failed),
             Err(_) => {
                 // We say 451 now; should the commit come through after all, the repeat is a twin.
-                tracing::error!(session.id = self.name, "commit takes too long, answering 451");
+                tracing::error!(
+                    event = "relay.spool.unavailable",
+                    session.id = self.name,
+                    "commit takes too long, answering 451"
+                );
                 tokio::spawn(async move {
                     if let Ok(Ok(Stored::New(late))) = job.await
                         && let Some(&id) = late.ids.first()
@@ -315,7 +323,7 @@ impl Session<'_> {
                     tracing::info!(
                         event = "relay.ingress.accepted", item.id = %id, lane, session.id = self.name,
                         client.ip = %self.client, from, to, size_bytes = accepted.size_bytes, tls, spf, dkim, dmarc,
-                        duration_ms = duration.as_millis(), "accepted item {id}",
+                        duration_ms = ms(duration), "accepted item {id}",
                     );
                 }
                 crashpoint::reach("intake.after_commit");
@@ -417,6 +425,11 @@ impl Session<'_> {
         };
         let _ = timeout(LINGER, farewell).await;
     }
+}
+
+/// For the log.
+fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 async fn sleep_until(deadline: Option<Instant>) {

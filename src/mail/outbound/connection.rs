@@ -230,7 +230,7 @@ impl Connection {
             Pause::StartTls(0) => {}
             Pause::StartTls(bytes) => {
                 tracing::warn!(
-                    event = "starttls_leftovers_discarded",
+                    event = "relay.outbound.starttls_leftovers",
                     host = endpoint.host,
                     bytes,
                     "discarded {bytes} octets that came in the clear after STARTTLS"

@@ -276,7 +276,7 @@ impl Router {
         };
         if downgraded {
             tracing::warn!(
-                event = "route.tls.downgrade",
+                event = "relay.route.tls.downgrade",
                 domain,
                 host = endpoint.host,
                 known = ?self.levels.of(self.subject(domain), now),
@@ -393,7 +393,7 @@ fn note_testing(domain: &str, policy: Option<&Policy>, hosts: &[Reachable]) {
     let Some(policy) = policy.filter(|policy| policy.mode == Mode::Testing) else { return };
     for host in hosts.iter().filter(|host| !policy.names(&host.host)) {
         tracing::info!(
-            event = "route.mta_sts.would_refuse",
+            event = "relay.route.mta_sts.would_refuse",
             domain,
             host = host.host,
             "the domain's MTA-STS policy, still in testing, does not name this host"

@@ -114,7 +114,7 @@ impl Verifier {
             dkim = verdicts.dkim_word().as_str(),
             dmarc = verdicts.dmarc.word.as_str(),
             arc = verdicts.arc.as_str(),
-            duration_ms = seconds.as_millis(),
+            duration_ms = u64::try_from(seconds.as_millis()).unwrap_or(u64::MAX),
             "checked the sender",
         );
         judged

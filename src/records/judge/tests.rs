@@ -82,7 +82,7 @@ impl World {
         let (v4, v6): (Vec<_>, Vec<_>) = all.into_iter().partition(core::net::IpAddr::is_ipv4);
         let answer = |records: Vec<_>| match found(records) {
             Answer::Found(found) => Answer::Found(Found { owner: owner.into(), ..found }),
-            other => other,
+            none @ (Answer::NoRecords | Answer::NxDomain | Answer::Temporary(_)) => none,
         };
         let looked = Looked { host: name.into(), preference: 0, v4: answer(v4), v6: answer(v6) };
         self.0.insert(Question::Host(name.into()), Reply::Host(looked));

@@ -90,7 +90,7 @@ impl Submissions {
             late.look_at(mailbox, clock::wall().plus(wait_ms));
         });
         if let Err(error) = self.spooler.call(move |spool| spool.set_results_bell(bell)).await {
-            tracing::error!(%error, "results are not told: the spool does not answer");
+            tracing::error!(event = "relay.spool.unavailable", %error, "results are not told: the spool does not answer");
             return;
         }
         tokio::select! {

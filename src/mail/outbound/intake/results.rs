@@ -1,14 +1,15 @@
-//! Results as the gateway is told them.
+//! Results as the gateway is told them, and what it has of them.
 //!
 //! Promise: what is told of one submission is the same text every time, because it is made of what the spool keeps
 //! and of nothing else.
 
 use spool::Spool;
-use spool::error::SpoolError;
+use spool::error::{RequestError, SpoolError};
 use spool::ids::{ItemId, LaneId, WallMs};
 use spool::submission::Submission;
 use spool::types::{ItemInfo, State};
 
+use super::Settings;
 use crate::mail::envelope::OutboundMeta;
 use crate::mail::outbound::values::Note;
 use crate::tunnel::session::{OutboundWord, ResultStatus};
@@ -118,4 +119,36 @@ pub(super) fn untold(
         page.extend(ended(spool, id)?);
     }
     Ok((page, next))
+}
+
+/// On the ledger's thread: the gateway has these; answers which of them it had not before. `legacy`: it said so by a pong.
+pub(super) fn tell(
+    spool: &mut Spool,
+    told: &[ItemId],
+    legacy: Option<&Settings>,
+    now: WallMs,
+) -> Result<Vec<ItemId>, RequestError> {
+    let mut newly = Vec::new();
+    for id in told {
+        // A pong that came too late proves that the word was read, and not that anybody still waited for it.
+        if let Some(settings) = legacy
+            && let Some(ended) = ended(spool, *id)?
+            && ended.status == ResultStatus::Failed
+            && now >= settings.awaited_until(&ended.meta)
+        {
+            continue;
+        }
+        match spool.tell(*id, now) {
+            Ok(is_new) => newly.extend(is_new.then_some(*id)),
+            Err(RequestError::Spool(error)) => return Err(error.into()),
+            Err(
+                RequestError::UnknownItem(_)
+                | RequestError::UnknownMailbox(_)
+                | RequestError::NameTaken(_)
+                | RequestError::WrongState { .. }
+                | RequestError::NoSession,
+            ) => {}
+        }
+    }
+    Ok(newly)
 }

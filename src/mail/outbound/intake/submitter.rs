@@ -21,7 +21,7 @@ use super::desks::Place;
 use super::receipts::{self, Taken};
 use super::results::{self, Ended};
 use super::stream::{Collected, Stream};
-use super::{RESULTS_IN_FLIGHT_MAX, Settings, Submissions, submission_key, twin_key};
+use super::{RESULTS_IN_FLIGHT_MAX, Submissions, submission_key, twin_key};
 use crate::clock;
 use crate::crashpoint;
 use crate::identity::key::KeyText;
@@ -339,8 +339,11 @@ impl Submitter {
             let now = clock::wall();
             let settings = (!self.who.results).then(|| self.shared.settings());
             crashpoint::reach("outbound.before_told");
-            let written =
-                self.shared.spooler.call(move |spool| tell(spool, &told, settings.as_deref(), now)).await;
+            let written = self
+                .shared
+                .spooler
+                .call(move |spool| results::tell(spool, &told, settings.as_deref(), now))
+                .await;
             for id in self.or_lost(written)? {
                 tracing::info!(
                     event = "relay.outbound.told", submission.id = %id, lane = %self.who.key,
@@ -531,38 +534,6 @@ impl From<RequestError> for Trouble {
 fn failed(stream: String, error: String) -> OutboundWord {
     let status = ResultStatus::Failed;
     OutboundWord::Result { stream, status, message_id: None, error: Some(error), result: None }
-}
-
-/// On the ledger's thread: the gateway has these; answers which of them it had not before. `legacy`: it said so by a pong.
-fn tell(
-    spool: &mut spool::Spool,
-    told: &[ItemId],
-    legacy: Option<&Settings>,
-    now: WallMs,
-) -> Result<Vec<ItemId>, RequestError> {
-    let mut newly = Vec::new();
-    for id in told {
-        // A pong that came too late proves that the word was read, and not that anybody still waited for it.
-        if let Some(settings) = legacy
-            && let Some(ended) = results::ended(spool, *id)?
-            && ended.status == ResultStatus::Failed
-            && now >= settings.awaited_until(&ended.meta)
-        {
-            continue;
-        }
-        match spool.tell(*id, now) {
-            Ok(is_new) => newly.extend(is_new.then_some(*id)),
-            Err(RequestError::Spool(error)) => return Err(error.into()),
-            Err(
-                RequestError::UnknownItem(_)
-                | RequestError::UnknownMailbox(_)
-                | RequestError::NameTaken(_)
-                | RequestError::WrongState { .. }
-                | RequestError::NoSession,
-            ) => {}
-        }
-    }
-    Ok(newly)
 }
 
 /// A path as it is kept. One that needs clipping or has controls is refused, but goes into records and a report.

@@ -367,7 +367,7 @@ fn system_configuration() -> (ResolverConfig, ResolverOpts) {
         Ok(_) => configured(&[LOCAL_SERVER]),
         Err(error) => {
             tracing::warn!(
-                event = "route.dns.no_configuration",
+                event = "relay.route.dns.no_configuration",
                 %error,
                 "cannot read the system's name servers; asking {LOCAL_SERVER}"
             );

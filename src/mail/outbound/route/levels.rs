@@ -237,7 +237,7 @@ fn read_line(line: &str) -> Option<(&str, Seen)> {
 }
 
 fn warn(path: &Path, error: &io::Error) {
-    tracing::warn!(event = "route.levels.failed", path = %path.display(), %error, "cannot keep TLS levels");
+    tracing::warn!(event = "relay.route.levels.failed", path = %path.display(), %error, "cannot keep TLS levels");
 }
 
 #[cfg(test)]

@@ -113,7 +113,7 @@ impl Policies {
                 let id = announced.or(kept.map(|kept| kept.id)).unwrap_or_default();
                 let fresh = Kept { domain: domain.to_owned(), id, fetched_ms: now.0, policy };
                 tracing::info!(
-                    event = "route.mta_sts.fetched",
+                    event = "relay.route.mta_sts.fetched",
                     domain,
                     mode = ?fresh.policy.mode,
                     max_age_seconds = fresh.policy.max_age_seconds,
@@ -124,7 +124,7 @@ impl Policies {
             }
             Err(error) => {
                 tracing::warn!(
-                    event = "route.mta_sts.fetch_failed",
+                    event = "relay.route.mta_sts.fetch_failed",
                     domain,
                     %error,
                     kept = kept.is_some(),
@@ -168,7 +168,7 @@ impl Policies {
         let dir = self.dir.clone();
         let done = tokio::task::spawn_blocking(move || write(&dir, &path, &kept)).await;
         if let Ok(Err(error)) = done {
-            tracing::warn!(event = "route.mta_sts.store_failed", %error, "cannot keep an MTA-STS policy");
+            tracing::warn!(event = "relay.route.mta_sts.store_failed", %error, "cannot keep an MTA-STS policy");
         }
     }
 }
@@ -179,7 +179,7 @@ fn read(path: &Path) -> Option<Kept> {
     std::fs::File::open(path).ok()?.take(FILE_BYTES_MAX).read_to_string(&mut text).ok()?;
     let kept = serde_json::from_str(&text);
     if kept.is_err() {
-        tracing::warn!(event = "route.mta_sts.damaged", path = %path.display(), "a kept policy cannot be read");
+        tracing::warn!(event = "relay.route.mta_sts.damaged", path = %path.display(), "a kept policy cannot be read");
     }
     kept.ok()
 }
