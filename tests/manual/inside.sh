@@ -6,7 +6,7 @@ tree=$1
 exec 3>&1 1>&2
 
 if [ -x /usr/sbin/unbound ]; then
-  getent passwd waystation > /dev/null || useradd --system --no-create-home waystation
+  getent passwd waystation > /dev/null || useradd --system --user-group --no-create-home waystation
   unbound -c /stage/unbound.conf
   for _ in $(seq 200); do
     unbound-control -c /stage/unbound.conf status > /dev/null 2>&1 && break
