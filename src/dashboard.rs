@@ -137,11 +137,11 @@ impl Dashboard {
         }
         let client = client_of(&request, &self.settings.trusted_proxies);
         let is_post = request.method() == Method::POST;
-        match route {
-            Route::Asset(name) => return answer::asset(&self.assets, &name),
-            Route::Login if is_post => return self.log_in(request, client).await,
-            Route::Login => return self.login_page(&request),
-            _ => {}
+        if let Route::Asset(name) = &route {
+            return answer::asset(&self.assets, name);
+        }
+        if route == Route::Login {
+            return if is_post { self.log_in(request, client).await } else { self.login_page(&request) };
         }
         let refreshes = request.headers().contains_key(REFRESH) || route == Route::Live;
         let what = if refreshes { Use::Refresh } else { Use::Person };
@@ -152,9 +152,10 @@ impl Dashboard {
             return self.change(route, request, &visitor).await;
         }
         let query = request.uri().query().unwrap_or("").to_owned();
-        match route {
-            Route::Live => self.live(&visitor, &query).await,
-            route => self.show(route, &query, &visitor).await,
+        if route == Route::Live {
+            self.live(&visitor, &query).await
+        } else {
+            self.show(route, &query, &visitor).await
         }
     }
 }

@@ -6,6 +6,7 @@
 mod clean_root;
 mod containers;
 mod files;
+mod logged;
 mod proxies;
 mod scripts;
 mod units;

@@ -85,7 +85,7 @@ enum Source {
     /// The directory, for looking only.
     Directory(Box<Spool>),
     /// The directory, owned for the length of this command.
-    Owned(Ledger),
+    Owned(Box<Ledger>),
 }
 
 impl Backend {
@@ -127,7 +127,12 @@ impl Backend {
             return Err(Stop::new(Exit::Later, message).into());
         }
         say(global, &format!("no relay runs; changing {} directly", config.data_dir.display()));
-        Ok(Self { terms: daemon::terms(&config), source: Source::Owned(own(&config)?), config, runtime })
+        Ok(Self {
+            terms: daemon::terms(&config),
+            source: Source::Owned(Box::new(own(&config)?)),
+            config,
+            runtime,
+        })
     }
 
     /// Removes the index and owns the directory, which builds it again; only when no relay runs.
@@ -149,7 +154,7 @@ impl Backend {
             ledger::remove_index(&config).map_err(in_use)?;
             own(&config)
         })?;
-        Ok(Self { terms: daemon::terms(&config), source: Source::Owned(ledger), config, runtime })
+        Ok(Self { terms: daemon::terms(&config), source: Source::Owned(Box::new(ledger)), config, runtime })
     }
 
     /// Makes a change; `target` and `body` are those of the admin socket.

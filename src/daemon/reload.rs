@@ -122,10 +122,10 @@ impl Reloader {
         self.plan.set(Plan { settings: outbound::settings(&config), router, signer });
         self.admin.terms.set(super::terms(&config));
         self.about.follow(&config);
-        self.sts.set(records::sts_policy(&config));
-        self.admin.records.follow(site, looking).await;
         self.resolver.follow(&config);
         self.metrics.set_min_free(config.spool.min_free_bytes);
+        self.sts.set(records::sts_policy(&config));
+        self.admin.records.follow(site, looking).await;
         if let (Some(door), Some(token)) = (&self.door, token) {
             door.replace(token, edge::deny_window(&config));
         }

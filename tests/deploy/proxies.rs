@@ -4,7 +4,7 @@
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 use waystation::clock::monotonic;
 
+use super::logged::Logged;
 use super::text;
 use crate::layering::root;
 use crate::support::home::Home;
@@ -30,41 +31,6 @@ use crate::tls::Pki;
 const PATIENCE: Duration = Duration::from_secs(3);
 /// A client whose address is nobody's the relay trusts.
 const CLIENT: &str = "127.0.0.7";
-
-/// A process that ends with the test, and its log.
-struct Running {
-    child: Child,
-    log: PathBuf,
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        if std::thread::panicking() {
-            eprintln!("{}:\n{}", self.log.display(), self.said());
-        }
-    }
-}
-
-impl Running {
-    fn start(command: &mut Command, log: PathBuf) -> Self {
-        let out = std::fs::File::create(&log).expect("log");
-        let child =
-            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(out).spawn().expect("it starts");
-        Self { child, log }
-    }
-
-    fn said(&self) -> String {
-        std::fs::read_to_string(&self.log).unwrap_or_default()
-    }
-
-    fn event(&self, name: &str, field: &str, value: &str) -> Option<Value> {
-        let said = self.said();
-        let mut events = said.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        events.find(|event| event["event"] == name && (field.is_empty() || event[field] == value))
-    }
-}
 
 fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port()
@@ -81,7 +47,7 @@ fn filled(text: String, replacements: &[(&str, &str)]) -> String {
 struct World {
     dir: tempfile::TempDir,
     pki: Pki,
-    relay: Running,
+    relay: Logged,
     smtp: SocketAddr,
     http: SocketAddr,
     /// Where the proxy listens for HTTP and HTTPS.
@@ -92,25 +58,9 @@ impl World {
     /// A relay as the packaged configuration has it: HTTP on loopback, no TLS, pings more often than the proxy is patient.
     async fn new() -> Self {
         let dir = tempfile::tempdir().expect("directory");
-        let mut serve = waystation();
-        serve.args(["serve", "--data-dir"]).arg(dir.path().join("data"));
-        for (name, value) in [
-            ("HTTP__LISTEN", "127.0.0.1:0"),
-            ("SMTP__LISTEN", "127.0.0.1:0"),
-            ("LOG__FORMAT", "json"),
-            ("SPOOL__MIN_FREE_BYTES", "0"),
-            ("VERIFY__ENABLED", "false"),
-            ("TUNNEL__HEARTBEAT_INTERVAL_SECONDS", "1"),
-        ] {
-            serve.env(format!("WAYSTATION_{name}"), value);
-        }
-        let relay = Running::start(&mut serve, dir.path().join("relay.log"));
-        until("the relay has started", || relay.event("relay.started", "", "").is_some()).await;
-        let started = relay.event("relay.started", "", "").expect("started");
-        let address = |key: &str| {
-            started[key].as_str().expect("an address").trim_matches(['[', ']']).parse().expect("an address")
-        };
-        let (smtp, http) = (address("smtp"), address("http"));
+        let pings = [("TUNNEL__HEARTBEAT_INTERVAL_SECONDS", "1")];
+        let relay = Logged::relay(waystation(), dir.path(), &pings).await;
+        let (smtp, http) = (relay.address("smtp"), relay.address("http"));
         Self { dir, pki: Pki::new(), relay, smtp, http, ports: [free_port(), free_port()] }
     }
 
@@ -258,7 +208,7 @@ async fn nginx_is_a_good_door_for_gateways() {
         text_of(&world.path("nginx.conf")),
     ]);
     // As a group: its workers end with it.
-    let running = Running::start(&mut command, world.path("nginx.log"));
+    let running = Logged::start(&mut command, world.path("nginx.log"));
     until("nginx listens", || std::net::TcpStream::connect(world.https()).is_ok()).await;
     is_a_good_door(&world).await;
     let redirect = plain(http, "/x?y");
@@ -300,7 +250,7 @@ async fn caddy_is_a_good_door_for_gateways() {
         .env("HOME", world.dir.path())
         .env("XDG_DATA_HOME", world.dir.path())
         .env("XDG_CONFIG_HOME", world.dir.path());
-    let _running = Running::start(&mut command, world.path("caddy.log"));
+    let _running = Logged::start(&mut command, world.path("caddy.log"));
     until("caddy listens", || std::net::TcpStream::connect(world.https()).is_ok()).await;
     is_a_good_door(&world).await;
 }

@@ -3,36 +3,21 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::net::SocketAddr;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
-use serde_json::Value;
-
+use super::logged::Logged;
 use super::tell;
-use crate::support::home::Home;
+use crate::support::home::{Home, Running};
 use crate::support::post::send;
 use crate::support::process::{RelayProcess, run_text, waystation};
 use crate::support::until;
 
 /// A relay started from a link, as a server's releases are.
 struct Server {
+    relay: Logged,
     dir: tempfile::TempDir,
-    child: Child,
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        if std::thread::panicking() {
-            eprintln!(
-                "what the relay logged:\n{}",
-                fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
-            );
-        }
-    }
 }
 
 impl Server {
@@ -43,35 +28,16 @@ impl Server {
             fs::copy(env!("CARGO_BIN_EXE_waystation"), dir.path().join(release)).expect("copied");
         }
         symlink("one", dir.path().join("current")).expect("linked");
-        let log = fs::File::create(dir.path().join("log")).expect("log");
-        let mut command = clean(&dir.path().join("current"));
-        command.args(["serve", "--data-dir"]).arg(dir.path().join("data"));
-        for (name, value) in [
-            ("HTTP__LISTEN", "127.0.0.1:0"),
-            ("SMTP__LISTEN", "127.0.0.1:0"),
-            ("LOG__FORMAT", "json"),
-            ("SPOOL__MIN_FREE_BYTES", "0"),
-            ("VERIFY__ENABLED", "false"),
-        ] {
-            command.env(format!("WAYSTATION_{name}"), value);
-        }
-        let child =
-            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().expect("it starts");
-        let server = Self { dir, child };
-        until("the relay has started", || server.event("relay.started").is_some()).await;
-        server
+        let relay = Logged::relay(clean(&dir.path().join("current")), dir.path(), &[]).await;
+        Self { relay, dir }
     }
 
-    fn event(&self, name: &str) -> Option<Value> {
-        let said = fs::read_to_string(self.dir.path().join("log")).expect("log");
-        said.lines()
-            .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-            .find(|event| event["event"] == name)
-    }
-
-    fn address(&self, key: &str) -> SocketAddr {
-        let started = self.event("relay.started").expect("started");
-        started[key].as_str().expect("an address").trim_matches(['[', ']']).parse().expect("an address")
+    /// A gateway that is connected.
+    async fn gateway(&self) -> (Home, Running) {
+        let home = Home::new(&format!("ws://{}/ws", self.relay.address("http")));
+        let gateway = home.start(None);
+        connected(&home).await;
+        (home, gateway)
     }
 
     fn data(&self) -> PathBuf {
@@ -80,7 +46,7 @@ impl Server {
 
     /// The program that runs.
     fn program(&self) -> PathBuf {
-        fs::read_link(format!("/proc/{}/exe", self.child.id())).expect("it runs")
+        fs::read_link(format!("/proc/{}/exe", self.relay.child.id())).expect("it runs")
     }
 
     /// Puts another release in place in one step, and lets it take over.
@@ -138,10 +104,8 @@ fn names(names: &[&str]) -> BTreeSet<String> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_upgrade_and_the_way_back_keep_mail_and_gateways() {
     let server = Server::start().await;
-    let (smtp, http) = (server.address("smtp"), server.address("http"));
-    let home = Home::new(&format!("ws://{http}/ws"));
-    let gateway = home.start(None);
-    connected(&home).await;
+    let smtp = server.relay.address("smtp");
+    let (home, gateway) = server.gateway().await;
     let to = address_of(&home);
     send(smtp, &to, &letter("before")).expect("accepted");
     until("it is at home", || at_home(&home) == names(&["before"])).await;
@@ -172,10 +136,8 @@ async fn an_upgrade_and_the_way_back_keep_mail_and_gateways() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_release_that_does_not_start_changes_nothing() {
     let server = Server::start().await;
-    let (smtp, http) = (server.address("smtp"), server.address("http"));
-    let home = Home::new(&format!("ws://{http}/ws"));
-    let gateway = home.start(None);
-    connected(&home).await;
+    let smtp = server.relay.address("smtp");
+    let (home, gateway) = server.gateway().await;
     let broken = server.dir.path().join("broken");
     fs::write(&broken, "#!/bin/sh\necho 'error: this machine is too old' >&2\nexit 1\n").expect("written");
     Command::new("chmod").arg("755").arg(&broken).status().expect("chmod");
