@@ -121,7 +121,7 @@ fn commands(document: &str) -> Vec<String> {
     let mut inside = false;
     for line in document.lines() {
         if let Some(kind) = line.trim_start().strip_prefix("```") {
-            inside = !inside && (kind.is_empty() || kind == "sh");
+            inside = !inside && kind.starts_with("sh");
         } else if inside {
             found.push(line.trim().to_owned());
         }
