@@ -48,6 +48,18 @@ impl Whence {
     pub fn top_of(lanes: &[LaneId]) -> Self {
         Self::Lanes(lanes.iter().map(|lane| Page { lane: *lane, seq: Seq(u64::MAX) }).collect())
     }
+
+    /// The place behind an item that was found from here.
+    pub fn pass(&mut self, item: &ItemInfo) {
+        match self {
+            Self::Everywhere(before) => *before = Some(item.id),
+            Self::Lanes(lanes) => {
+                if let Some(page) = lanes.iter_mut().find(|page| page.lane == item.lane) {
+                    page.seq = item.seq;
+                }
+            }
+        }
+    }
 }
 
 /// What one call may still do, and what it found.

@@ -124,6 +124,12 @@ impl<'a> Wanted<'a> {
         Ok(Some(object))
     }
 
+    /// Whether more is asked than the ledger's filter knows.
+    fn reads_addresses(&self) -> bool {
+        let ask = self.ask;
+        [&ask.from, &ask.to, &ask.address].iter().any(|text| text.is_some()) || self.leased != Leased::Either
+    }
+
     /// The lanes of the mailbox that was asked for; `None`: all.
     fn lanes(&self, view: &Spool, context: &Context<'_>) -> Result<Option<Vec<LaneId>>, AskError> {
         let Some(name) = &self.ask.lane else { return Ok(None) };

@@ -127,7 +127,12 @@ impl Backend {
             return Err(Stop::new(Exit::Later, message).into());
         }
         say(global, &format!("no relay runs; changing {} directly", config.data_dir.display()));
-        Ok(Self { terms: daemon::terms(&config), source: Source::Owned(Box::new(own(&config)?)), config, runtime })
+        Ok(Self {
+            terms: daemon::terms(&config),
+            source: Source::Owned(Box::new(own(&config)?)),
+            config,
+            runtime,
+        })
     }
 
     /// Removes the index and owns the directory, which builds it again; only when no relay runs.

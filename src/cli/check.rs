@@ -93,11 +93,8 @@ fn text(global: &Global, name: &str, config: &Config, remarks: &[Remark], wrong:
     let verdict = if wrong { paint.bad("cannot be used") } else { paint.good("ok") };
     let mut text = format!("{name}: {verdict}\n");
     let margin = sheet.margin();
-    for remark in remarks {
-        let said = match remark.weight {
-            Weight::Fine => format!("{}: {} can be used", remark.key, remark.problem),
-            Weight::Doubtful | Weight::Wrong => format!("{}: {}", remark.key, remark.problem),
-        };
+    for remark in remarks.iter().filter(|remark| remark.weight != Weight::Fine) {
+        let said = format!("{}: {}", remark.key, remark.problem);
         text.push_str(&format!("{} {}\n", sheet.mark(level(remark)), sheet.wrap(&said, margin, margin)));
         if !remark.advice.is_empty() {
             let blanks = " ".repeat(margin + 2);

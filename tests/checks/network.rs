@@ -188,7 +188,7 @@ impl Network {
     /// The relay, until it says that it is started.
     fn relay(&self) -> Ended {
         let program = waystation().get_program().to_owned();
-        let mut child = self
+        let child = self
             .command(program.to_str().expect("text"))
             .args(["serve", "--config"])
             .arg(self.path("relay.toml"))
@@ -196,7 +196,8 @@ impl Network {
             .stderr(Stdio::piped())
             .spawn()
             .expect("it starts");
-        let log = BufReader::new(child.stderr.take().expect("piped"));
+        let mut child = Ended(child);
+        let log = BufReader::new(child.0.stderr.take().expect("piped"));
         let mut log = log.lines();
         let mut seen = String::new();
         for line in log.by_ref() {
@@ -204,7 +205,7 @@ impl Network {
             if line.contains("\"relay.started\"") {
                 // Its pipe must be read, or it would stop at some line.
                 std::thread::spawn(move || log.for_each(drop));
-                return Ended(child);
+                return child;
             }
             seen.push_str(&line);
         }

@@ -49,6 +49,7 @@ fn missing() -> Option<String> {
 
 /// A relay whose log goes to a file: it says more than a pipe holds.
 struct Relay {
+    log: PathBuf,
     child: Child,
     http: SocketAddr,
     smtp: SocketAddr,
@@ -78,12 +79,17 @@ impl Relay {
             let text = started[name].as_str().expect("an address").trim_matches(['[', ']']);
             text.parse().expect("an address")
         };
-        Self { http: address("http"), smtp: address("smtp"), child }
+        Self { http: address("http"), smtp: address("smtp"), log, child }
     }
 }
 
 impl Drop for Relay {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = fs::read_to_string(&self.log).unwrap_or_default();
+            let last = log.lines().rev().take(30).collect::<Vec<_>>();
+            eprintln!("what the relay said last, backwards:\n{}", last.join("\n"));
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -146,7 +152,8 @@ impl Scene {
             ],
         )
         .await;
-        let maildir = "relay_name = \"mx.our.test\"\n[maildir]\npath = \"Maildir\"\n";
+        let maildir =
+            "relay_name = \"mx.our.test\"\nmail_domain = \"our.test\"\n[maildir]\npath = \"Maildir\"\n";
         let home = Home::with(&format!("ws://{}/ws", relay.http), maildir);
         let running = home.start(None);
         let mut scene = Self {

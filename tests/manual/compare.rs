@@ -17,7 +17,7 @@ enum Varying {
 }
 
 fn is_base32(text: &str, hex: bool) -> bool {
-    text.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'a'..=b'z') && (!hex || b <= b'v'))
+    text.bytes().all(|b| b.is_ascii_digit() || b.is_ascii_lowercase() && (!hex || b <= b'v'))
 }
 
 fn varying(word: &str) -> Option<Varying> {

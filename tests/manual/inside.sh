@@ -20,8 +20,6 @@ if command -v pebble > /dev/null && [ -e /stage/pebble.json ]; then
     curl -sk https://127.0.0.1:15000/roots/0 -o /stage/acme/root.pem && break
     sleep 0.05
   done
-  export WAYSTATION_TLS__ACME__DIRECTORY_URL=https://localhost:14000/dir
-  export WAYSTATION_TLS__ACME__CA_FILE=/stage/acme/pebble-ca.pem
 fi
 cd /root/room
 { echo 'cd /root/room'; export -p; } > /stage/state

@@ -7,7 +7,8 @@
 #   cargo      `cargo run --release -- X` is the binary with X; `cargo build --release` has been done
 #   sudo       everybody is root here
 #   systemctl  start, stop, restart, reload and status of the two services, without systemd: the same command lines
-#   waystation the binary; `gateway bootstrap wss://...` also trusts the certificates that Pebble, the ACME server, signs
+#   waystation the binary; `serve` asks Pebble, the ACME server of the room, for its certificate, and `gateway bootstrap wss://...`
+#              also trusts what that one signs
 set -eu
 shared=$1 tree=$2 binary=$3
 
@@ -39,6 +40,10 @@ sed -i 's/^hosts:.*/hosts: files dns/' etc/nsswitch.conf 2>/dev/null || true
 cat > stage/bin/waystation <<'END'
 #!/bin/bash
 case " $* " in
+*" serve "*)
+  export WAYSTATION_TLS__ACME__DIRECTORY_URL=https://localhost:14000/dir
+  export WAYSTATION_TLS__ACME__CA_FILE=/stage/acme/pebble-ca.pem
+  ;;
 *" gateway bootstrap wss://"*) set -- "$@" --extra-ca-file /stage/acme/root.pem ;;
 esac
 exec -a waystation /stage/bin/waystation.real "$@"

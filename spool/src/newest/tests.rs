@@ -271,3 +271,16 @@ fn purged_and_moved_items_stay_in_their_place() {
     let without: Vec<_> = down(0..10).into_iter().filter(|found| *found != id(4)).collect();
     assert_eq!(world.walk(&ready, Whence::Everywhere(None), 3), without);
 }
+
+#[test]
+fn a_reader_who_stops_in_a_page_goes_on_behind_the_item_he_stopped_at() {
+    let world = World::filled(3, 300);
+    for mut whence in [Whence::Everywhere(None), Whence::top_of(&world.lanes)] {
+        let (page, _) = world.spool.newest(&Filter::default(), &whence, 100).unwrap();
+        for item in &page[..17] {
+            whence.pass(item);
+        }
+        let rest = world.walk(&Filter::default(), whence, 50);
+        assert_eq!(rest, down(0..283));
+    }
+}

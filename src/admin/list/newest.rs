@@ -13,8 +13,8 @@ use crate::admin::ask::{AskError, Context};
 
 /// Steps of the ledger for one answer: about twenty thousand entries.
 const CALLS_MAX: usize = 5;
-/// Items whose records one answer reads to compare their addresses.
-const READ_MAX: usize = 5000;
+/// Items of one step, when their records are read to compare addresses.
+const BATCH: usize = 1000;
 
 pub(super) fn items(view: &Spool, wanted: &Wanted<'_>, context: &Context<'_>) -> Result<Value, AskError> {
     let lanes = wanted.lanes(view, context)?;
@@ -22,16 +22,24 @@ pub(super) fn items(view: &Spool, wanted: &Wanted<'_>, context: &Context<'_>) ->
         Some(text) => parse(text, lanes.as_deref())?,
         None => lanes.as_deref().map_or(Whence::Everywhere(None), Whence::top_of),
     });
-    let (mut found, mut read) = (Vec::new(), 0);
+    // Addresses are in the records: to find a few, many are read.
+    let batch = if wanted.reads_addresses() { BATCH } else { wanted.limit };
+    let mut found = Vec::new();
     for _ in 0..CALLS_MAX {
-        let Some(whence) = &at else { break };
-        let (page, next) = view.newest(&wanted.filter, whence, wanted.limit - found.len())?;
-        read += page.len();
-        for item in &page {
+        let Some(whence) = &mut at else { break };
+        let (page, next) = view.newest(&wanted.filter, whence, batch)?;
+        let mut rest = page.iter();
+        for item in rest.by_ref() {
+            whence.pass(item);
             found.extend(wanted.object(view, item, context)?);
+            if found.len() >= wanted.limit {
+                break;
+            }
         }
-        at = next;
-        if found.len() >= wanted.limit || read >= READ_MAX {
+        if found.len() < wanted.limit || rest.len() == 0 {
+            at = next;
+        }
+        if found.len() >= wanted.limit {
             break;
         }
     }

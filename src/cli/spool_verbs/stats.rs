@@ -52,7 +52,7 @@ pub(super) fn stats(global: &Global, paint: Paint) -> anyhow::Result<Exit> {
     let mut page = screen::table(paint, &["STATE", "IN", "OUT", "BYTES"], &[false, true, true, true], &rows);
     let oldest = stats["oldest_ready_seconds"].as_u64().map_or("none waits".to_owned(), screen::age);
     page.push_str(&format!(
-        "\nleased now {}, oldest waiting {oldest}, mailboxes {}\njournal {} in {} segments ({} reclaimable), \
+        "\nleased now {}, oldest waiting {oldest}, mailboxes {}\njournal {} in {} segments ({} reclaimable)\n\
          index {}, free {}\n",
         stats["leased"],
         stats["mailboxes"],

@@ -237,7 +237,7 @@ fn nothing(top: &Top, pane: Pane) -> &'static str {
         _ if top.overview.is_null() => "",
         Pane::Lanes => "nothing waits",
         Pane::Sessions => "no gateway is connected",
-        Pane::Flying => "nothing was offered since this view began, or all is acked",
+        Pane::Flying => "nothing in flight, as far as this view saw",
         Pane::Deliveries => "no attempt since this view began",
         Pane::Events => "nothing happened since this view began",
     }

@@ -106,13 +106,13 @@ fn tiles(numbers: &Value) -> Markup {
     let failed = submitted("failed") + submitted("indeterminate");
     html! {
         section #tiles.tiles data-live aria-label="Now" {
-            (tile("Gateways connected", &words::count(number(numbers, "sessions")), &format!("of {} lanes", words::count(number(numbers, "mailboxes"))), Some("/lanes")))
-            (tile("Waiting for gateways", &words::count(waiting), &format!("{} lent to sessions", words::count(number(numbers, "leased"))), Some("/items?state=ready%2Cleased&direction=in")))
-            (tile("Oldest waiting", &oldest.map_or_else(|| "–".to_owned(), words::span), "since it was accepted", None))
-            (tile("Waiting to go out", &words::count(submitted("ready") + submitted("armed")), &format!("{} being tried now", words::count(number(&numbers["deliveries"], "under_way"))), Some("/items?direction=out&state=ready%2Carmed")))
+            (tile("Gateways", &words::count(number(numbers, "sessions")), &format!("of {} lanes", words::count(number(numbers, "mailboxes"))), Some("/lanes")))
+            (tile("Waiting", &words::count(waiting), &format!("{} lent out", words::count(number(numbers, "leased"))), Some("/items?state=ready%2Cleased&direction=in")))
+            (tile("Oldest waiting", &oldest.map_or_else(|| "–".to_owned(), words::span), "in any lane", None))
+            (tile("Going out", &words::count(submitted("ready") + submitted("armed")), &format!("{} tried now", words::count(number(&numbers["deliveries"], "under_way"))), Some("/items?direction=out&state=ready%2Carmed")))
             (tile("Held", &words::count(held), "kept back", Some("/items?state=held")))
-            (tile("Not delivered out", &words::count(failed), "failed or unknown, kept", Some("/items?result=failed%2Cindeterminate")))
-            (tile("Commit, slowest 1%", &p99.map_or_else(|| "idle".to_owned(), words::latency), "over the last minute", None))
+            (tile("Undelivered", &words::count(failed), "failed or unknown", Some("/items?result=failed%2Cindeterminate")))
+            (tile("Commit, p99", &p99.map_or_else(|| "idle".to_owned(), words::latency), "last minute", None))
             (tile("Disk free", &words::size(number(numbers, "free_bytes")), &format!("journal {}", words::size(number(numbers, "journal_bytes"))), None))
         }
     }
@@ -144,7 +144,6 @@ fn charts(numbers: &Value) -> Markup {
         max("sessions", "connected", "c-wait"),
         max("commit_p99_ms", "commit", "c-wait"),
     );
-    let attempts = sum("attempts", "attempts", "c-wait").sum();
     let now = |one: &chart::Series<'_>| one.minutes.last().copied().flatten();
     html! {
         section #charts data-live aria-labelledby="charts-title" {
@@ -152,10 +151,10 @@ fn charts(numbers: &Value) -> Markup {
             div.charts {
                 (chart::columns("chart-in", "Mail in", &history, &taken))
                 (chart::columns("chart-gateways", "To gateways", &history, &given))
-                (chart::columns("chart-out", &format!("Mail out, {} attempt{}", words::count(attempts), words::plural(attempts)), &history, &sent))
+                (chart::columns("chart-out", "Mail out", &history, &sent))
                 (chart::line("chart-ready", "Waiting", &history, &ready, now(&ready), chart::whole_text))
                 (chart::line("chart-sessions", "Gateways connected", &history, &sessions, now(&sessions), chart::whole_text))
-                (chart::line("chart-commit", "Commit, slowest 1%", &history, &commit, now(&commit), words::latency))
+                (chart::line("chart-commit", "Commit, p99", &history, &commit, now(&commit), words::latency))
             }
         }
     }
