@@ -363,7 +363,7 @@ impl GatewayLane {
             self.metrics.acked(self.tunnel(), wait_ms);
             tracing::info!(
                 event = "relay.item.acked", item.id = %item, lane = %self.key, session.id = %session,
-                size_bytes, duration_ms = wait_ms, "gateway has the item"
+                size_bytes, duration_ms = wait_ms, "gateway has item `{item}`"
             );
         }
         if let Some(items) = done.replayed {
@@ -383,7 +383,7 @@ impl GatewayLane {
                     self.metrics.offered(self.tunnel());
                     tracing::info!(
                         event = "relay.item.offered", item.id = %info.id, lane = %self.key, session.id = %session,
-                        seq = info.seq.0, size_bytes = info.size_bytes, "item goes to the gateway"
+                        seq = info.seq.0, size_bytes = info.size_bytes, "item `{}` goes to the gateway", info.id
                     );
                     offers.push(offer);
                     self.with_carried(|carried| carried.insert(info.id, Arc::new(info)));
@@ -403,7 +403,7 @@ impl GatewayLane {
                 self.metrics.items_nacked.inc();
                 tracing::info!(
                     event = "relay.item.nacked", item.id = %item, lane = %self.key, session.id = %session,
-                    retry_after_ms, "item goes later"
+                    retry_after_ms, "item `{item}` goes later"
                 );
             }
             Change::Reject { item, reason } => {
@@ -411,7 +411,7 @@ impl GatewayLane {
                 self.metrics.items_rejected.inc();
                 tracing::warn!(
                     event = "relay.item.held", item.id = %item, lane = %self.key, session.id = %session, reason,
-                    "gateway refuses the item; it is held"
+                    "gateway refuses item `{item}`; it is held"
                 );
             }
             Change::Damaged { item, problem } => {
