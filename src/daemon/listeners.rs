@@ -36,6 +36,8 @@ impl Listeners {
             tls: config.tls.is_some(),
             admin: config.admin_socket.clone(),
         };
+        let configured: Vec<SocketAddr> =
+            wanted.smtp.iter().copied().chain([wanted.http]).chain(wanted.https).collect();
         let described: Vec<_> =
             handed.iter().map(|socket| (socket.name.clone(), place(&socket.listener))).collect();
         let plan = places::plan(&described, &wanted)?;
@@ -55,7 +57,7 @@ impl Listeners {
             })?;
         }
         for (kind, address) in plan.to_open {
-            let opened = bind(address).and_then(|l| found.keep(kind, true, Listener::Tcp(l)));
+            let opened = bind(address, &configured).and_then(|l| found.keep(kind, true, Listener::Tcp(l)));
             opened.map_err(|error| refused(kind, address, error))?;
         }
         if !plan.has_admin {
@@ -104,10 +106,11 @@ impl Found {
     }
 }
 
-/// Opens a listener. `[::]` is IPv6 alone, whatever the system's habit is, so that `0.0.0.0` can stand beside it.
-fn bind(address: SocketAddr) -> std::io::Result<std::net::TcpListener> {
+/// Opens a listener. `[::]` is IPv6 alone where `0.0.0.0` has the same port in the configuration, and else both.
+fn bind(address: SocketAddr, configured: &[SocketAddr]) -> std::io::Result<std::net::TcpListener> {
+    let everywhere = SocketAddr::from(([0, 0, 0, 0], address.port()));
     let socket = socket2::Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    if address.is_ipv6() {
+    if address.is_ipv6() && configured.contains(&everywhere) {
         socket.set_only_v6(true)?;
     }
     // Connections of the process before may still be closing.
@@ -149,19 +152,18 @@ mod tests {
 
     #[test]
     fn every_address_of_both_families_has_one_port() {
-        for first in [SocketAddr::from(([0, 0, 0, 0], 0)), SocketAddr::from(([0u16; 8], 0))] {
+        let v4 = bind(SocketAddr::from(([0, 0, 0, 0], 0)), &[]).unwrap();
+        let port = v4.local_addr().unwrap().port();
+        let v6 = SocketAddr::from(([0u16; 8], port));
+        match bind(v6, &[v4.local_addr().unwrap(), v6]) {
+            Ok(listener) => assert_eq!(listener.local_addr().unwrap(), v6),
             // A machine without IPv6 has nothing to share.
-            let Ok(listener) = bind(first) else { continue };
-            let port = listener.local_addr().unwrap().port();
-            let other = if first.is_ipv4() {
-                SocketAddr::from(([0u16; 8], port))
-            } else {
-                SocketAddr::from(([0, 0, 0, 0], port))
-            };
-            match bind(other) {
-                Ok(listener) => assert_eq!(listener.local_addr().unwrap(), other),
-                Err(error) => assert_ne!(error.kind(), std::io::ErrorKind::AddrInUse),
-            }
+            Err(error) => assert_ne!(error.kind(), std::io::ErrorKind::AddrInUse),
+        }
+        drop(v4);
+        if let Ok(both) = bind(SocketAddr::from(([0u16; 8], 0)), &[]) {
+            let port = both.local_addr().unwrap().port();
+            assert!(std::net::TcpStream::connect(("127.0.0.1", port)).is_ok(), "alone it takes both");
         }
     }
 }
