@@ -106,12 +106,13 @@ impl Found {
     }
 }
 
-/// Opens a listener. `[::]` is IPv6 alone where `0.0.0.0` has the same port in the configuration, and else both.
+/// Opens a listener. `[::]` is both families, whatever the system's habit is, unless an IPv4 address has the same port in the
+/// configuration: then it is IPv6 alone, and stands beside that one.
 fn bind(address: SocketAddr, configured: &[SocketAddr]) -> std::io::Result<std::net::TcpListener> {
-    let everywhere = SocketAddr::from(([0, 0, 0, 0], address.port()));
     let socket = socket2::Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    if address.is_ipv6() && configured.contains(&everywhere) {
-        socket.set_only_v6(true)?;
+    if address.is_ipv6() {
+        let has_port = |other: &SocketAddr| other.is_ipv4() && other.port() == address.port();
+        socket.set_only_v6(configured.iter().any(has_port))?;
     }
     // Connections of the process before may still be closing.
     socket.set_reuse_address(true)?;

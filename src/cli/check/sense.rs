@@ -38,7 +38,7 @@ fn conflicts(config: &Config) -> Vec<Remark> {
     for (n, (key, address)) in all.iter().enumerate() {
         for (other_key, other) in &all[..n] {
             let wide = |one: &SocketAddr| one.ip().is_unspecified();
-            // [::] takes IPv6 only.
+            // Beside an IPv4 address, [::] takes IPv6 only.
             let clash = address.port() == other.port()
                 && address.is_ipv4() == other.is_ipv4()
                 && (address.ip() == other.ip() || wide(address) || wide(other));
@@ -100,7 +100,8 @@ fn reach(config: &Config) -> Vec<Remark> {
             "write [\"0.0.0.0:25\", \"[::]:25\"], or let systemd open port 25",
         ));
     }
-    let v6_only = config.smtp.listen.iter().all(SocketAddr::is_ipv6);
+    // [::] alone takes both families.
+    let v6_only = config.smtp.listen.iter().all(|a| a.is_ipv6() && !a.ip().is_unspecified());
     if config.smtp.enabled && public_name && v6_only && !loopback {
         let problem = "IPv6 only: most senders have none, or prefer IPv4";
         remarks.push(Remark::doubtful("smtp.listen", problem, "add \"0.0.0.0:25\""));
@@ -339,7 +340,12 @@ mod tests {
         use Weight::{Doubtful, Wrong};
         let named = "hostname = \"mx.our.example\"\ndomains = [\"our.example\"]\n";
         expect(named, "smtp.listen", Doubtful, "only this machine");
-        expect(&format!("{named}[smtp]\nlisten = [\"[::]:25\"]\n"), "smtp.listen", Doubtful, "IPv6 only");
+        expect(
+            &format!("{named}[smtp]\nlisten = [\"[2001:db8::5]:25\"]\n"),
+            "smtp.listen",
+            Doubtful,
+            "IPv6 only",
+        );
         expect("domains = [\"our.example\"]", "hostname", Doubtful, "localhost");
         expect("postmaster = \"a@else.example\"", "postmaster", Doubtful, "not at one of");
         expect("postmaster = \"a b@x\"", "postmaster", Wrong, "a b@x");
