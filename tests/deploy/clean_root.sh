@@ -84,6 +84,11 @@ cleanup() {
     inside journalctl --no-pager --lines=40 --unit 'waystation*' >&2 2>/dev/null || true
     tail -n 20 "$root"/home/*/*.log "$work"/*.log >&2 2>/dev/null || true
   fi
+  # What runs inside goes first: nsenter stops itself, and then stays, when a shutdown stops what it has started.
+  local job
+  for job in $(jobs -p); do
+    [ "$job" = "$nspawn" ] || kill -9 "$job" 2>/dev/null || true
+  done
   if [ -n "$nspawn" ]; then
     # SIGTERM is a clean shutdown of the container.
     kill "$nspawn" 2>/dev/null || true
