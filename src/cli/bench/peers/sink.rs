@@ -1,36 +1,26 @@
-//! `smtp-sink`, the receiver of both sides.
+//! `smtp-sink`: takes everything and stores nothing.
 
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 use anyhow::Context as _;
 
-use crate::clock;
+use super::{Peer, free_address, program, wait_for};
 
-/// Longest wait for it to listen.
-const START_PATIENCE: Duration = Duration::from_secs(5);
-
-/// Where a program is; Debian keeps Postfix's where a user's PATH may not look.
-pub(super) fn program(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let all =
-        std::env::split_paths(&path).chain(["/usr/sbin", "/sbin", "/usr/local/sbin"].map(PathBuf::from));
-    all.map(|directory| directory.join(name)).find(|candidate| candidate.is_file())
-}
+/// Connections that it takes as a peer.
+const CONNECTIONS: u16 = 1000;
 
 /// Running until dropped.
-pub(super) struct Sink {
+pub(in super::super) struct Sink {
     child: Child,
-    pub(super) address: SocketAddr,
+    pub(in super::super) address: SocketAddr,
 }
 
 impl Sink {
     /// Listens on a free port of loopback and takes `connections` at a time, and some more.
-    pub(super) fn start(connections: u16) -> anyhow::Result<Self> {
+    pub(in super::super) fn start(connections: u16) -> anyhow::Result<Self> {
         let path = program("smtp-sink").context("smtp-sink is not installed (Debian package postfix)")?;
-        let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        let address = free_address()?;
         let mut command = Command::new(path);
         command.args(["-m", &(connections + 50).to_string()]);
         if rustix::process::geteuid().is_root() {
@@ -40,11 +30,7 @@ impl Sink {
         command.args([format!("inet:{address}"), "1024".to_owned()]);
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().context("smtp-sink")?;
         let this = Self { child, address };
-        let until = clock::monotonic() + START_PATIENCE;
-        while TcpStream::connect(address).is_err() {
-            anyhow::ensure!(clock::monotonic() < until, "smtp-sink does not listen on {address}");
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        wait_for(address, "smtp-sink")?;
         Ok(this)
     }
 }
@@ -52,7 +38,7 @@ impl Sink {
 impl Sink {
     /// # Errors
     /// It has ended: what waits for it would wait for ever.
-    pub(super) fn check(&mut self) -> anyhow::Result<()> {
+    pub(in super::super) fn check(&mut self) -> anyhow::Result<()> {
         match self.child.try_wait()? {
             Some(status) => anyhow::bail!("smtp-sink ended in the middle: {status}"),
             None => Ok(()),
@@ -65,4 +51,15 @@ impl Drop for Sink {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// As a server under measurement.
+pub(super) fn taking() -> anyhow::Result<Result<Peer, String>> {
+    if program("smtp-sink").is_none() {
+        return Ok(Err("it is not installed (Debian package postfix)".to_owned()));
+    }
+    let sink = Sink::start(CONNECTIONS)?;
+    let recipients = vec!["u@bench.test".to_owned()];
+    let (smtp, pid) = (sink.address, sink.child.id());
+    Ok(Ok(Peer { smtp, recipients, pid, stored: None, _running: Box::new(sink) }))
 }
