@@ -10,8 +10,12 @@
 mod accept;
 mod delivery;
 mod figures;
+mod gateways;
+mod idle;
+mod mixed;
 mod peers;
 mod plot;
+mod replay;
 mod report;
 mod server;
 mod smtp;
@@ -40,6 +44,12 @@ unpacked below --peers.";
 pub(crate) enum Verb {
     /// Take mail by SMTP and store it, beside other servers, a server that stores nothing, and the disk alone
     Accept(accept::Args),
+    /// Hand a full lane to a gateway that comes back
+    Replay(replay::Args),
+    /// Hold gateways that have nothing to do
+    Idle(idle::Args),
+    /// Take mail and hand it over at the same time, end to end, with gateways that come and go
+    Mixed(mixed::Args),
     /// Empty a full queue into smtp-sink, beside Postfix
     Delivery(delivery::Args),
 }
@@ -158,6 +168,9 @@ fn count(n: u64) -> f64 {
 pub(crate) fn run(global: &Global, verb: Verb) -> anyhow::Result<Exit> {
     match verb {
         Verb::Accept(args) => accept::run(global, &args),
+        Verb::Replay(args) => replay::run(global, &args),
+        Verb::Idle(args) => idle::run(global, &args),
+        Verb::Mixed(args) => mixed::run(global, &args),
         Verb::Delivery(args) => delivery::run(global, &args),
     }
 }

@@ -98,7 +98,7 @@ fn probe(global: &Global) -> anyhow::Result<Exit> {
 }
 
 /// Every gateway and every sender costs a descriptor, and the usual soft limit is 1024.
-fn raise_open_files() {
+pub(crate) fn raise_open_files() {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;

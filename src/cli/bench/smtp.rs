@@ -105,19 +105,20 @@ struct Shared {
     next: Cell<u64>,
     dot: RefCell<Latency>,
     started: Instant,
-    /// Told of each message whose 250 has come: its number.
-    answered: Box<dyn Fn(u64)>,
+    /// Told the number of each message just before its last octet is written.
+    dot_due: Box<dyn Fn(u64)>,
 }
 
-/// Sends all of it and waits for every answer. `answered` hears the number of each message that got 250.
-pub(super) async fn send(load: Load, answered: impl Fn(u64) + 'static) -> anyhow::Result<Sent> {
+/// Sends all of it and waits for every answer. `dot_due` hears the number of each message just before its last octet is
+/// written.
+pub(super) async fn send(load: Load, dot_due: impl Fn(u64) + 'static) -> anyhow::Result<Sent> {
     let sessions = load.sessions;
     let shared = Rc::new(Shared {
         next: Cell::new(load.first),
         load,
         dot: RefCell::new(Latency::new("dot")),
         started: clock::monotonic(),
-        answered: Box::new(answered),
+        dot_due: Box::new(dot_due),
     });
     let local = tokio::task::LocalSet::new();
     let mut running = tokio::task::JoinSet::new();
@@ -151,9 +152,8 @@ async fn session(shared: Rc<Shared>) -> anyhow::Result<()> {
                 let ahead = due.saturating_sub(clock::monotonic().duration_since(shared.started));
                 tokio::time::sleep(ahead).await;
             }
-            let took = line.message(load, n).await.with_context(|| format!("message {n}"))?;
+            let took = line.message(&shared, n).await.with_context(|| format!("message {n}"))?;
             shared.dot.borrow_mut().record(took);
-            (shared.answered)(n);
         }
         line.quit().await?;
     }
@@ -179,7 +179,8 @@ impl Line {
     }
 
     /// Sends message `n`; the time from its last octet to its 250.
-    async fn message(&mut self, load: &Load, n: u64) -> anyhow::Result<Duration> {
+    async fn message(&mut self, shared: &Shared, n: u64) -> anyhow::Result<Duration> {
+        let load = &shared.load;
         let at = usize::try_from(n)? % load.recipients.len();
         let (mail, rcpt) =
             (format!("MAIL FROM:<{SENDER}>\r\n"), format!("RCPT TO:<{}>\r\n", load.recipients[at]));
@@ -196,6 +197,7 @@ impl Line {
         self.out.clear();
         content(&mut self.out, n, load.size.of(n));
         self.out.extend_from_slice(b".\r\n");
+        (shared.dot_due)(n);
         self.stream.get_mut().write_all(&self.out).await?;
         let sent = clock::monotonic();
         self.expect("250").await?;

@@ -130,6 +130,11 @@ impl Watch {
         clock::monotonic().duration_since(self.started)
     }
 
+    /// Most memory so far, bytes.
+    pub(super) fn peak(&self) -> u64 {
+        self.peak.load(Ordering::Relaxed)
+    }
+
     /// Adds what it cost to `outcome`, for `messages` messages in `wall`.
     pub(super) fn finish(mut self, wall: Duration, messages: u64, outcome: &mut Outcome) {
         let cpu = of_tree(self.root).saturating_sub(self.cpu);
@@ -141,7 +146,7 @@ impl Watch {
             let written = super::count(device.written().saturating_sub(before));
             outcome.figure("bytes_written_per_message", Unit::Bytes, written / count);
         }
-        outcome.figure("peak_memory_bytes", Unit::Bytes, super::count(self.peak.load(Ordering::Relaxed)));
+        outcome.figure("peak_memory_bytes", Unit::Bytes, super::count(self.peak()));
     }
 }
 
