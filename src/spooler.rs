@@ -145,9 +145,13 @@ impl Spooler {
     async fn read_chunk_once(&self, item: &ItemInfo, n: usize) -> Result<Bytes, SpoolError> {
         let reader = self.reader.clone();
         match item.chunks.get(n).copied() {
-            Some(chunk) => tokio::task::spawn_blocking(move || reader.piece(chunk).map(Bytes::from))
-                .await
-                .map_err(|_| SpoolError::Closed)?,
+            Some(chunk) => match reader.piece_at_once(chunk) {
+                // What came in a moment ago is in memory, and another thread would cost more than the reading.
+                Some(piece) => Ok(Bytes::from(piece)),
+                None => tokio::task::spawn_blocking(move || reader.piece(chunk).map(Bytes::from))
+                    .await
+                    .map_err(|_| SpoolError::Closed)?,
+            },
             None => reader.chunk(item, n).map(Bytes::from),
         }
     }

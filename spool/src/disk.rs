@@ -94,6 +94,13 @@ pub trait DiskFile: Debug + Send + Sync {
     /// [`io::ErrorKind::UnexpectedEof`] when the file is shorter.
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()>;
 
+    /// Fills `buf` from `offset` if that needs no waiting for the medium; `false` when it would, or may: then `buf` holds
+    /// anything. For callers that must not block.
+    fn read_at_once(&self, buf: &mut [u8], offset: u64) -> bool {
+        let _ = (buf, offset);
+        false
+    }
+
     /// Reserves space for `len` bytes from the start and makes the file at least that long; what was never
     /// written reads as zeros.
     ///

@@ -415,6 +415,15 @@ impl JournalReader {
         Ok(payload)
     }
 
+    /// [`JournalReader::piece`] when that needs no waiting for the medium; `None` says nothing but that it may.
+    #[must_use]
+    pub fn piece_at_once(&self, chunk: ChunkRef) -> Option<Vec<u8>> {
+        let len = chunk.len as usize + CHUNK_PREFIX_BYTES;
+        let mut payload = self.read_at_once(Lsn(chunk.lsn), Kind::BodyChunk, len)?;
+        payload.drain(..CHUNK_PREFIX_BYTES);
+        Some(payload)
+    }
+
     /// Reads an item's whole body, a chunk at a time, and compares its hash.
     ///
     /// # Errors

@@ -374,11 +374,8 @@ impl GatewayLane {
             );
         }
         let mut offers = Vec::with_capacity(done.leased.items.len());
-        for (n, info) in done.leased.items.into_iter().enumerate() {
-            if self.signer.is_some() && n % SIGNED_AT_ONCE == SIGNED_AT_ONCE - 1 {
-                tokio::task::yield_now().await;
-            }
-            match offer(&info, self.dialect, self.signer.as_deref(), now) {
+        for (info, made) in self.offers(done.leased.items, now).await {
+            match made {
                 Ok(offer) => {
                     self.metrics.offered(self.tunnel());
                     tracing::info!(
@@ -392,6 +389,41 @@ impl GatewayLane {
             }
         }
         Settled { offers, retry_at: done.leased.retry_at, replayed: done.replayed }
+    }
+
+    /// An offer of each item, in order. Signing is most of the work of a replay: a few at a time go to tasks of their own,
+    /// so that all cores sign, and none is held for long.
+    async fn offers(&self, items: Vec<ItemInfo>, now: WallMs) -> Vec<(ItemInfo, Result<Offer, String>)> {
+        let (dialect, signer) = (self.dialect, &self.signer);
+        let make = move |items: Vec<ItemInfo>, signer: Option<Arc<Signer>>| -> Vec<_> {
+            let offered = items.into_iter().map(|info| {
+                let made = offer(&info, dialect, signer.as_deref(), now);
+                (info, made)
+            });
+            offered.collect()
+        };
+        if signer.is_none() || items.len() <= SIGNED_AT_ONCE {
+            return make(items, signer.clone());
+        }
+        let (mut tasks, mut items) = (Vec::new(), items.into_iter());
+        loop {
+            let some: Vec<ItemInfo> = items.by_ref().take(SIGNED_AT_ONCE).collect();
+            if some.is_empty() {
+                break;
+            }
+            let signer = signer.clone();
+            tasks.push(tokio::spawn(async move { make(some, signer) }));
+        }
+        let mut offers = Vec::new();
+        for task in tasks {
+            match task.await {
+                Ok(some) => offers.extend(some),
+                Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+                // The runtime ends, and the session with it: what was not offered stays leased to nobody.
+                Err(_) => break,
+            }
+        }
+        offers
     }
 
     fn note_refusal(&self, change: &Change) {

@@ -6,13 +6,13 @@
 //! it is; after a failed write or sync nothing is known about the bytes, and the journal poisons itself.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{self, IoSlice};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{FallocateFlags, OFlags};
-use rustix::io::Errno;
+use rustix::io::{Errno, ReadWriteFlags};
 
 use super::{DirEntry, DirLock, Disk, DiskFile};
 
@@ -222,6 +222,13 @@ impl DiskFile for RealFile {
         self.file.read_exact_at(buf, offset)
     }
 
+    fn read_at_once(&self, buf: &mut [u8], offset: u64) -> bool {
+        let wanted = buf.len();
+        // A file system that cannot say (EOPNOTSUPP) is one that may have to wait.
+        rustix::io::preadv2(&self.file, &mut [IoSliceMut::new(buf)], offset, ReadWriteFlags::NOWAIT)
+            == Ok(wanted)
+    }
+
     fn allocate(&self, len: u64) -> io::Result<()> {
         if len == 0 {
             return Ok(());
@@ -279,6 +286,19 @@ mod tests {
         assert_eq!(mode(&disk.root().join("journal")), 0o700);
         assert_eq!(mode(&disk.root().join("journal/a")), 0o600);
         assert_eq!(mode(&disk.root().join("LOCK")), 0o600);
+    }
+
+    #[test]
+    fn what_is_in_memory_is_read_at_once_and_what_is_not_there_is_not() {
+        let (_dir, disk) = disk();
+        let file = disk.create("journal/a").unwrap();
+        file.write_all_at(&mut [IoSlice::new(b"twelve bytes")], 0).unwrap();
+        let mut read = [0; 5];
+        // A memory file system may refuse to say; then it must say no, not something else.
+        if file.read_at_once(&mut read, 7) {
+            assert_eq!(&read, b"bytes");
+        }
+        assert!(!file.read_at_once(&mut read, 8), "it is shorter");
     }
 
     #[test]

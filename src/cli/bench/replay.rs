@@ -76,9 +76,9 @@ pub(super) fn run(global: &Global, args: &Args) -> anyhow::Result<Exit> {
 fn measure(dir: &Path, args: &Args, side: Side) -> anyhow::Result<Outcome> {
     let more = if args.unsigned { "[attestation]\nenabled = false\n" } else { "" };
     let place = Place::make(dir, &args.common.program(side)?, more)?;
-    let recipients = place.mailboxes(args.gateways)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let relay = place.start()?;
+    let recipients = place.mailboxes(args.gateways)?;
     let load = Load {
         target: relay.smtp()?,
         recipients,

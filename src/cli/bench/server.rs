@@ -68,7 +68,7 @@ impl Place {
         command
     }
 
-    /// Registers gateways `0..count` while no relay runs, and gives their addresses.
+    /// Registers gateways `0..count` with the relay that runs here, and gives their addresses.
     pub(super) fn mailboxes(&self, count: u32) -> anyhow::Result<Vec<String>> {
         let mut addresses = Vec::new();
         for n in 0..count {
