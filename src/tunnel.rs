@@ -11,7 +11,8 @@
 pub mod control;
 mod farewell;
 pub mod frame;
-pub mod handshake;
+mod gather;
+mod handshake;
 mod inflow;
 mod outflow;
 mod pump;

@@ -19,16 +19,16 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message};
 
+use super::gather::{GATHER_BYTES, Gather};
 use super::session::Outgoing;
 
 /// Longest message taken from a gateway, bytes. Its own habit is 64 KiB and a header.
 pub(super) const MESSAGE_BYTES_MAX: usize = 128 * 1024;
 /// Bytes read at a time; allocated for each socket as long as it lives.
 const READ_BUFFER_BYTES: usize = 2 * 1024;
-/// Bytes handed to the socket before they are flushed.
-const FLUSH_BYTES: usize = 4 * 1024 + 512;
-
-/// Most bytes in the socket's buffer. The socket answers pings by itself, so a peer that pings and never reads would
+/// Bytes handed to the socket before they are flushed: what leaves in one write.
+const FLUSH_BYTES: usize = GATHER_BYTES;
+/// Most bytes in the WebSocket's own buffer, which passes everything on at once. The socket answers pings by itself, so a peer that pings and never reads would
 /// fill it without this.
 const WRITE_BUFFER_BYTES_MAX: usize = 64 * 1024;
 /// Messages in the queue above which nothing is read: what a peer says makes us answer, and it has to take that.
@@ -49,7 +49,7 @@ pub(super) enum Happened {
 
 #[derive(Debug)]
 pub(super) struct Wire {
-    socket: WebSocketStream<TokioIo<Upgraded>>,
+    socket: WebSocketStream<Gather<TokioIo<Upgraded>>>,
     queue: VecDeque<Message>,
     /// Bytes handed over since the last flush; `None` when nothing is to be flushed.
     unflushed: Option<usize>,
@@ -60,12 +60,12 @@ impl Wire {
     pub(super) async fn new(upgraded: Upgraded) -> Self {
         let config = WebSocketConfig::default()
             .read_buffer_size(READ_BUFFER_BYTES)
-            .write_buffer_size(FLUSH_BYTES)
+            .write_buffer_size(0)
             .max_write_buffer_size(WRITE_BUFFER_BYTES_MAX)
             .max_message_size(Some(MESSAGE_BYTES_MAX))
             .max_frame_size(Some(MESSAGE_BYTES_MAX));
-        let socket =
-            WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, Some(config)).await;
+        let stream = Gather::new(TokioIo::new(upgraded));
+        let socket = WebSocketStream::from_raw_socket(stream, Role::Server, Some(config)).await;
         Self { socket, queue: VecDeque::new(), unflushed: None, over: false }
     }
 
