@@ -12,7 +12,7 @@ pub mod control;
 mod farewell;
 pub mod frame;
 mod gather;
-mod handshake;
+pub mod handshake;
 mod inflow;
 mod outflow;
 mod pump;
