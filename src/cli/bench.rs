@@ -13,6 +13,7 @@ mod figures;
 mod gateways;
 mod idle;
 mod mixed;
+mod offline;
 mod peers;
 mod plot;
 mod replay;
