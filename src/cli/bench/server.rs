@@ -21,8 +21,6 @@ const START_PATIENCE: Duration = Duration::from_secs(3600);
 const METRIC_PATIENCE: Duration = Duration::from_secs(120);
 /// Longest wait for it to stop when asked.
 const STOP_PATIENCE: Duration = Duration::from_secs(60);
-/// Mailboxes that are registered in one commit.
-const REGISTERED_AT_ONCE: usize = 1000;
 /// What recipients have behind the `@`.
 pub(super) const DOMAIN: &str = "mail.bench.test";
 
@@ -73,19 +71,12 @@ impl Place {
         command
     }
 
-    /// Registers gateways `0..count` with the relay that runs here, and gives their addresses.
+    /// Registers gateways `0..count` while no relay runs, and gives their addresses.
     pub(super) fn mailboxes(&self, count: u32) -> anyhow::Result<Vec<String>> {
         let names: Vec<String> = (0..count).map(|n| key(n).key_text().to_string()).collect();
         let addresses = names.iter().map(|name| format!("{name}@{DOMAIN}")).collect();
-        offline::with(self, |spooler| async move {
-            for some in names.chunks(REGISTERED_AT_ONCE).map(<[String]>::to_vec) {
-                let all = move |spool: &mut spool::Spool| {
-                    some.iter().try_for_each(|name| spool.register(name, clock::wall()).map(|_| ()))
-                };
-                spooler.call(all).await??;
-            }
-            Ok(addresses)
-        })
+        offline::with(self, |spooler| async move { offline::register(&spooler, &names).await })?;
+        Ok(addresses)
     }
 
     /// Asks the running relay something, as its operator does; how long that took, and what it said.

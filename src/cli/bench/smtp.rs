@@ -21,7 +21,7 @@ const ANSWER_PATIENCE: Duration = Duration::from_secs(120);
 /// others without a word.
 const DIALS_MAX: usize = 4;
 /// Envelope sender of every message.
-const SENDER: &str = "bench@from.test";
+pub(super) const SENDER: &str = "bench@from.test";
 /// One line of a body, as smtp-source has them.
 const LINE: &[u8; 80] = &{
     let mut line = [b'X'; 80];
@@ -251,7 +251,7 @@ fn announces(reply: &str, extension: &str) -> bool {
 }
 
 /// Message `n`, about `size` bytes, whole lines; none begins with a dot.
-fn content(out: &mut Vec<u8>, n: u64, size: usize) {
+pub(super) fn content(out: &mut Vec<u8>, n: u64, size: usize) {
     let head = format!(
         "From: <{SENDER}>\r\nTo: <u@bench.test>\r\nDate: Fri, 20 Nov 2026 10:00:00 +0000\r\n\
          Message-Id: <{n:012}@bench.test>\r\nSubject: {n:012}\r\n\r\n"
