@@ -11,8 +11,10 @@ mod accept;
 mod delivery;
 mod figures;
 mod gateways;
+mod growth;
 mod idle;
 mod mixed;
+mod offline;
 mod peers;
 mod plot;
 mod replay;
@@ -35,6 +37,7 @@ Examples:
   waystation bench accept                                 mail in, beside every server that is installed
   waystation bench accept --only waystation,postfix,smtp-sink --repeat 5 --plots /tmp/plots
   waystation bench accept --baseline ./waystation-of-last-week
+  waystation bench growth --stored 10000,1000000,10000000 --lanes-sweep 10,1000,100000 --plots /tmp/plots
   waystation bench delivery --messages 20000 --size 1024 --json
 
 smtp-sink and smtp-source come with the Debian package postfix. Peers need root, and to be installed, or
@@ -50,6 +53,8 @@ pub(crate) enum Verb {
     Idle(idle::Args),
     /// Take mail and hand it over at the same time, end to end, with gateways that come and go
     Mixed(mixed::Args),
+    /// Measure what a message costs when much is stored already, and over how many lanes
+    Growth(growth::Args),
     /// Empty a full queue into smtp-sink, beside Postfix
     Delivery(delivery::Args),
 }
@@ -93,6 +98,16 @@ impl Common {
         }
     }
 
+    /// Those of `sides` that are to be measured.
+    fn wanted(&self, sides: &[Side]) -> Vec<Side> {
+        sides
+            .iter()
+            .copied()
+            .filter(|side| self.only.is_empty() || self.only.contains(side))
+            .filter(|side| *side != Side::Baseline || self.baseline.is_some())
+            .collect()
+    }
+
     /// Measures each of `sides` that is wanted, `repeat` times, in turns. `measure` gets a fresh directory; its inner
     /// error says why a side cannot be measured here.
     fn turns(
@@ -100,12 +115,7 @@ impl Common {
         sides: &[Side],
         mut measure: impl FnMut(Side, &Path) -> anyhow::Result<Result<Outcome, String>>,
     ) -> anyhow::Result<Vec<Turn>> {
-        let wanted: Vec<Side> = sides
-            .iter()
-            .copied()
-            .filter(|side| self.only.is_empty() || self.only.contains(side))
-            .filter(|side| *side != Side::Baseline || self.baseline.is_some())
-            .collect();
+        let wanted = self.wanted(sides);
         let (mut turns, mut absent) = (Vec::new(), Vec::new());
         for round in 1..=self.repeat {
             for side in wanted.iter().copied() {
@@ -171,6 +181,7 @@ pub(crate) fn run(global: &Global, verb: Verb) -> anyhow::Result<Exit> {
         Verb::Replay(args) => replay::run(global, &args),
         Verb::Idle(args) => idle::run(global, &args),
         Verb::Mixed(args) => mixed::run(global, &args),
+        Verb::Growth(args) => growth::run(global, &args),
         Verb::Delivery(args) => delivery::run(global, &args),
     }
 }

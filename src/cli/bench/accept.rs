@@ -123,16 +123,23 @@ fn measure(peer: &Peer, dir: &Path, args: &Args) -> anyhow::Result<Outcome> {
         rate: args.rate,
         first: 0,
     };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let watch = Watch::start(peer.pid, dir);
-    let sent = runtime.block_on(smtp::send(load, |_| ()))?;
-    let mut outcome = Outcome::default();
-    watch.finish(sent.wall, args.messages, &mut outcome);
-    outcome.figure("seconds", Unit::Seconds, sent.wall.as_secs_f64());
-    outcome.latency(sent.dot, &QUANTILES);
+    let outcome = cost_of(load, peer.pid, dir)?;
     if let Some(stored) = &peer.stored {
         let stored = stored()?;
         anyhow::ensure!(stored == args.messages, "{stored} of {} messages are stored", args.messages);
     }
+    Ok(outcome)
+}
+
+/// Sends `load` to the server whose first process is `pid` and whose files lie in `dir`, and says what it cost.
+pub(super) fn cost_of(load: Load, pid: u32, dir: &Path) -> anyhow::Result<Outcome> {
+    let messages = load.messages;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let watch = Watch::start(pid, dir);
+    let sent = runtime.block_on(smtp::send(load, |_| ()))?;
+    let mut outcome = Outcome::default();
+    watch.finish(sent.wall, messages, &mut outcome);
+    outcome.figure("seconds", Unit::Seconds, sent.wall.as_secs_f64());
+    outcome.latency(sent.dot, &QUANTILES);
     Ok(outcome)
 }

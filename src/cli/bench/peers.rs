@@ -3,9 +3,11 @@
 //! Their configuration is in `config/`. None of them is installed or changed on the machine; what needs users or fixed
 //! directories gets a mount namespace.
 
+mod confined;
 pub(super) mod floor;
 pub(super) mod postfix;
 pub(super) mod sink;
+mod smtp_server;
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -38,7 +40,9 @@ pub(super) fn start(side: Side, dir: &Path, unpacked: &Path) -> anyhow::Result<R
         Side::Postfix => postfix::taking(dir),
         Side::SmtpSink => sink::taking(),
         Side::Waystation | Side::Baseline | Side::Disk => Ok(Err("it is no peer".to_owned())),
-        Side::Opensmtpd | Side::Exim | Side::SmtpServer => Ok(Err(format!("{}", unpacked.display()))),
+        Side::Opensmtpd => confined::opensmtpd(dir, unpacked),
+        Side::Exim => confined::exim(dir, unpacked),
+        Side::SmtpServer => smtp_server::taking(dir, unpacked),
     }
 }
 
@@ -65,12 +69,12 @@ fn wait_for(address: SocketAddr, who: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Files in a directory and below it.
-fn files_below(directory: &Path) -> u64 {
+/// Files in a directory and below it whose names count.
+fn files_below(directory: &Path, counts: fn(&str) -> bool) -> u64 {
     let Ok(entries) = std::fs::read_dir(directory) else { return 0 };
     let count = |entry: std::fs::DirEntry| match entry.file_type() {
-        Ok(kind) if kind.is_dir() => files_below(&entry.path()),
-        Ok(kind) if kind.is_file() => 1,
+        Ok(kind) if kind.is_dir() => files_below(&entry.path(), counts),
+        Ok(kind) if kind.is_file() => u64::from(entry.file_name().to_str().is_some_and(counts)),
         _ => 0,
     };
     entries.flatten().map(count).sum()

@@ -66,8 +66,11 @@ pub(super) fn finish(
     Ok(if turns.is_empty() { Exit::Failed } else { Exit::Done })
 }
 
+/// Said above every table of such a build.
+const UNOPTIMIZED: &str = "This is a build without optimisation: its numbers are worth nothing.\n";
+
 /// The machine, the disk and the moment.
-fn machine(directory: &Path) -> Value {
+pub(super) fn machine(directory: &Path) -> Value {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let after = |text: &str, key: &str| {
         let line = text.lines().find(|line| line.starts_with(key))?;
@@ -112,20 +115,21 @@ fn sides(turns: &[Turn]) -> Vec<Side> {
     sides
 }
 
-/// All values of a figure of one side, with its unit.
-fn values(turns: &[Turn], side: Side, name: &str) -> Option<(Unit, Vec<f64>)> {
-    let mut found = turns
-        .iter()
-        .filter(|turn| turn.side == side)
-        .flat_map(|turn| turn.outcome.figures.iter())
-        .filter(|figure| figure.name == name)
-        .peekable();
+/// What one side gave, turn by turn.
+fn of_side(turns: &[Turn], side: Side) -> impl Iterator<Item = &Outcome> {
+    turns.iter().filter(move |turn| turn.side == side).map(|turn| &turn.outcome)
+}
+
+/// All values of a figure, with its unit.
+fn values<'a>(outcomes: impl Iterator<Item = &'a Outcome>, name: &str) -> Option<(Unit, Vec<f64>)> {
+    let mut found =
+        outcomes.flat_map(|outcome| outcome.figures.iter()).filter(|figure| figure.name == name).peekable();
     let unit = found.peek()?.unit;
     Some((unit, found.map(|figure| figure.value).collect()))
 }
 
 /// The one in the middle; of two the mean.
-fn median(values: &[f64]) -> f64 {
+pub(super) fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     let middle = sorted.len() / 2;
@@ -144,19 +148,29 @@ fn most(values: &[f64]) -> f64 {
     values.iter().copied().fold(f64::NEG_INFINITY, f64::max)
 }
 
-fn text(paint: Paint, common: &Common, subject: &Subject, turns: &[Turn]) -> String {
+/// Median of a figure.
+pub(super) fn middle<'a>(outcomes: impl Iterator<Item = &'a Outcome>, name: &str) -> Option<f64> {
+    values(outcomes, name).map(|(_, values)| median(&values))
+}
+
+/// What was done, and on what.
+pub(super) fn head(common: &Common, words: &str) -> String {
     let machine = machine(&common.root());
     let word = |key: &str| machine[key].as_str().unwrap_or("?").to_owned();
-    let mut text = format!(
-        "{}\n{} cores ({}), {}, Linux {}; {}, version {}\n\n",
-        subject.words,
+    let unoptimized = if cfg!(debug_assertions) { UNOPTIMIZED } else { "" };
+    format!(
+        "{words}\n{} cores ({}), {}, Linux {}; {}, version {}\n{unoptimized}\n",
         machine["cores"],
         word("cpu"),
         word("file_system"),
         word("kernel"),
         word("date"),
         word("version"),
-    );
+    )
+}
+
+fn text(paint: Paint, common: &Common, subject: &Subject, turns: &[Turn]) -> String {
+    let mut text = head(common, &subject.words);
     let shown: Vec<_> = subject
         .columns
         .iter()
@@ -168,7 +182,7 @@ fn text(paint: Paint, common: &Common, subject: &Subject, turns: &[Turn]) -> Str
     let rows: Vec<Vec<String>> = sides(turns)
         .into_iter()
         .map(|side| {
-            let cells = shown.iter().map(|(name, _)| cell(turns, side, name));
+            let cells = shown.iter().map(|(name, _)| cell(of_side(turns, side), name));
             std::iter::once(side.word().to_owned()).chain(cells).collect()
         })
         .collect();
@@ -189,15 +203,12 @@ fn text(paint: Paint, common: &Common, subject: &Subject, turns: &[Turn]) -> Str
             ratio.most
         ));
     }
-    if cfg!(debug_assertions) {
-        text.push_str("This is a build without optimisation: its numbers are worth nothing.\n");
-    }
     text
 }
 
-/// Median, with least and most when there are several.
-fn cell(turns: &[Turn], side: Side, name: &str) -> String {
-    let Some((unit, values)) = values(turns, side, name) else { return "-".to_owned() };
+/// Median of a figure, with least and most when there are several.
+pub(super) fn cell<'a>(outcomes: impl Iterator<Item = &'a Outcome>, name: &str) -> String {
+    let Some((unit, values)) = values(outcomes, name) else { return "-".to_owned() };
     let middle = unit.print(median(&values));
     if values.len() < 2 {
         return middle;
@@ -286,12 +297,14 @@ mod tests {
         Turn { side, round, outcome }
     }
 
-    const SUBJECT: Subject = Subject {
-        bench: "accept",
-        words: String::new(),
-        load: Map::new(),
-        columns: &[("messages_per_second", "MSG/S")],
-    };
+    fn subject() -> Subject {
+        Subject {
+            bench: "accept",
+            words: String::new(),
+            load: Map::new(),
+            columns: &[("messages_per_second", "MSG/S")],
+        }
+    }
 
     #[test]
     fn ratios_are_taken_round_by_round() {
@@ -302,11 +315,11 @@ mod tests {
             turn(Side::Postfix, 2, 10.0),
             turn(Side::Waystation, 3, 100.0),
         ];
-        let ratios = ratios(&turns, &SUBJECT);
+        let ratios = ratios(&turns, &subject());
         assert_eq!(ratios.len(), 1);
         assert_eq!((ratios[0].median, ratios[0].least, ratios[0].most), (2.5, 2.0, 3.0));
-        assert_eq!(cell(&turns, Side::Waystation, "messages_per_second"), "30 (10..100)");
-        assert_eq!(cell(&turns, Side::Exim, "messages_per_second"), "-");
+        assert_eq!(cell(of_side(&turns, Side::Waystation), "messages_per_second"), "30 (10..100)");
+        assert_eq!(cell(of_side(&turns, Side::Exim), "messages_per_second"), "-");
     }
 
     #[test]

@@ -10,12 +10,15 @@ use std::time::Duration;
 use anyhow::Context as _;
 use serde_json::Value;
 
+use super::offline;
 use crate::clock;
 use crate::config::{Config, Sources};
 use crate::identity::key::SecretKey;
 
-/// Longest wait for `serve` to start, and for a metric.
-const START_PATIENCE: Duration = Duration::from_secs(120);
+/// Longest wait for `serve` to start: millions of items may have to be read.
+const START_PATIENCE: Duration = Duration::from_secs(3600);
+/// Longest wait for a metric.
+const METRIC_PATIENCE: Duration = Duration::from_secs(120);
 /// Longest wait for it to stop when asked.
 const STOP_PATIENCE: Duration = Duration::from_secs(60);
 /// What recipients have behind the `@`.
@@ -68,17 +71,22 @@ impl Place {
         command
     }
 
-    /// Registers gateways `0..count` with the relay that runs here, and gives their addresses.
+    /// Registers gateways `0..count` while no relay runs, and gives their addresses.
     pub(super) fn mailboxes(&self, count: u32) -> anyhow::Result<Vec<String>> {
-        let mut addresses = Vec::new();
-        for n in 0..count {
-            let name = key(n).key_text().to_string();
-            let done = self.command().args(["mailbox", "add", &name]).output()?;
-            let said = String::from_utf8_lossy(&done.stderr);
-            anyhow::ensure!(done.status.success(), "cannot add a mailbox: {said}");
-            addresses.push(format!("{name}@{DOMAIN}"));
-        }
+        let names: Vec<String> = (0..count).map(|n| key(n).key_text().to_string()).collect();
+        let addresses = names.iter().map(|name| format!("{name}@{DOMAIN}")).collect();
+        offline::with(self, |spooler| async move { offline::register(&spooler, &names).await })?;
         Ok(addresses)
+    }
+
+    /// Asks the running relay something, as its operator does; how long that took, and what it said.
+    pub(super) fn ask(&self, arguments: &[&str]) -> anyhow::Result<(Duration, String)> {
+        let begun = clock::monotonic();
+        let done = self.command().args(arguments).stdout(Stdio::piped()).output()?;
+        let took = since(begun);
+        let said = String::from_utf8_lossy(&done.stderr);
+        anyhow::ensure!(done.status.success(), "waystation {}: {said}", arguments.join(" "));
+        Ok((took, String::from_utf8(done.stdout)?))
     }
 
     /// Starts a relay and waits until it serves.
@@ -154,7 +162,7 @@ impl Relay {
 /// A metric with its labels as they are written; nothing counted yet is 0.
 pub(super) fn metric(http: SocketAddr, name: &str) -> anyhow::Result<u64> {
     let mut stream = TcpStream::connect(http)?;
-    stream.set_read_timeout(Some(START_PATIENCE))?;
+    stream.set_read_timeout(Some(METRIC_PATIENCE))?;
     write!(stream, "GET /metrics HTTP/1.1\r\nHost: {http}\r\nConnection: close\r\n\r\n")?;
     let mut text = String::new();
     stream.read_to_string(&mut text)?;

@@ -64,6 +64,18 @@ pub(super) fn descriptors_of_process(pid: u32) -> u64 {
     u64::try_from(entries.count()).unwrap_or(u64::MAX)
 }
 
+/// What files in a directory and below it take of the disk, bytes.
+pub(super) fn bytes_below(directory: &Path) -> u64 {
+    let Ok(entries) = fs::read_dir(directory) else { return 0 };
+    let bytes = |entry: fs::DirEntry| match entry.metadata() {
+        Ok(metadata) if metadata.is_dir() => bytes_below(&entry.path()),
+        Ok(metadata) => metadata.st_blocks() * 512,
+        // It went meanwhile.
+        Err(_) => 0,
+    };
+    entries.flatten().map(bytes).sum()
+}
+
 /// The block device below a directory.
 #[derive(Clone, Debug)]
 pub(super) struct Device {

@@ -5,18 +5,15 @@ use std::time::Duration;
 
 use spool::ids::WallMs;
 use spool::submission::Submitted;
-use tokio_util::sync::CancellationToken;
 
 use super::super::figures::Outcome;
+use super::super::offline;
 use super::super::peers::sink::Sink;
 use super::super::server::{self, Place, Relay};
 use super::super::usage::Watch;
 use super::{Load, wait_until_empty};
 use crate::clock;
-use crate::config::Config;
-use crate::daemon::ledger;
 use crate::mail::envelope::OutboundMeta;
-use crate::observe::Metrics;
 use crate::spooler::{Outgoing, Spooler};
 
 /// Writers that fill the spool, so that they share commits.
@@ -34,7 +31,7 @@ pub(super) fn measure(root: &Path, program: &Path, sink: &mut Sink, load: Load) 
         n = load.concurrency,
     );
     let place = Place::make(root, program, &more)?;
-    let due = fill(&place.config()?, load)?;
+    let due = fill(&place, load)?;
     let relay = place.start()?;
     let watch = Watch::start(relay.pid(), root);
     let wait = due.0.saturating_sub(clock::wall().0);
@@ -50,14 +47,8 @@ pub(super) fn measure(root: &Path, program: &Path, sink: &mut Sink, load: Load) 
 }
 
 /// Fills the spool; the moment at which everything is due.
-fn fill(config: &Config, load: Load) -> anyhow::Result<WallMs> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let due = runtime.block_on(async {
-        let metrics = std::sync::Arc::new(Metrics::new());
-        let stop = CancellationToken::new();
-        let config = config.clone();
-        let ledger = tokio::task::spawn_blocking(move || ledger::open(&config, metrics, stop)).await??;
-        let ledger::Ledger { engine, spooler, .. } = ledger;
+fn fill(place: &Place, load: Load) -> anyhow::Result<WallMs> {
+    offline::with(place, |spooler| async move {
         let name = server::key(0).key_text().to_string();
         let mailbox = spooler.call(move |spool| spool.register(&name, clock::wall())).await??;
         // Far ahead while it fills: nothing is delivered yet, and all becomes due at once.
@@ -75,11 +66,8 @@ fn fill(config: &Config, load: Load) -> anyhow::Result<WallMs> {
         while let Some(done) = fillers.join_next().await {
             done??;
         }
-        drop(spooler);
-        tokio::task::spawn_blocking(move || engine.stop()).await??;
-        anyhow::Ok(due)
-    })?;
-    Ok(due)
+        Ok(due)
+    })
 }
 
 /// Generous time to fill a spool, milliseconds: a thousand messages a second, ten megabytes a second.
