@@ -103,8 +103,8 @@ pub(super) fn run(global: &Global, args: &Args) -> anyhow::Result<Exit> {
 /// This relay, or its baseline, with one mailbox whose gateway is away.
 fn relay(common: &Common, side: Side, dir: &Path) -> anyhow::Result<Peer> {
     let place = Place::make(dir, &common.program(side)?, "")?;
-    let relay = place.start()?;
     let recipients = place.mailboxes(1)?;
+    let relay = place.start()?;
     let (smtp, pid) = (relay.smtp()?, relay.pid());
     let http = relay.http;
     let stored = move || server::metric(http, "waystation_inbound_accepted_total");

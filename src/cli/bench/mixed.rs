@@ -153,8 +153,8 @@ impl Story {
 
 fn measure(dir: &Path, args: &Args, side: Side) -> anyhow::Result<Outcome> {
     let place = Place::make(dir, &args.common.program(side)?, "")?;
-    let relay = place.start()?;
     let recipients = place.mailboxes(args.gateways)?;
+    let relay = place.start()?;
     let load = Load {
         target: relay.smtp()?,
         recipients,

@@ -77,8 +77,8 @@ fn measure(dir: &Path, args: &Args, side: Side) -> anyhow::Result<Outcome> {
     let more = if args.unsigned { "[attestation]\nenabled = false\n" } else { "" };
     let place = Place::make(dir, &args.common.program(side)?, more)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let relay = place.start()?;
     let recipients = place.mailboxes(args.gateways)?;
+    let relay = place.start()?;
     let load = Load {
         target: relay.smtp()?,
         recipients,
