@@ -41,6 +41,10 @@ const TUNNEL_1_EVERY: u32 = 4;
 const CALIBRATION: Duration = Duration::from_secs(20);
 /// Messages between two looks at the clock then.
 const CALIBRATION_MESSAGES: u64 = 500;
+/// Before the first sample the load runs for as long as acked mail is kept, at most [`WARM_UP_MAX`], and for this: by then
+/// what the calibration left has gone, and what is kept is as much as it will be.
+const WARM_UP: Duration = Duration::from_secs(30);
+const WARM_UP_MAX: Duration = Duration::from_secs(300);
 /// Longest wait, after the last message went in, for the last to come out.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(300);
 
@@ -164,6 +168,11 @@ async fn play(scene: &Rc<Scene>, args: &Args) -> anyhow::Result<(f64, Samples, O
         None => calibrate(scene).await? / 2.0,
     };
     anyhow::ensure!(rate > 0.0, "no message came through in {} s", CALIBRATION.as_secs());
+    let begun = clock::monotonic();
+    let warm_up = WARM_UP + Duration::from_secs(args.retain_seconds).min(WARM_UP_MAX);
+    while clock::monotonic().duration_since(begun) < warm_up {
+        send(scene, stretch(args, rate), Some(rate)).await?;
+    }
     let mut outcome = Outcome::default();
     let before = scene.book.borrow().sent();
     let watch = usage::Watch::start(scene.relay.pid(), &scene.dir);
@@ -210,7 +219,7 @@ async fn send(scene: &Rc<Scene>, messages: u64, rate: Option<f64>) -> anyhow::Re
 /// Sends for as long as it was asked to, with a sample at the end of each stretch; all latencies of the dot together.
 async fn sampled(scene: &Rc<Scene>, args: &Args, rate: f64) -> anyhow::Result<(Samples, Latency)> {
     let (begun, all) = (clock::monotonic(), Duration::from_secs(u64::from(args.minutes) * 60));
-    let messages = whole(rate * f64::from(args.sample_seconds));
+    let messages = stretch(args, rate);
     let (mut samples, mut dots) = (Samples::new(), Latency::new("dot"));
     let mut last = begun;
     let mut cpu = usage::of_tree(scene.relay.pid());
@@ -245,6 +254,11 @@ async fn sampled(scene: &Rc<Scene>, args: &Args, rate: f64) -> anyhow::Result<(S
         (last, cpu) = (now, cpu_now);
     }
     Ok((samples, dots))
+}
+
+/// Messages between two samples.
+fn stretch(args: &Args, rate: f64) -> u64 {
+    whole(rate * f64::from(args.sample_seconds))
 }
 
 #[expect(
