@@ -21,6 +21,7 @@ mod replay;
 mod report;
 mod server;
 mod smtp;
+mod soak;
 mod usage;
 
 use std::path::{Path, PathBuf};
@@ -38,6 +39,7 @@ Examples:
   waystation bench accept --only waystation,postfix,smtp-sink --repeat 5 --plots /tmp/plots
   waystation bench accept --baseline ./waystation-of-last-week
   waystation bench growth --stored 10000,1000000,10000000 --lanes-sweep 10,1000,100000 --plots /tmp/plots
+  waystation bench soak --minutes 1440 --plots /tmp/plots
   waystation bench delivery --messages 20000 --size 1024 --json
 
 smtp-sink and smtp-source come with the Debian package postfix. Peers need root, and to be installed, or
@@ -55,6 +57,8 @@ pub(crate) enum Verb {
     Mixed(mixed::Args),
     /// Measure what a message costs when much is stored already, and over how many lanes
     Growth(growth::Args),
+    /// Take and hand over mail for a long time: does anything grow, is anything lost?
+    Soak(soak::Args),
     /// Empty a full queue into smtp-sink, beside Postfix
     Delivery(delivery::Args),
 }
@@ -182,6 +186,7 @@ pub(crate) fn run(global: &Global, verb: Verb) -> anyhow::Result<Exit> {
         Verb::Idle(args) => idle::run(global, &args),
         Verb::Mixed(args) => mixed::run(global, &args),
         Verb::Growth(args) => growth::run(global, &args),
+        Verb::Soak(args) => soak::run(global, &args),
         Verb::Delivery(args) => delivery::run(global, &args),
     }
 }

@@ -33,10 +33,9 @@ pub(super) struct Gateway {
     dialect: Dialect,
     /// The stream that is coming in.
     item: Option<String>,
-    /// Its first bytes, as many as hold the number.
+    /// Its first bytes, [`Gateway::keeps`] of them.
     head: Vec<u8>,
-    /// Bytes of it so far.
-    size: u64,
+    keeps: usize,
 }
 
 /// A message that came whole and was not acked yet.
@@ -44,9 +43,10 @@ pub(super) struct Gateway {
 pub(super) struct Arrival {
     /// Number of the message, if it is one of [`smtp::send`].
     pub(super) number: Option<u64>,
-    /// Bytes with the relay's own head.
-    pub(super) size: u64,
-    item: Option<String>,
+    /// All its bytes, the relay's own head too, from a gateway that [keeps](Gateway::keep_messages) messages.
+    pub(super) message: Vec<u8>,
+    /// Its item, in tunnel 2.
+    pub(super) item: Option<String>,
 }
 
 /// Bytes of a message that are kept until its number is known.
@@ -66,7 +66,7 @@ impl Gateway {
         let url = format!("ws://{relay}/ws");
         let dialed = tokio_tungstenite::client_async_with_config(url, stream, Some(config)).await;
         let (socket, _) = dialed.context("the tunnel does not open")?;
-        let mut this = Self { socket, dialect, item: None, head: Vec::new(), size: 0 };
+        let mut this = Self { socket, dialect, item: None, head: Vec::new(), keeps: HEAD_BYTES };
         let (key, features) = (key(n), if dialect == Dialect::Two { r#","features":["ack"]"# } else { "" });
         let text = key.key_text();
         let request = format!(r#"{{"type":"auth_challenge_request","publicKeyBase32":"{text}"{features}}}"#);
@@ -98,6 +98,11 @@ impl Gateway {
         }
     }
 
+    /// From now on arrivals come with all their bytes.
+    pub(super) fn keep_messages(&mut self) {
+        self.keeps = usize::MAX;
+    }
+
     /// The next message that is whole; `None` when the connection has ended. Pings are answered on the way.
     pub(super) async fn next(&mut self) -> anyhow::Result<Option<Arrival>> {
         loop {
@@ -119,16 +124,16 @@ impl Gateway {
             Frame::Start { start, .. } => {
                 self.item = start.item_id;
                 self.head.clear();
-                self.size = 0;
             }
             Frame::Chunk { bytes: body, .. } => {
-                let room = HEAD_BYTES.saturating_sub(self.head.len());
+                let room = self.keeps.saturating_sub(self.head.len());
                 self.head.extend_from_slice(&body[..room.min(body.len())]);
-                self.size += u64::try_from(body.len())?;
             }
             Frame::End { .. } => {
                 let number = smtp::number(&self.head);
-                return Ok(Some(Arrival { number, size: self.size, item: self.item.take() }));
+                let message =
+                    if self.keeps == HEAD_BYTES { Vec::new() } else { std::mem::take(&mut self.head) };
+                return Ok(Some(Arrival { number, message, item: self.item.take() }));
             }
             Frame::Abort { .. } => self.item = None,
         }

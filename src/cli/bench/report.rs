@@ -250,7 +250,7 @@ fn ratios(turns: &[Turn], subject: &Subject) -> Vec<Ratio> {
 }
 
 /// One plot for each kind of latency, and one for each thing counted over time.
-fn draw(directory: &Path, subject: &Subject, turns: &[Turn]) -> anyhow::Result<()> {
+pub(super) fn draw(directory: &Path, subject: &Subject, turns: &[Turn]) -> anyhow::Result<()> {
     let mut latencies: BTreeMap<&str, Vec<(Side, Latency)>> = BTreeMap::new();
     let mut series: BTreeMap<(&'static str, &'static str), Vec<Line>> = BTreeMap::new();
     for turn in turns {

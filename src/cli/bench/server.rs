@@ -55,6 +55,14 @@ impl Place {
         Ok(Self { root: root.to_owned(), program: program.to_owned() })
     }
 
+    /// Relays here forget what was acked after so many seconds.
+    pub(super) fn retain_acked(&self, seconds: u64) -> anyhow::Result<()> {
+        let text = fs::read_to_string(self.config_file())?;
+        let table = format!("[spool]\nretain_acked_seconds = {seconds}\n");
+        anyhow::ensure!(text.matches("[spool]\n").count() == 1, "the configuration has no table [spool]");
+        Ok(fs::write(self.config_file(), text.replace("[spool]\n", &table))?)
+    }
+
     fn config_file(&self) -> PathBuf {
         self.root.join("waystation.toml")
     }

@@ -262,6 +262,13 @@ pub(super) fn content(out: &mut Vec<u8>, n: u64, size: usize) {
     }
 }
 
+/// Whether a message ends with all of what [`send`] sent as message `n`.
+pub(super) fn is_whole(message: &[u8], n: u64, size: Size) -> bool {
+    let mut sent = Vec::new();
+    content(&mut sent, n, size.of(n));
+    message.ends_with(&sent)
+}
+
 /// The number in a message that [`send`] made; `None`: it is none of those.
 pub(super) fn number(message: &[u8]) -> Option<u64> {
     let at = memchr::memmem::find(message, b"\r\nSubject: ")? + 11;
@@ -278,6 +285,10 @@ mod tests {
             let mut message = Vec::new();
             content(&mut message, n, size);
             assert_eq!(number(&message), Some(n));
+            assert!(is_whole(&[b"Received: x\r\n", &message[..]].concat(), n, Size::Bytes(size)));
+            message[size / 2] ^= 1;
+            assert!(!is_whole(&message, n, Size::Bytes(size)));
+            message[size / 2] ^= 1;
             assert!((size..size + LINE.len()).contains(&message.len()), "{} of {size}", message.len());
             assert!(message.ends_with(b"\r\n"));
         }
