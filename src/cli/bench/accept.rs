@@ -1,5 +1,6 @@
 //! `bench accept`: from the sender's connection to the 250 of a message that is stored.
 
+use std::net::SocketAddr;
 use std::path::Path;
 
 use serde_json::{Map, json};
@@ -48,7 +49,7 @@ const SIDES: [Side; 8] = [
     Side::Disk,
 ];
 
-const COLUMNS: [(&str, &str); 7] = [
+const COLUMNS: [(&str, &str); 8] = [
     ("messages_per_second", "MSG/S"),
     ("cpu_seconds_per_1000", "CPU S/1000"),
     ("bytes_written_per_message", "WRITTEN/MSG"),
@@ -56,6 +57,7 @@ const COLUMNS: [(&str, &str); 7] = [
     ("dot_p50_ms", "DOT P50 MS"),
     ("dot_p99_ms", "DOT P99 MS"),
     ("dot_p999_ms", "DOT P99.9 MS"),
+    ("commit_mean_ms", "COMMIT MS"),
 ];
 
 /// Quantiles of a latency that are figures.
@@ -67,7 +69,14 @@ pub(super) fn run(global: &Global, args: &Args) -> anyhow::Result<Exit> {
             return floor::measure(dir, args.messages, args.size).map(Ok);
         }
         let peer = match side {
-            Side::Waystation | Side::Baseline => Ok(relay(&args.common, side, dir)?),
+            Side::Waystation | Side::Baseline => {
+                let (peer, http) = relay(&args.common, side, dir)?;
+                let mut outcome = measure(&peer, dir, args)?;
+                let (commits, seconds) = server::commits(http)?;
+                outcome.figure("commit_mean_ms", Unit::Milliseconds, seconds * 1000.0 / commits);
+                outcome.figure("messages_per_commit", Unit::Count, super::count(args.messages) / commits);
+                return Ok(Ok(outcome));
+            }
             Side::Postfix | Side::Opensmtpd | Side::Exim | Side::SmtpServer | Side::SmtpSink | Side::Disk => {
                 peers::start(side, dir, &args.common.peers)?
             }
@@ -101,14 +110,15 @@ pub(super) fn run(global: &Global, args: &Args) -> anyhow::Result<Exit> {
 }
 
 /// This relay, or its baseline, with one mailbox whose gateway is away.
-fn relay(common: &Common, side: Side, dir: &Path) -> anyhow::Result<Peer> {
+fn relay(common: &Common, side: Side, dir: &Path) -> anyhow::Result<(Peer, SocketAddr)> {
     let place = Place::make(dir, &common.program(side)?, "")?;
     let recipients = place.mailboxes(1)?;
     let relay = place.start()?;
     let (smtp, pid) = (relay.smtp()?, relay.pid());
     let http = relay.http;
     let stored = move || server::metric(http, "waystation_inbound_accepted_total");
-    Ok(Peer { smtp, recipients, pid, stored: Some(Box::new(stored)), _running: Box::new(relay) })
+    let peer = Peer { smtp, recipients, pid, stored: Some(Box::new(stored)), _running: Box::new(relay) };
+    Ok((peer, http))
 }
 
 fn measure(peer: &Peer, dir: &Path, args: &Args) -> anyhow::Result<Outcome> {

@@ -169,13 +169,28 @@ impl Relay {
 
 /// A metric with its labels as they are written; nothing counted yet is 0.
 pub(super) fn metric(http: SocketAddr, name: &str) -> anyhow::Result<u64> {
+    let text = metrics(http)?;
+    value(&text, name).map_or(Ok(0), |value| Ok(value.parse()?))
+}
+
+/// Group commits so far, and the seconds they took.
+pub(super) fn commits(http: SocketAddr) -> anyhow::Result<(f64, f64)> {
+    let text = metrics(http)?;
+    let read = |name| value(&text, name).map_or(Ok(0.0), str::parse);
+    Ok((read("waystation_spool_commit_seconds_count")?, read("waystation_spool_commit_seconds_sum")?))
+}
+
+fn value<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')).map(str::trim)
+}
+
+fn metrics(http: SocketAddr) -> anyhow::Result<String> {
     let mut stream = TcpStream::connect(http)?;
     stream.set_read_timeout(Some(METRIC_PATIENCE))?;
     write!(stream, "GET /metrics HTTP/1.1\r\nHost: {http}\r\nConnection: close\r\n\r\n")?;
     let mut text = String::new();
     stream.read_to_string(&mut text)?;
-    let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    Ok(value.map_or(Ok(0), |value| value.trim().parse())?)
+    Ok(text)
 }
 
 impl Drop for Relay {

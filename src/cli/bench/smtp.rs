@@ -22,6 +22,8 @@ const ANSWER_PATIENCE: Duration = Duration::from_secs(120);
 const DIALS_MAX: usize = 4;
 /// Envelope sender of every message.
 pub(super) const SENDER: &str = "bench@from.test";
+/// Messages in one connection when nobody says: some servers end longer ones.
+const PER_CONNECTION: u64 = 500;
 /// One line of a body, as smtp-source has them.
 const LINE: &[u8; 80] = &{
     let mut line = [b'X'; 80];
@@ -85,7 +87,7 @@ pub(super) struct Load {
     pub(super) sessions: usize,
     pub(super) messages: u64,
     pub(super) size: Size,
-    /// Messages in one connection; 0: all of them.
+    /// Messages in one connection; 0: as many as [`PER_CONNECTION`].
     pub(super) per_connection: u64,
     /// `MAIL`, `RCPT` and `DATA` go in one write, where the server allows it.
     pub(super) pipelining: bool,
@@ -151,10 +153,12 @@ async fn session(shared: Rc<Shared>) -> anyhow::Result<()> {
             let _dial = shared.dials.acquire().await?;
             Line::connect(load.target).await?
         };
-        let mut in_connection = 0;
-        while shared.next.get() < end && (load.per_connection == 0 || in_connection < load.per_connection) {
+        let most = if load.per_connection == 0 { PER_CONNECTION } else { load.per_connection };
+        for _ in 0..most {
+            if shared.next.get() >= end {
+                break;
+            }
             let n = shared.next.replace(shared.next.get() + 1);
-            in_connection += 1;
             if let Some(rate) = load.rate {
                 let due = Duration::from_secs_f64(super::count(n - load.first) / rate);
                 let ahead = due.saturating_sub(clock::monotonic().duration_since(shared.started));
