@@ -84,7 +84,7 @@ impl ClientSession {
     /// A session on a connection that was just opened. `position` is what earlier sessions have seen.
     #[must_use]
     pub fn new(settings: Settings, position: LanePosition, now: Instant) -> Self {
-        let mut features = vec![Feature::Ack, Feature::Credit, Feature::Replay];
+        let mut features = vec![Feature::Ack, Feature::Credit, Feature::Replay, Feature::Batch];
         features.extend(settings.submits.then_some(Feature::Results));
         let request = ToRelay::AuthChallengeRequest(AuthChallengeRequest {
             public_key_base32: settings.key.key_text().to_string(),

@@ -372,7 +372,12 @@ mod tests {
             fate: Fate::Stored,
             at_ms: 1,
             verdict: "ok".into(),
-            receipt: Some(Signed { key_id: "k".into(), payload_base64, signature_base64: "s".into() }),
+            receipt: Some(Signed {
+                key_id: "k".into(),
+                payload_base64,
+                signature_base64: "s".into(),
+                batch_path: None,
+            }),
             seen: None,
             kept: None,
         })

@@ -20,7 +20,7 @@ use crate::identity::key::SecretKey;
 
 /// First bytes of what is signed: none, as the first protocol has it. A payload begins with `{`, which no domain of
 /// another statement does.
-const DOMAIN: &[u8] = b"";
+pub(super) const DOMAIN: &[u8] = b"";
 /// How far the gateway's clock may be behind or ahead of the relay's before a statement counts as expired.
 pub const CLOCK_SKEW_MS: u64 = 10 * 60 * 1000;
 

@@ -14,7 +14,7 @@ use super::signed::{self, Reason, Signed};
 use crate::identity::key::SecretKey;
 
 /// First bytes of what a receipt signs.
-const DOMAIN: &[u8] = b"waystation-custody-1\n";
+pub(super) const DOMAIN: &[u8] = b"waystation-custody-1\n";
 /// Version of the payload.
 const VERSION: u64 = 1;
 

@@ -25,7 +25,7 @@ use uuid::Uuid;
 use super::admission::{self, Admission};
 use super::envelope::Envelope;
 use super::outbound::intake::{Submissions, Submitter};
-use super::signer::Signer;
+use super::signer::{Batched, Signer};
 use crate::clock;
 use crate::crashpoint;
 use crate::current::Current;
@@ -104,7 +104,7 @@ impl Service for Lanes {
 
     fn open(&self, opening: Opening) -> BoxFuture<'_, Result<Arc<dyn Lane>, ServiceError>> {
         Box::pin(async move {
-            let Opening { id, key, dialect, .. } = opening;
+            let Opening { id, key, dialect, batches, .. } = opening;
             let (role, bell) = (opening.role, Arc::clone(&opening.bell));
             let still_here = Arc::clone(&opening.still_here);
             let opened = self.spooler.call(move |spool| open(spool, key, role, bell, &still_here)).await;
@@ -118,6 +118,7 @@ impl Service for Lanes {
                 id,
                 key,
                 dialect,
+                batches,
                 lane,
                 session,
                 submitter,
@@ -161,6 +162,8 @@ struct GatewayLane {
     id: Uuid,
     key: KeyText,
     dialect: Dialect,
+    /// The gateway takes statements that share a signature.
+    batches: bool,
     lane: LaneId,
     /// The ledger's name of the session.
     session: SessionId,
@@ -393,17 +396,10 @@ impl GatewayLane {
 
     /// An offer of each item, in order. Signing is most of the work of a replay: a few at a time go to tasks of their own,
     /// so that all cores sign, and none is held for long.
-    async fn offers(&self, items: Vec<ItemInfo>, now: WallMs) -> Vec<(ItemInfo, Result<Offer, String>)> {
-        let (dialect, signer) = (self.dialect, &self.signer);
-        let make = move |items: Vec<ItemInfo>, signer: Option<Arc<Signer>>| -> Vec<_> {
-            let offered = items.into_iter().map(|info| {
-                let made = offer(&info, dialect, signer.as_deref(), now);
-                (info, made)
-            });
-            offered.collect()
-        };
-        if signer.is_none() || items.len() <= SIGNED_AT_ONCE {
-            return make(items, signer.clone());
+    async fn offers(&self, items: Vec<ItemInfo>, now: WallMs) -> Vec<Offered> {
+        let (dialect, batches) = (self.dialect, self.batches);
+        if self.signer.is_none() || items.len() <= SIGNED_AT_ONCE {
+            return offers(items, dialect, self.signer.as_deref(), batches, now);
         }
         let (mut tasks, mut items) = (Vec::new(), items.into_iter());
         loop {
@@ -411,19 +407,19 @@ impl GatewayLane {
             if some.is_empty() {
                 break;
             }
-            let signer = signer.clone();
-            tasks.push(tokio::spawn(async move { make(some, signer) }));
+            let signer = self.signer.clone();
+            tasks.push(tokio::spawn(async move { offers(some, dialect, signer.as_deref(), batches, now) }));
         }
-        let mut offers = Vec::new();
+        let mut all = Vec::new();
         for task in tasks {
             match task.await {
-                Ok(some) => offers.extend(some),
+                Ok(some) => all.extend(some),
                 Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
                 // The runtime ends, and the session with it: what was not offered stays leased to nobody.
                 Err(_) => break,
             }
         }
-        offers
+        all
     }
 
     fn note_refusal(&self, change: &Change) {
@@ -478,16 +474,54 @@ impl GatewayLane {
     }
 }
 
-/// An item as the tunnel sends it. Tunnel 1 gets exactly the fields it knows; the attestation is one of them.
-fn offer(info: &ItemInfo, dialect: Dialect, signer: Option<&Signer>, now: WallMs) -> Result<Offer, String> {
-    let envelope = Envelope::decode(&info.meta).map_err(|error| error.to_string())?;
+/// An item, and what is offered of it; or why it cannot be.
+type Offered = (ItemInfo, Result<Offer, String>);
+
+/// Offers of some items, signed: one by one, or together where the gateway takes that.
+fn offers(
+    items: Vec<ItemInfo>,
+    dialect: Dialect,
+    signer: Option<&Signer>,
+    batches: bool,
+    now: WallMs,
+) -> Vec<Offered> {
+    let mut offers = Vec::with_capacity(items.len());
+    let mut batch = Batched::new(now);
+    for info in items {
+        let made = Envelope::decode(&info.meta).map_err(|error| error.to_string()).map(|envelope| {
+            let mut offer = offer(&info, &envelope, dialect);
+            if let Some(signer) = signer {
+                if batches && dialect == Dialect::Two {
+                    batch.add(signer, &info, &envelope, &offer.stream, &offer.start.rcpt_to);
+                } else {
+                    let start = &mut offer.start;
+                    start.auth_attestation =
+                        Some(signer.attest(&info, &envelope, &offer.stream, &start.rcpt_to, now));
+                    start.receipt = (dialect == Dialect::Two).then(|| signer.receipt(&info, &envelope, now));
+                }
+            }
+            offer
+        });
+        offers.push((info, made));
+    }
+    if let Some(signer) = signer {
+        let mut signed = batch.sign(signer).into_iter();
+        for (_, made) in &mut offers {
+            if let (true, Ok(offer)) = (batches && dialect == Dialect::Two, made) {
+                offer.start.auth_attestation = signed.next();
+                offer.start.receipt = signed.next();
+            }
+        }
+    }
+    offers
+}
+
+/// An item as the tunnel sends it, unsigned. Tunnel 1 gets exactly the fields it knows.
+fn offer(info: &ItemInfo, envelope: &Envelope, dialect: Dialect) -> Offer {
     let rcpt_to = String::from_utf8_lossy(&info.tag).into_owned();
     let stream = stream_id(info.id, &rcpt_to);
     let mut start = StartBody { mail_from: envelope.mail_from().to_owned(), rcpt_to, ..StartBody::default() };
-    start.auth_attestation =
-        signer.map(|signer| signer.attest(info, &envelope, &stream, &start.rcpt_to, now));
     if dialect == Dialect::Two {
-        start.receipt = signer.map(|signer| signer.receipt(info, &envelope, now));
         start.item_id = Some(info.id.to_string());
         start.seq = Some(info.seq.0);
         start.chain = Some(HEXLOWER.encode(&info.chain));
@@ -495,7 +529,7 @@ fn offer(info: &ItemInfo, dialect: Dialect, signer: Option<&Signer>, now: WallMs
         start.trace_bytes = Some(info.head.len() as u64);
         start.sha256 = Some(HEXLOWER.encode(&info.sha256));
     }
-    Ok(Offer {
+    Offer {
         item: info.id,
         seq: info.seq,
         stream,
@@ -504,7 +538,7 @@ fn offer(info: &ItemInfo, dialect: Dialect, signer: Option<&Signer>, now: WallMs
         pieces: info.chunks.len(),
         size_bytes: info.size_bytes,
         sha256: info.sha256,
-    })
+    }
 }
 
 /// `<item id>:<recipient>`, or the item id alone when that does not fit a frame.
@@ -545,9 +579,13 @@ mod tests {
         Meta { mail_from: "a@b.example".into(), ..Meta::default() }.encode()
     }
 
+    fn one(info: ItemInfo, dialect: Dialect) -> Result<Offer, String> {
+        offers(vec![info], dialect, None, false, WallMs(9)).remove(0).1
+    }
+
     #[test]
     fn tunnel_1_sees_only_the_fields_it_knows() {
-        let offer = offer(&info(b"C@d.example", meta()), Dialect::One, None, WallMs(9)).unwrap();
+        let offer = one(info(b"C@d.example", meta()), Dialect::One).unwrap();
         let expected = StartBody {
             mail_from: "a@b.example".into(),
             rcpt_to: "C@d.example".into(),
@@ -559,7 +597,7 @@ mod tests {
     #[test]
     fn tunnel_2_names_the_item_its_place_and_its_hash() {
         let info = info(b"c@d.example", meta());
-        let offer = offer(&info, Dialect::Two, None, WallMs(9)).unwrap();
+        let offer = one(info.clone(), Dialect::Two).unwrap();
         assert_eq!(offer.start.item_id, Some(info.id.to_string()));
         assert_eq!(
             (offer.start.seq, offer.start.size, offer.start.trace_bytes),
@@ -579,6 +617,6 @@ mod tests {
 
     #[test]
     fn unreadable_metadata_is_no_offer() {
-        assert!(offer(&info(b"c@d", vec![99]), Dialect::One, None, WallMs(9)).is_err());
+        assert!(one(info(b"c@d", vec![99]), Dialect::One).is_err());
     }
 }

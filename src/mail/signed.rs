@@ -4,6 +4,8 @@
 //! base64 has one spelling. Nothing is believed before that, and nothing longer than [`PAYLOAD_BYTES_MAX`] is looked at.
 //! Readers skip fields they do not know, so that a statement may grow.
 
+pub mod batch;
+
 use std::fmt;
 
 use data_encoding::{BASE64, HEXLOWER};
@@ -74,7 +76,37 @@ pub fn seal(domain: &[u8], payload: &[u8], key_id: &str, key: &SecretKey) -> Sig
         key_id: key_id.to_owned(),
         payload_base64: BASE64.encode(payload),
         signature_base64: BASE64.encode(&key.sign(&[domain, payload].concat())),
+        batch_path: None,
     }
+}
+
+/// Signs statements, each a domain and a payload, under one signature ([`batch`]); one alone is signed as [`seal`] does.
+#[must_use]
+pub fn seal_together(statements: &[(&[u8], &[u8])], key_id: &str, key: &SecretKey) -> Vec<Signed> {
+    if let [(domain, payload)] = statements {
+        return vec![seal(domain, payload, key_id, key)];
+    }
+    let leaves: Vec<_> = statements.iter().map(|(domain, payload)| batch::leaf(domain, payload)).collect();
+    let (root, ways) = batch::tree(&leaves);
+    let signature_base64 = BASE64.encode(&key.sign(&batch::text(&root)));
+    let signed = statements.iter().zip(ways).map(|((_, payload), way)| Signed {
+        key_id: key_id.to_owned(),
+        payload_base64: BASE64.encode(payload),
+        signature_base64: signature_base64.clone(),
+        batch_path: Some(BASE64.encode(&way)),
+    });
+    signed.collect()
+}
+
+/// The octets that the signature must be over.
+fn signed_text(domain: &[u8], payload: &[u8], batch_path: Option<&str>) -> Option<Vec<u8>> {
+    let Some(path) = batch_path else { return Some([domain, payload].concat()) };
+    // Four characters for three octets; a longer way is not even decoded.
+    if path.len() > batch::STEPS_MAX * 44 + 4 {
+        return None;
+    }
+    let way = BASE64.decode(path.as_bytes()).ok()?;
+    batch::root(batch::leaf(domain, payload), &way).map(|root| batch::text(&root))
 }
 
 /// The payload's fields, in the order of checks of section 10.3: key, JSON, signature.
@@ -96,10 +128,9 @@ pub fn open(domain: &[u8], signed: &Signed, keys: &TrustedKeys) -> Result<Map<St
     };
     let signature =
         BASE64.decode(signed.signature_base64.as_bytes()).map_err(|_| Reason::InvalidSignature)?;
-    if key.verifies(&[domain, &payload].concat(), &signature) {
-        Ok(fields)
-    } else {
-        Err(Reason::InvalidSignature)
+    match signed_text(domain, &payload, signed.batch_path.as_deref()) {
+        Some(text) if key.verifies(&text, &signature) => Ok(fields),
+        Some(_) | None => Err(Reason::InvalidSignature),
     }
 }
 
@@ -158,6 +189,34 @@ mod tests {
         assert!(open(b"one\n", &signed, &keys).is_ok());
         assert_eq!(open(b"two\n", &signed, &keys), Err(Reason::InvalidSignature));
         assert_eq!(open(b"one\n", &signed, &TrustedKeys::default()), Err(Reason::MissingTrustedKey));
+    }
+
+    #[test]
+    fn statements_signed_together_are_good_each_for_itself() {
+        let (key, keys) = pair();
+        let payloads = ["{\"a\":1}", "{\"a\":2}", "{\"a\":3}"];
+        let statements: Vec<(&[u8], &[u8])> =
+            payloads.iter().map(|text| (&b"one\n"[..], text.as_bytes())).collect();
+        let together = seal_together(&statements, "k", &key);
+        for (n, signed) in together.iter().enumerate() {
+            let fields = open(b"one\n", signed, &keys).unwrap();
+            assert_eq!(number(&fields, "a"), Some(n as u64 + 1));
+            assert_eq!(open(b"two\n", signed, &keys), Err(Reason::InvalidSignature));
+            let bare = Signed { batch_path: None, ..signed.clone() };
+            assert_eq!(open(b"one\n", &bare, &keys), Err(Reason::InvalidSignature));
+            let other = Signed { payload_base64: BASE64.encode(b"{\"a\":9}"), ..signed.clone() };
+            assert_eq!(open(b"one\n", &other, &keys), Err(Reason::InvalidSignature));
+        }
+        let swapped = Signed { batch_path: together[1].batch_path.clone(), ..together[0].clone() };
+        assert_eq!(open(b"one\n", &swapped, &keys), Err(Reason::InvalidSignature));
+        for path in ["", "A", "AAAA", &"A".repeat(2000)] {
+            let broken = Signed { batch_path: Some(path.to_owned()), ..together[0].clone() };
+            assert_eq!(open(b"one\n", &broken, &keys), Err(Reason::InvalidSignature), "{path}");
+        }
+        assert_eq!(
+            seal_together(&statements[..1], "k", &key),
+            [seal(b"one\n", payloads[0].as_bytes(), "k", &key)]
+        );
     }
 
     #[test]

@@ -4,8 +4,9 @@
 //! * `store`: where the keys lie.
 //! * Here: the statements, made of what the ledger keeps, and the keys of the running process.
 //!
-//! Promises: a receipt is the same bytes each time, before and after a restart, for as long as the key of its time is
-//! announced; after that it is the same statement under the current key. What is signed is the stored envelope and the
+//! Promises: a receipt is the same statement each time, before and after a restart, and when it is signed alone the same
+//! bytes for as long as the key of its time is announced; after that it is under the current key. What goes out together
+//! to a gateway that takes batches shares a signature. What is signed is the stored envelope and the
 //! stored hashes, nothing that a gateway said. Signing holds no lock and touches no disk.
 //!
 //! Failure policy: without usable keys there is no [`Signer`]. A rotation that fails leaves the keys as they were.
@@ -13,6 +14,7 @@
 pub mod ring;
 pub mod store;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -24,9 +26,9 @@ use spool::types::ItemInfo;
 use self::ring::Ring;
 use self::store::{Store, StoreError};
 use super::attestation::{self, Details, Statement, signals};
-use super::custody::{Kind, Receipt};
+use super::custody::{self, Kind, Receipt};
 use super::envelope::{Envelope, Meta, OutboundMeta};
-use super::signed::{Signed, time_text};
+use super::signed::{self, Signed, time_text};
 use super::verdict::Verdicts;
 use crate::observe::{Metrics, SignedKind};
 use crate::tunnel::signed::RelayKey;
@@ -174,6 +176,74 @@ impl Signer {
     fn replace(&self, ring: Ring) {
         self.metrics.custody.set_keys(ring.len());
         *self.ring.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(ring);
+    }
+}
+
+/// Statements that are signed together, in the order they were added: an attestation and a receipt of each item.
+#[derive(Debug)]
+pub struct Batched {
+    now: WallMs,
+    /// Kind, payload, and when what it speaks of was accepted if its key is that of that time.
+    statements: Vec<(SignedKind, Vec<u8>, Option<WallMs>)>,
+}
+
+impl Batched {
+    /// None yet.
+    #[must_use]
+    pub fn new(now: WallMs) -> Self {
+        Self { now, statements: Vec::new() }
+    }
+
+    /// Adds what [`Signer::attest`] and [`Signer::receipt`] would sign.
+    pub fn add(
+        &mut self,
+        signer: &Signer,
+        info: &ItemInfo,
+        envelope: &Envelope,
+        stream_id: &str,
+        rcpt_to: &str,
+    ) {
+        let relay = &signer.settings.relay;
+        let statement = statement(relay, info, envelope, stream_id, rcpt_to, self.now);
+        self.statements.push((SignedKind::Attestation, attestation::payload(&statement), None));
+        let receipt = receipt(relay, info, envelope);
+        self.statements.push((SignedKind::Receipt, receipt.payload(), Some(receipt.at)));
+    }
+
+    /// Signs them; those of one key share a signature.
+    #[must_use]
+    pub fn sign(self, signer: &Signer) -> Vec<Signed> {
+        let ring = signer.ring();
+        let mut by_key: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+        let key_of = |at: Option<WallMs>| match at {
+            Some(at) => ring.current_for(at, self.now),
+            None => ring.current(self.now),
+        };
+        for (n, (kind, _, at)) in self.statements.iter().enumerate() {
+            signer.metrics.custody.signed(*kind);
+            by_key.entry(&key_of(*at).id).or_default().push(n);
+        }
+        let mut signed: Vec<Option<Signed>> = vec![None; self.statements.len()];
+        for of_key in by_key.into_values() {
+            let statements: Vec<(&[u8], &[u8])> = of_key
+                .iter()
+                .map(|n| {
+                    let (kind, payload, _) = &self.statements[*n];
+                    let domain = match kind {
+                        SignedKind::Attestation => attestation::DOMAIN,
+                        SignedKind::Receipt => custody::DOMAIN,
+                    };
+                    (domain, payload.as_slice())
+                })
+                .collect();
+            let Some((_, _, at)) = of_key.first().map(|n| &self.statements[*n]) else { continue };
+            let key = key_of(*at);
+            let together = signed::seal_together(&statements, &key.id, &key.secret);
+            for (n, one) in of_key.into_iter().zip(together) {
+                signed[n] = Some(one);
+            }
+        }
+        signed.into_iter().flatten().collect()
     }
 }
 

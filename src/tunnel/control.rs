@@ -72,11 +72,18 @@ pub enum Feature {
     Credit = 4,
     /// The gateway may ask for acked items again by `replay_request`.
     Replay = 8,
+    /// The gateway takes statements that share a signature.
+    Batch = 16,
 }
 
 impl Feature {
-    const ALL: [(Self, &'static str); 4] =
-        [(Self::Ack, "ack"), (Self::Results, "results"), (Self::Credit, "credit"), (Self::Replay, "replay")];
+    const ALL: [(Self, &'static str); 5] = [
+        (Self::Ack, "ack"),
+        (Self::Results, "results"),
+        (Self::Credit, "credit"),
+        (Self::Replay, "replay"),
+        (Self::Batch, "batch"),
+    ];
 }
 
 /// A set of features; on the wire a list of words.

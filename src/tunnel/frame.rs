@@ -13,6 +13,8 @@
 //! fields of a start body are skipped; known optional ones of a wrong type count as absent, as the first
 //! protocol's readers do.
 
+use std::borrow::Cow;
+
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -93,7 +95,7 @@ pub struct StartBody {
 
 impl StartBody {
     fn read(body: &[u8], dialect: Dialect) -> Result<Self, FrameError> {
-        let text = String::from_utf8_lossy(body);
+        let text = lossy(body);
         let value: Value = serde_json::from_str(&text).map_err(|_| FrameError::StartNotJson)?;
         let Value::Object(mut fields) = value else { return Err(FrameError::StartNotJson) };
         let mut start = Self {
@@ -132,6 +134,7 @@ fn read_signed(fields: &mut Map<String, Value>, name: &str) -> Option<Signed> {
         key_id: part("keyId")?,
         payload_base64: part("payloadBase64")?,
         signature_base64: part("signatureBase64")?,
+        batch_path: part("batchPath"),
     })
 }
 
@@ -245,7 +248,7 @@ impl Frame {
         if announced != message.len() as u64 {
             return Err(FrameError::Length { announced, got: message.len() });
         }
-        let stream = String::from_utf8_lossy(&message[HEADER_BYTES..body_at]).into_owned();
+        let stream = lossy(&message[HEADER_BYTES..body_at]).into_owned();
         let body = message.slice(body_at..);
         Ok(match tag {
             Tag::Start => Self::Start { stream, start: StartBody::read(&body, dialect)? },
@@ -260,6 +263,11 @@ impl Frame {
             }
         })
     }
+}
+
+/// Text with each bad octet replaced. Nearly all is good, and finding that out is much faster than replacing.
+fn lossy(bytes: &[u8]) -> Cow<'_, str> {
+    std::str::from_utf8(bytes).map_or_else(|_| String::from_utf8_lossy(bytes), Cow::Borrowed)
 }
 
 fn join(tag: Tag, stream: &str, body: &[u8]) -> Result<Bytes, FrameError> {
@@ -395,8 +403,12 @@ mod tests {
 
     #[test]
     fn a_receipt_is_read_in_tunnel_2_only() {
-        let signed =
-            Signed { key_id: "r".into(), payload_base64: "e30=".into(), signature_base64: "AA==".into() };
+        let signed = Signed {
+            key_id: "r".into(),
+            payload_base64: "e30=".into(),
+            signature_base64: "AA==".into(),
+            batch_path: None,
+        };
         let start = StartBody { receipt: Some(signed.clone()), ..StartBody::default() };
         let wire = Frame::Start { stream: "s".into(), start }.encode().unwrap();
         for (dialect, receipt) in [(Dialect::One, None), (Dialect::Two, Some(signed))] {

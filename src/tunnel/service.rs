@@ -61,6 +61,8 @@ pub struct Opening {
     pub role: SessionRole,
     /// It acks results; if not, it hears of them for a short while and forgets.
     pub results: bool,
+    /// It takes statements that share a signature.
+    pub batches: bool,
     /// How to wake it for items.
     pub bell: Bell,
     /// How to wake it for results.

@@ -50,7 +50,8 @@ pub use values::{
 };
 
 /// Features of tunnel 2 that this relay has.
-const SUPPORTED: [Feature; 4] = [Feature::Ack, Feature::Results, Feature::Credit, Feature::Replay];
+const SUPPORTED: [Feature; 5] =
+    [Feature::Ack, Feature::Results, Feature::Credit, Feature::Replay, Feature::Batch];
 /// Most offers kept ready to be written; more are leased when half of them are gone.
 const LEASE_ITEMS_MAX: u32 = 64;
 /// Most changes that wait for the lane; a replay request beyond it is dropped.
@@ -185,6 +186,12 @@ impl Session {
     #[must_use]
     pub fn acked(&self) -> u64 {
         self.acked
+    }
+
+    /// Whether its gateway takes statements that share a signature.
+    #[must_use]
+    pub fn takes_batches(&self) -> bool {
+        self.features.has(Feature::Batch)
     }
 
     /// Whether its gateway acks results.

@@ -16,8 +16,11 @@ pub struct Signed {
     pub key_id: String,
     /// The bytes, standard base64.
     pub payload_base64: String,
-    /// Ed25519 signature over them, standard base64.
+    /// Ed25519 signature over them, or over a root that they lead to, standard base64.
     pub signature_base64: String,
+    /// The way to that root, standard base64; only for gateways that take it ([`super::control::Feature::Batch`]).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch_path: Option<String>,
 }
 
 /// What a key of the relay does now.

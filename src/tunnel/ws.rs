@@ -476,6 +476,7 @@ fn opening(proof: &Proof, id: Uuid, session: &Session, wake: &Arc<Wake>) -> Open
         dialect: session.dialect(),
         role: proof.role,
         results: session.acks_results(),
+        batches: session.takes_batches(),
         bell,
         results_bell,
         still_here,

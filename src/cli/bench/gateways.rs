@@ -67,7 +67,8 @@ impl Gateway {
         let dialed = tokio_tungstenite::client_async_with_config(url, stream, Some(config)).await;
         let (socket, _) = dialed.context("the tunnel does not open")?;
         let mut this = Self { socket, dialect, item: None, head: Vec::new(), keeps: HEAD_BYTES };
-        let (key, features) = (key(n), if dialect == Dialect::Two { r#","features":["ack"]"# } else { "" });
+        let (key, features) =
+            (key(n), if dialect == Dialect::Two { r#","features":["ack","batch"]"# } else { "" });
         let text = key.key_text();
         let request = format!(r#"{{"type":"auth_challenge_request","publicKeyBase32":"{text}"{features}}}"#);
         this.socket.send(Message::text(request)).await?;

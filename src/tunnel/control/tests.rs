@@ -4,7 +4,12 @@ use super::*;
 use crate::tunnel::signed::{RelayKey, RelayKeyStatus, Signed};
 
 fn signed() -> Signed {
-    Signed { key_id: "r".into(), payload_base64: "e30=".into(), signature_base64: "AA==".into() }
+    Signed {
+        key_id: "r".into(),
+        payload_base64: "e30=".into(),
+        signature_base64: "AA==".into(),
+        batch_path: None,
+    }
 }
 
 fn to_relay(text: &str) -> Result<ToRelay, ControlError> {
