@@ -81,7 +81,7 @@ struct Common {
     #[arg(long, global = true)]
     only_round: Option<u64>,
     /// Most steps of a story
-    #[arg(long, global = true, default_value_t = 60, value_parser = clap::value_parser!(u32).range(2..100_000))]
+    #[arg(long, global = true, default_value_t = 120, value_parser = clap::value_parser!(u32).range(2..100_000))]
     steps: u32,
     /// Threads
     #[arg(long, global = true, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..1024))]
