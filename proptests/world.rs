@@ -97,6 +97,8 @@ pub(crate) struct World {
     /// Each operation of the medium is described.
     traced: bool,
     options: Options,
+    /// Operations of the processes before this one.
+    past_ops: u64,
     epoch: u32,
     /// What was lent and acked, in order, for comparing two runs.
     pub(crate) log: Vec<String>,
@@ -176,6 +178,7 @@ impl World {
             halting: false,
             traced: false,
             options: options(),
+            past_ops: 0,
             epoch: 0,
             log: Vec::new(),
         }
@@ -211,6 +214,11 @@ impl World {
     /// The disk as it is now.
     pub(crate) fn disk(&self) -> &SimDisk {
         &self.disk
+    }
+
+    /// Operations of all processes on their media.
+    pub(crate) fn operations(&self) -> u64 {
+        self.past_ops + self.disk.ops()
     }
 
     /// What is known to be committed.

@@ -62,7 +62,7 @@ fn play(mut world: World, steps: &[Step], tally: &mut Tally) -> Result<(), Viola
     tally.images += starts + 1;
     let done = world.run(steps).and_then(|()| world.settle()).and_then(|()| given_once(steps, &world.log));
     done.map_err(|why| Violation::in_world("story", &why, &world))?;
-    tally.operations += world.disk().ops();
+    tally.operations += world.operations();
     tally.committed += world.committed().items.len() as u64;
     Ok(())
 }

@@ -60,7 +60,7 @@ impl Campaign for Flips {
         world.run(steps)?;
         torn_ends(&mut world, &mut random, tally)?;
         let cut = at_rest(&mut world)?;
-        tally.operations += world.disk().ops();
+        tally.operations += world.operations();
         tally.committed += cut.committed().items.len() as u64;
         for name in cut.disk.files() {
             let bytes = cut.disk.contents(&name).unwrap_or_default();

@@ -47,7 +47,7 @@ impl Campaign for IndexFates {
             }
             tally.images += 1;
         }
-        tally.operations += world.disk().ops();
+        tally.operations += world.operations();
         tally.committed += world.committed().items.len() as u64;
         Ok(())
     }

@@ -44,7 +44,9 @@ impl Campaign for Power {
     }
 
     fn story(&self, seed: u64, steps: usize) -> Vec<Step> {
-        let story = draw(seed, &r#gen::power_cuts(steps));
+        let failing = seed.is_multiple_of(3);
+        let story =
+            if failing { draw(seed, &r#gen::stormy(steps)) } else { draw(seed, &r#gen::power_cuts(steps)) };
         // Large bodies fill segments, small ones leave cuts whose outcomes can all be tried.
         if seed.is_multiple_of(4) { story } else { small(story) }
     }
@@ -58,6 +60,7 @@ impl Campaign for Power {
             done.map_err(|why| Violation::in_world("story", &why, &world))?;
             self.all_cuts(&mut world, &mut random, tally)?;
         }
+        tally.operations += world.operations();
         tally.committed += world.committed().items.len() as u64;
         Ok(())
     }
@@ -79,7 +82,6 @@ impl Power {
         tally: &mut Tally,
     ) -> Result<(), Violation> {
         for cut in world.take_cuts() {
-            tally.operations += 1;
             tally.cuts += 1;
             self.cut(&cut, random, tally)?;
         }

@@ -139,6 +139,7 @@ impl World {
 
     pub(super) fn pull_plug(&mut self, how: Stop) {
         self.gather();
+        self.past_ops += self.disk.ops();
         self.disk = match how {
             Stop::Clean | Stop::Kill => self.disk.kill(),
             Stop::Power(seed) => self.disk.crash(seed),
