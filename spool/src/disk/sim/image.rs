@@ -175,7 +175,7 @@ impl Image {
     }
 
     /// The stable bytes with these versions of sectors, cut or extended to `length`.
-    fn with<'a>(&self, length: u64, kept: &mut dyn Iterator<Item = (u64, Option<&'a Version>)>) -> Self {
+    fn with(&self, length: u64, kept: &mut dyn Iterator<Item = (u64, Option<&Version>)>) -> Self {
         let mut bytes = Arc::clone(&self.stable);
         let held = (length as usize).max(self.stable.len());
         for (sector, version) in kept {
