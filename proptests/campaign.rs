@@ -99,7 +99,7 @@ struct Power {
     /// Outcomes tried of a cut that has more
     #[arg(long, default_value_t = power::SAMPLES)]
     samples: u64,
-    /// The medium says that it syncs and does not: must fail
+    /// From the middle of each story on the medium says that it syncs, and does not: must fail
     #[arg(long)]
     lying_disk: bool,
 }

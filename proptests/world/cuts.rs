@@ -48,14 +48,9 @@ pub(super) struct Recorder {
 }
 
 impl World {
-    /// An empty spool whose every moment is kept, from before its first start on; `lying`: on a medium whose syncs
-    /// do nothing.
-    pub(crate) fn recorded(seed: u64, lying: bool) -> Result<Self, Broken> {
-        let disk = SimDisk::new();
-        if lying {
-            disk.ignore_syncs();
-        }
-        let mut world = Self::asleep(disk, seed);
+    /// An empty spool whose every moment is kept, from before its first start on.
+    pub(crate) fn recorded(seed: u64) -> Result<Self, Broken> {
+        let mut world = Self::asleep(SimDisk::new(), seed);
         world.recorder = Some(Recorder::default());
         world.keep_recording();
         world.open()?;
@@ -63,7 +58,12 @@ impl World {
         Ok(world)
     }
 
-    /// The same with other terms.
+    /// From now on the medium says that it syncs, and does not.
+    pub(crate) fn lie(&self) {
+        self.disk.ignore_syncs();
+    }
+
+    /// An empty spool with other terms.
     pub(crate) fn with_options(seed: u64, change: impl FnOnce(&mut Options)) -> Result<Self, Broken> {
         let mut world = Self::asleep(SimDisk::new(), seed);
         change(&mut world.options);
