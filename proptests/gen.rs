@@ -44,7 +44,7 @@ pub(crate) enum Step {
     /// The operator handles one item.
     Verb { pick: u8, verb: u8 },
     /// Time passes, or an administrator sets the clock back.
-    Clock(i32),
+    Clock(i64),
     /// The group commit.
     Commit,
     /// One step of expiry and retention.
@@ -218,7 +218,7 @@ fn work() -> impl Strategy<Value = Step> {
             .prop_map(|(lane, pick, answer)| Step::Answer { lane, pick, answer }),
         1 => (0..4u8, 0..12u8).prop_map(|(lane, from)| Step::Replay { lane, from }),
         4 => (any::<u8>(), 0..4u8).prop_map(|(pick, verb)| Step::Verb { pick, verb }),
-        4 => (-3_000..30_000i32).prop_map(Step::Clock),
+        4 => (-3_000..30_000i64).prop_map(Step::Clock),
         16 => Just(Step::Commit),
         5 => Just(Step::Maintain),
         5 => Just(Step::Checkpoint),

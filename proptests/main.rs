@@ -21,6 +21,7 @@ mod smtp_sender;
 mod smtp_split;
 mod starttls;
 mod unaccepted_items_are_whole_or_absent;
+#[allow(dead_code, unused_imports, reason = "campaign.rs uses the rest")]
 mod world;
 
 use proptest::test_runner::{Config, FileFailurePersistence};

@@ -7,7 +7,7 @@ use crate::r#gen::{self, Step};
 use crate::world::World;
 
 fn run(seed: u64, steps: &[Step]) -> Result<[Vec<String>; 3], String> {
-    let mut world = World::new(seed)?;
+    let mut world = World::traced(seed)?;
     world.run(steps)?;
     world.settle()?;
     Ok([world.disk().take_trace(), world.facts()?, world.log])

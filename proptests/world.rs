@@ -28,6 +28,7 @@ const RETAIN_MS: u64 = 25_000;
 const EXPIRE_MS: u64 = 70_000;
 const LANE_ITEMS_MAX: u64 = 40;
 const NACKS_MAX: u8 = 3;
+const CAPACITY_BYTES: u64 = 1 << 40;
 const START_MS: u64 = 1_790_000_000_000;
 
 /// What went wrong with a promise.
@@ -40,11 +41,15 @@ macro_rules! ensure {
 }
 
 mod compare;
+mod cuts;
 mod intake;
 mod invitations;
 mod outbox;
 mod outlet;
 mod upkeep;
+
+pub(crate) use compare::{Harm, Verdict};
+pub(crate) use cuts::Cut;
 
 /// How one call of the spool went, seen from the world.
 enum Called<T> {
@@ -74,9 +79,11 @@ pub(crate) struct World {
     spool: Option<Spool>,
     disk: SimDisk,
     index: MemoryIndex,
-    snapshots: Vec<MemorySnapshot>,
+    snapshots: Vec<Arc<MemorySnapshot>>,
     /// First: what is committed. Then the model after each record under way.
-    stages: Vec<Model>,
+    stages: Vec<Arc<Model>>,
+    /// Keeps every moment of the disk, when it is asked to.
+    recorder: Option<cuts::Recorder>,
     sessions: BTreeMap<u32, Session>,
     bodies: BTreeMap<u8, Body>,
     nacks: BTreeMap<ItemId, u8>,
@@ -87,6 +94,11 @@ pub(crate) struct World {
     armed: bool,
     /// The process stands still; somebody else decides how it ends.
     halting: bool,
+    /// Each operation of the medium is described.
+    traced: bool,
+    options: Options,
+    /// Operations of the processes before this one.
+    past_ops: u64,
     epoch: u32,
     /// What was lent and acked, in order, for comparing two runs.
     pub(crate) log: Vec<String>,
@@ -102,7 +114,7 @@ fn options() -> Options {
         lane_items_max: LANE_ITEMS_MAX,
         checkpoint_bytes: 1 << 20,
         nacks_max: NACKS_MAX,
-        seed: 0x5eed,
+        seed: World::CHECKSUM_SEED,
         ..Options::default()
     }
 }
@@ -117,11 +129,21 @@ fn alias(n: u8) -> String {
 }
 
 impl World {
+    /// What checksums of these spools begin with.
+    pub(crate) const CHECKSUM_SEED: u32 = 0x5eed;
+
     /// An empty spool; `seed` decides ids and bytes.
     pub(crate) fn new(seed: u64) -> Result<Self, Broken> {
+        Self::on(SimDisk::new(), seed)
+    }
+
+    /// The same, and its disk describes each operation.
+    pub(crate) fn traced(seed: u64) -> Result<Self, Broken> {
         let disk = SimDisk::new();
         disk.start_trace();
-        Self::on(disk, seed)
+        let mut world = Self::on(disk, seed)?;
+        world.traced = true;
+        Ok(world)
     }
 
     /// The same on a medium whose syncs do nothing.
@@ -131,13 +153,21 @@ impl World {
         Self::on(disk, seed)
     }
 
-    fn on(disk: SimDisk, seed: u64) -> Result<Self, Broken> {
-        let mut world = Self {
+    pub(crate) fn on(disk: SimDisk, seed: u64) -> Result<Self, Broken> {
+        let mut world = Self::asleep(disk, seed);
+        world.open()?;
+        Ok(world)
+    }
+
+    /// An empty disk, and no process yet.
+    fn asleep(disk: SimDisk, seed: u64) -> Self {
+        Self {
             spool: None,
             disk,
             index: MemoryIndex::new(),
             snapshots: Vec::new(),
-            stages: vec![Model::default()],
+            stages: vec![Arc::default()],
+            recorder: None,
             sessions: BTreeMap::new(),
             bodies: BTreeMap::new(),
             nacks: BTreeMap::new(),
@@ -146,17 +176,20 @@ impl World {
             latest: WallMs(START_MS),
             armed: false,
             halting: false,
+            traced: false,
+            options: options(),
+            past_ops: 0,
             epoch: 0,
             log: Vec::new(),
-        };
-        world.open()?;
-        Ok(world)
+        }
     }
 
     /// Runs all steps.
     pub(crate) fn run(&mut self, steps: &[Step]) -> Result<(), Broken> {
         for (n, step) in steps.iter().enumerate() {
+            self.notice();
             self.step(step).map_err(|why| format!("step {n} {step:?}: {why}"))?;
+            self.gather();
         }
         Ok(())
     }
@@ -183,6 +216,11 @@ impl World {
         &self.disk
     }
 
+    /// Operations of all processes on their media.
+    pub(crate) fn operations(&self) -> u64 {
+        self.past_ops + self.disk.ops()
+    }
+
     /// What is known to be committed.
     pub(crate) fn committed(&self) -> &Model {
         &self.stages[0]
@@ -200,18 +238,42 @@ impl World {
             self.log.push(format!("acked for good {id}"));
         }
         self.stages = vec![now];
+        self.notice();
     }
 
     fn stage(&mut self, change: impl FnOnce(&mut Model)) {
         let mut model = self.last().clone();
         change(&mut model);
-        self.stages.push(model);
+        self.stage_model(model);
+    }
+
+    fn stage_model(&mut self, model: Model) {
+        self.stages.push(Arc::new(model));
+        self.notice();
     }
 
     fn random_id(&mut self) -> ItemId {
         let mut random = [0; 10];
         random[..8].copy_from_slice(&self.random.next().to_be_bytes());
         ItemId::new(self.now, random)
+    }
+
+    /// Operation `op` of this process will fail.
+    pub(crate) fn fail_at(&mut self, op: u64, fault: Fault) {
+        self.armed = true;
+        self.disk.fail_at(op, fault);
+    }
+
+    /// The medium has room for `bytes` more, until somebody makes room or the process ends.
+    pub(crate) fn squeeze(&mut self, bytes: u64) {
+        self.armed = true;
+        self.disk.set_capacity(self.disk.used_bytes() + bytes);
+    }
+
+    /// There is room again; the process goes on.
+    pub(crate) fn make_room(&mut self) {
+        self.disarm();
+        self.disk.set_capacity(CAPACITY_BYTES);
     }
 
     fn disarm(&mut self) {
@@ -223,11 +285,31 @@ impl World {
     fn died<T>(&mut self, error: &SpoolError) -> Result<Called<T>, Broken> {
         ensure!(self.armed, "failed on a good medium: {error}");
         ensure!(!self.halting, "stands still");
+        self.is_poisoned(error)?;
         let seed = self.random.next();
         // A process that saw its medium fail exits; sometimes the machine goes with it.
         let stop = if seed.is_multiple_of(3) { Stop::Power(seed) } else { Stop::Kill };
         self.restart(stop, IndexFate::Kept, None)?;
         Ok(Called::Died)
+    }
+
+    /// A process that saw a write or a sync fail makes nothing more stable, however often it is asked.
+    fn is_poisoned(&mut self, error: &SpoolError) -> Result<(), Broken> {
+        let (now, failed) = (self.now, self.failed_segment());
+        let (Some(spool), Some(name)) = (&mut self.spool, failed) else { return Ok(()) };
+        for _ in 0..2 {
+            let again = spool.commit(now);
+            ensure!(
+                matches!(again, Err(SpoolError::Poisoned { .. })),
+                "{error}; then, with {name} in doubt, commit says {again:?}"
+            );
+        }
+        Ok(())
+    }
+
+    /// A segment that this process failed to write or to sync.
+    fn failed_segment(&self) -> Option<String> {
+        self.disk.failed_files().into_iter().find(|name| name.ends_with(".wsj"))
     }
 
     fn call<T>(
@@ -290,7 +372,7 @@ impl World {
             Step::Replay { lane, from } => self.replay(*lane, *from),
             Step::Verb { pick, verb } => self.verb(*pick, *verb),
             Step::Clock(ms) => {
-                self.now = WallMs(self.now.0.saturating_add_signed(i64::from(*ms)));
+                self.now = WallMs(self.now.0.saturating_add_signed(*ms));
                 self.latest = self.latest.max(self.now);
                 Ok(())
             }

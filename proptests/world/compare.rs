@@ -2,6 +2,28 @@
 
 use super::*;
 
+/// What came of damage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Everything is as it was, and nothing was found.
+    Harmless,
+    /// It was found, by the start or by `verify`; everything that does not need those bytes is as it was.
+    Found,
+    /// The start said no.
+    Refused,
+}
+
+/// How many committed items are not what they should be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Harm {
+    /// Not there.
+    pub(crate) lost: u64,
+    /// There with other bytes, or not readable.
+    pub(crate) corrupt: u64,
+    /// Acked for good, and offered again; or listed twice.
+    pub(crate) double: u64,
+}
+
 impl World {
     /// Lets one bit decay, starts, and compares: all is as it was, or the damage is reported and everything
     /// else is as it was.
@@ -12,6 +34,21 @@ impl World {
         bit: u8,
         fate: IndexFate,
     ) -> Result<(), Broken> {
+        let rest = self.rest()?;
+        let name = choose(&rest.disk.files());
+        let offset = place(&rest.disk.contents(&name).unwrap_or_default());
+        let disk = rest.disk.kill();
+        disk.flip(&name, offset as u64, bit);
+        let index = MemoryIndex::new();
+        if fate != IndexFate::Lost {
+            index.restore(rest.index.as_ref().clone());
+        }
+        let judged = Self::after(&rest, disk, index).judge();
+        judged.map(drop).map_err(|why| format!("{name} {offset} bit {bit}: {why}"))
+    }
+
+    /// Stops in good order; what that left.
+    pub(crate) fn rest(&mut self) -> Result<Cut, Broken> {
         self.commit()?;
         let now = self.now;
         if let Some(spool) = &mut self.spool {
@@ -19,18 +56,17 @@ impl World {
         }
         self.spool = None;
         self.pull_plug(Stop::Clean);
-        if fate == IndexFate::Lost {
-            self.index = MemoryIndex::new();
-        }
-        let name = choose(&self.disk.files());
-        let offset = place(&self.disk.contents(&name).unwrap_or_default());
-        let flipped = self.disk.flip(&name, offset as u64, bit);
-        let opened = Spool::open(self.shared_disk(), self.shared_index(), options(), self.now);
+        Ok(self.here())
+    }
+
+    /// Starts on a disk of which something may be damaged, verifies it, and compares.
+    pub(crate) fn judge(&mut self) -> Result<Verdict, Broken> {
+        let opened = Spool::open(self.shared_disk(), self.shared_index(), self.options.clone(), self.now);
         let (spool, recovery) = match opened {
             Ok(opened) => opened,
             // A damaged format file or version number: said, not guessed.
-            Err(SpoolError::Foreign { .. } | SpoolError::NewerFormat { .. }) if flipped => return Ok(()),
-            Err(error) => return Err(format!("{name} {offset}: does not open: {error}")),
+            Err(SpoolError::Foreign { .. } | SpoolError::NewerFormat { .. }) => return Ok(Verdict::Refused),
+            Err(error) => return Err(format!("does not open: {error}")),
         };
         let plan = spool.verify_plan();
         let mut found = recovery.damaged.len() + recovery.foreign.len();
@@ -39,14 +75,16 @@ impl World {
         }
         self.spool = Some(spool);
         match self.matches(self.committed()) {
-            Ok(()) => Ok(()),
-            Err(why) if found == 0 => Err(format!("{name} {offset} bit {bit}: unnoticed: {why}")),
-            Err(_) => self.neighbours_live(&name, offset),
+            Ok(()) if found == 0 => Ok(Verdict::Harmless),
+            Ok(()) => Ok(Verdict::Found),
+            Err(why) if found == 0 => Err(format!("unnoticed: {why}")),
+            Err(_) => self.neighbours_live().map(|()| Verdict::Found),
         }
     }
 
-    /// With one damaged record, every item that does not need it is shown as it was.
-    pub(super) fn neighbours_live(&self, name: &str, offset: usize) -> Result<(), Broken> {
+    /// With one damaged record, every item that does not need it is shown as it was, and no other bytes are served
+    /// in the place of those that are damaged.
+    fn neighbours_live(&self) -> Result<(), Broken> {
         let mut harmed = Vec::new();
         for (id, item) in &self.committed().items {
             let shown = self.spool.as_ref().ok_or("no process")?.item(*id);
@@ -54,17 +92,61 @@ impl World {
                 Ok(Some(info)) if self.same_item(&info, item).is_ok() => {}
                 Ok(Some(info)) => {
                     ensure!(info.id == *id && info.chain == item.chain, "{id} is another item now");
+                    ensure!(!self.served_wrong(&info, item), "{id} is served with other bytes");
                     harmed.push((*id, Arc::as_ptr(&item.body)));
                 }
                 Ok(None) if self.over(item) => {}
                 Ok(None) | Err(SpoolError::Corrupt { .. }) => harmed.push((*id, Arc::as_ptr(&item.body))),
-                Err(error) => return Err(format!("{name} {offset}: {error}")),
+                Err(error) => return Err(error.to_string()),
             }
         }
         let bodies: std::collections::BTreeSet<_> = harmed.iter().map(|(_, body)| *body).collect();
         // One record speaks of one message, or of the states of several items of one replay.
-        ensure!(bodies.len() <= 1 || harmed.len() < 40, "{name} {offset}: harms {harmed:?}");
+        ensure!(bodies.len() <= 1 || harmed.len() < 40, "harms {harmed:?}");
         Ok(())
+    }
+
+    /// Whoever fetches it gets something else than was accepted.
+    fn served_wrong(&self, info: &ItemInfo, item: &Item) -> bool {
+        let head = info.head == item.head && info.meta == item.meta && info.tag == item.tag;
+        !head || info.sha256 != item.sha256 || self.body_of(info).is_ok_and(|body| body != *item.body)
+    }
+
+    /// Counts what a start would find wrong with items, when something is: against the moment that is nearest.
+    pub(crate) fn audit(&self) -> Harm {
+        let here = self.here();
+        let mut again = Self::after(&here, here.disk.kill(), self.index.clone());
+        let lost = Harm { lost: self.committed().items.len() as u64, ..Harm::default() };
+        let Ok((spool, _)) =
+            Spool::open(again.shared_disk(), again.shared_index(), again.options.clone(), again.now)
+        else {
+            return lost;
+        };
+        again.spool = Some(spool);
+        let harms = again.stages.iter().map(|model| again.harm(model));
+        harms.min_by_key(|harm| harm.lost + harm.corrupt + harm.double).unwrap_or(lost)
+    }
+
+    fn harm(&self, model: &Model) -> Harm {
+        let mut harm = Harm::default();
+        let Some(spool) = &self.spool else { return harm };
+        for (id, item) in &model.items {
+            match spool.item(*id) {
+                Ok(None) if self.over(item) => {}
+                Ok(None) => harm.lost += 1,
+                Err(_) => harm.corrupt += 1,
+                Ok(Some(info)) => {
+                    let kept = spool::life::keeps_body(info.state) && !self.over(item);
+                    let unreadable = kept && self.body_of(&info).is_err();
+                    harm.corrupt += u64::from(unreadable || self.served_wrong(&info, item));
+                    harm.double += u64::from(item.state == State::Acked && info.state == State::Ready);
+                }
+            }
+        }
+        let listed = listed_in(spool).unwrap_or_default();
+        let ids: std::collections::BTreeSet<_> = listed.iter().map(|info| info.id).collect();
+        harm.double += (listed.len() - ids.len()) as u64;
+        harm
     }
 
     /// What the spool shows now, as far as [`World::restart`] compares it.
@@ -134,9 +216,13 @@ impl World {
         for (number, (id, until)) in &model.twins {
             let found = spool.twin(&[*number; 32], self.now).map_err(|error| error.to_string())?;
             let lives = *until > self.now;
-            // A clock that went back may have outlived it.
-            let swept = *until <= self.latest;
-            ensure!(found == lives.then_some(*id) || (swept && found.is_none()), "twin {number}: {found:?}");
+            // Outlived once, it cannot be told from the one before it, and either may show when the clock goes back.
+            let outlived = *until <= self.latest;
+            ensure!(
+                found == lives.then_some(*id) || outlived,
+                "twin {number}: {found:?}, not {id} until {until:?} at {:?}",
+                self.now
+            );
         }
         Ok(())
     }

@@ -41,7 +41,7 @@ impl World {
         let expected = model.lane_of(name).ok_or(()).and_then(|lane| model.change(lane, &change));
         ensure!(answer.is_ok() == expected.is_ok(), "{change:?} of {name}: {answer:?}");
         if answer.is_ok() {
-            self.stages.push(model);
+            self.stage_model(model);
         }
         Ok(())
     }
@@ -127,7 +127,7 @@ impl World {
             let count = more.entry(target.lane.0).or_default();
             *count += 1;
             let (items, bytes) = self.last().waiting(target.lane.0);
-            let bytes_max = options().lane_bytes_max;
+            let bytes_max = self.options.lane_bytes_max;
             if items + *count > lane.quota_items.unwrap_or(LANE_ITEMS_MAX)
                 || bytes + *count * size > bytes_max
             {
@@ -169,7 +169,7 @@ impl World {
             };
             model.items.insert(target.id, item);
         }
-        self.stages.push(model);
+        self.stage_model(model);
         Ok(())
     }
 

@@ -143,7 +143,7 @@ impl World {
         }
         model.keys.insert(new.key[0], own.id);
         // The keys come first: a torn batch may keep them alone, and nobody can see that.
-        self.stages.push(model);
+        self.stage_model(model);
         Ok(())
     }
 
@@ -253,8 +253,9 @@ impl World {
     /// What a start makes of submissions that the stop caught armed.
     pub(super) fn doubt_armed(&mut self) {
         let now = self.now;
-        for model in &mut self.stages {
-            for item in model.items.values_mut().filter(|item| item.state == State::Armed) {
+        let armed = |item: &Item| item.state == State::Armed;
+        for model in self.stages.iter_mut().filter(|model| model.items.values().any(armed)) {
+            for item in Arc::make_mut(model).items.values_mut().filter(|item| armed(item)) {
                 (item.state, item.changed_at) = (State::Indeterminate, now);
                 if let Some(out) = &mut item.out {
                     out.attempts = (out.attempts + 1).min(u32::from(spool::entry::ATTEMPTS_MAX));

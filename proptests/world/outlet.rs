@@ -76,9 +76,10 @@ impl World {
         self.same_item(info, item)?;
         // A full segment is synced before the commit, so it may be lent before it; but not before the sync. So
         // every moment before the one in which it became ready is over, whatever happens next.
-        let ready = |model: &Model| model.items.get(&id).is_some_and(|item| item.state == State::Ready);
+        let ready = |model: &Arc<Model>| model.items.get(&id).is_some_and(|item| item.state == State::Ready);
         let since = self.stages.iter().rposition(|model| !ready(model)).map_or(0, |n| n + 1);
         self.stages.drain(..since);
+        self.notice();
         Ok(())
     }
 

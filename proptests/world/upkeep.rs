@@ -9,6 +9,9 @@ impl World {
         let now = self.now;
         match self.call(|spool| spool.commit(now))? {
             Called::Fine(()) => {
+                if let Some(name) = self.failed_segment() {
+                    return Err(format!("committed after a failed write or sync of {name}"));
+                }
                 self.settle_at(self.stages.len() - 1);
                 Ok(true)
             }
@@ -51,7 +54,9 @@ impl World {
         if self.snapshots.len() == SNAPSHOTS_MAX {
             self.snapshots.remove(0);
         }
-        self.snapshots.push(self.index.snapshot());
+        let snapshot = Arc::new(self.index.snapshot());
+        self.notice_index(Some(&snapshot));
+        self.snapshots.push(snapshot);
         self.call(|spool| spool.end_checkpoint(&job, result)).map(|_| ())
     }
 
@@ -73,7 +78,7 @@ impl World {
     /// What a start on `disk` without an index finds, and every body of it is read.
     pub(crate) fn facts_on(&self, disk: &SimDisk) -> Result<Vec<String>, Broken> {
         let index = Arc::new(MemoryIndex::new());
-        let opened = Spool::open(Arc::new(disk.clone()), index, options(), self.now);
+        let opened = Spool::open(Arc::new(disk.clone()), index, self.options.clone(), self.now);
         let (spool, recovery) = opened.map_err(|error| format!("does not open: {error}"))?;
         ensure!(recovery.damaged.is_empty(), "damage in a copy: {:?}", recovery.damaged);
         for item in compare::listed_in(&spool)?.iter().filter(|item| spool::life::keeps_body(item.state)) {
@@ -109,28 +114,41 @@ impl World {
             IndexFate::Lost => self.index = MemoryIndex::new(),
             IndexFate::Older(n) => {
                 if let Some(n) = usize::from(n).checked_rem(self.snapshots.len()) {
-                    self.index = MemoryIndex::from_snapshot(self.snapshots[n].clone());
+                    self.index = MemoryIndex::from_snapshot(self.snapshots[n].as_ref().clone());
                 }
             }
         }
         if let Some(after) = trouble {
-            self.armed = true;
             self.disk.freeze_at(u64::from(after));
-            let opened = Spool::open(self.shared_disk(), self.shared_index(), options(), self.now);
-            let frozen = self.disk.ops() >= u64::from(after);
-            ensure!(opened.is_ok() || frozen, "start failed before the freeze");
-            drop(opened);
-            self.pull_plug(how);
+            self.start_in_vain(u64::from(after), how)?;
         }
         self.open()
     }
 
+    /// Starts on a medium with something planned at operation `op`, and ends as `how` says; false when the start
+    /// did not get that far.
+    pub(crate) fn start_in_vain(&mut self, op: u64, how: Stop) -> Result<bool, Broken> {
+        self.armed = true;
+        let opened = Spool::open(self.shared_disk(), self.shared_index(), self.options.clone(), self.now);
+        let reached = self.disk.ops() > op;
+        ensure!(opened.is_ok() || reached, "start failed before anything was wrong");
+        drop(opened);
+        self.pull_plug(how);
+        Ok(reached)
+    }
+
     pub(super) fn pull_plug(&mut self, how: Stop) {
+        self.gather();
+        self.past_ops += self.disk.ops();
         self.disk = match how {
             Stop::Clean | Stop::Kill => self.disk.kill(),
             Stop::Power(seed) => self.disk.crash(seed),
         };
-        self.disk.start_trace();
+        if self.traced {
+            self.disk.start_trace();
+        }
+        self.disk.set_capacity(CAPACITY_BYTES); // whoever starts it again has made room
+        self.keep_recording();
         self.armed = false;
         self.sessions.clear();
         self.bodies.clear();
@@ -145,14 +163,16 @@ impl World {
         Arc::new(self.index.clone())
     }
 
-    pub(super) fn open(&mut self) -> Result<(), Broken> {
-        let opened = Spool::open(self.shared_disk(), self.shared_index(), options(), self.now);
+    pub(crate) fn open(&mut self) -> Result<(), Broken> {
+        self.notice_index(None);
+        let opened = Spool::open(self.shared_disk(), self.shared_index(), self.options.clone(), self.now);
         let (spool, recovery) = opened.map_err(|error| format!("does not open: {error}"))?;
         ensure!(recovery.damaged.is_empty(), "damage after a crash: {:?}", recovery.damaged);
         ensure!(recovery.epoch.0 > self.epoch, "epoch {:?} after {}", recovery.epoch, self.epoch);
         self.epoch = recovery.epoch.0;
         self.spool = Some(spool);
         self.doubt_armed();
+        self.notice_index(None);
         let mut why = String::new();
         for (n, model) in self.stages.iter().enumerate().rev() {
             match self.matches(model) {

@@ -10,6 +10,10 @@
 //! Every operation has a number, counted from 0 over the life of the disk, and a plan may fail it or
 //! everything from it on. Same calls, same plan, same seeds: same bytes, same trace. A failed write
 //! leaves a prefix of itself behind; a failed sync leaves its writes in doubt for ever, as Linux does.
+//!
+//! A power cut is drawn by a seed ([`SimDisk::crash`]) or spelled out ([`SimDisk::choices`]), and the disk can keep
+//! a copy of itself for each operation that changes it ([`SimDisk::start_recording`]), so that a test may look at
+//! every moment and at every outcome.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -19,6 +23,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{DirEntry, DirLock, Disk, DiskFile};
 
+mod choices;
 mod file;
 mod image;
 mod random;
@@ -40,12 +45,15 @@ pub enum Fault {
     Io,
     /// The medium is full (`ENOSPC`).
     Full,
+    /// A write or sync says that it worked, and did not: what a program that ignores an error makes of it. Other
+    /// operations work. Only for negative controls.
+    Silent,
 }
 
 impl Fault {
     fn error(self) -> io::Error {
         match self {
-            Self::Io => io::Error::other("simulated input/output error"),
+            Self::Io | Self::Silent => io::Error::other("simulated input/output error"),
             Self::Full => io::Error::new(io::ErrorKind::StorageFull, "simulated full disk"),
         }
     }
@@ -81,8 +89,13 @@ struct State {
     faults: BTreeMap<u64, Fault>,
     freeze_at: Option<u64>,
     trace: Option<Vec<String>>,
+    recording: Option<Vec<(u64, SimDisk)>>,
     capacity: u64,
     syncs_ignored: bool,
+    /// The operation under way says yes and does nothing.
+    silent: bool,
+    /// Files of which a write or a sync failed.
+    failed: BTreeSet<String>,
     written: u64,
     syncs: u64,
     lock: Arc<AtomicBool>,
@@ -136,8 +149,11 @@ impl SimDisk {
                 faults: BTreeMap::new(),
                 freeze_at: None,
                 trace: None,
+                recording: None,
                 capacity,
                 syncs_ignored: false,
+                silent: false,
+                failed: BTreeSet::new(),
                 written: 0,
                 syncs: 0,
                 lock: Arc::new(AtomicBool::new(false)),
@@ -176,27 +192,7 @@ impl SimDisk {
     /// What the death of the process at this moment leaves behind: all that was written, still unsynced.
     #[must_use]
     pub fn kill(&self) -> Self {
-        let state = hold(&self.state);
-        let mut copies: Vec<(Node, Node)> = Vec::new();
-        let mut copy = |node: &Node| -> Node {
-            if let Some((_, new)) = copies.iter().find(|(old, _)| Arc::ptr_eq(old, node)) {
-                return Arc::clone(new);
-            }
-            let new = Arc::new(Mutex::new(hold(node).clone()));
-            copies.push((Arc::clone(node), Arc::clone(&new)));
-            new
-        };
-        let live = state.live.iter().map(|(name, node)| (name.clone(), copy(node))).collect();
-        let stable = state.stable.iter().map(|(name, node)| (name.clone(), copy(node))).collect();
-        let mut pending = state.pending.clone();
-        for (_, node) in pending.iter_mut().flat_map(|change| &mut change.entries) {
-            if let Some(node) = node {
-                *node = copy(node);
-            }
-        }
-        let disk = Self::with(state.dirs.clone(), live, stable, pending, state.capacity);
-        hold(&disk.state).syncs_ignored = state.syncs_ignored;
-        disk
+        hold(&self.state).copy()
     }
 
     /// Operation `op` fails with `fault`; later ones do not.
@@ -246,6 +242,31 @@ impl SimDisk {
         hold(&self.state).trace.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
+    /// Begins to keep a copy of the disk as it is before each operation that changes it, see
+    /// [`SimDisk::take_recording`].
+    pub fn start_recording(&self) {
+        hold(&self.state).recording.get_or_insert_with(Vec::new);
+    }
+
+    /// Numbers of the operations since the last call that changed something, each with the disk before it.
+    #[must_use]
+    pub fn take_recording(&self) -> Vec<(u64, Self)> {
+        hold(&self.state).recording.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// Files of which a write or a sync has failed.
+    #[must_use]
+    pub fn failed_files(&self) -> BTreeSet<String> {
+        hold(&self.state).failed.clone()
+    }
+
+    /// Bytes that the files take.
+    #[must_use]
+    pub fn used_bytes(&self) -> u64 {
+        let state = hold(&self.state);
+        state.capacity - state.free()
+    }
+
     /// Room for `bytes` in all from now on, counted by the lengths of files.
     pub fn set_capacity(&self, bytes: u64) {
         hold(&self.state).capacity = bytes;
@@ -267,10 +288,29 @@ impl SimDisk {
         hold(&self.state).live.keys().cloned().collect()
     }
 
+    /// Writes over a file, as decay or a stranger at rest would; the file grows if need be. False when there is none.
+    pub fn overwrite(&self, file: &str, offset: u64, bytes: &[u8]) -> bool {
+        hold(&self.state).live.get(file).is_some_and(|node| {
+            hold(node).overwrite(bytes, offset);
+            true
+        })
+    }
+
     /// Bytes of a file as a reader sees them now; counts as no operation.
     #[must_use]
     pub fn contents(&self, file: &str) -> Option<Vec<u8>> {
         hold(&self.state).live.get(file).map(|node| hold(node).live().to_vec())
+    }
+
+    /// Counts one operation that changes something, and finds out whether it may happen.
+    fn change(&self, describe: impl FnOnce() -> String) -> (MutexGuard<'_, State>, io::Result<()>) {
+        let mut state = hold(&self.state);
+        if state.recording.is_some() {
+            let (op, copy) = (state.ops, state.copy());
+            state.recording.get_or_insert_with(Vec::new).push((op, copy));
+        }
+        drop(state);
+        self.op(describe)
     }
 
     /// Counts one operation, and finds out whether it may happen.
@@ -278,10 +318,12 @@ impl SimDisk {
         let mut state = hold(&self.state);
         let op = state.ops;
         state.ops += 1;
+        state.silent = state.faults.get(&op) == Some(&Fault::Silent);
         let verdict = if state.freeze_at.is_some_and(|freeze| op >= freeze) {
             Err(io::Error::other("simulated disk is frozen"))
         } else {
-            state.faults.get(&op).map_or(Ok(()), |fault| Err(fault.error()))
+            let fault = state.faults.get(&op).filter(|fault| **fault != Fault::Silent);
+            fault.map_or(Ok(()), |fault| Err(fault.error()))
         };
         if let Some(trace) = &mut state.trace {
             let mark = if verdict.is_ok() { "" } else { " failed" };
@@ -292,6 +334,30 @@ impl SimDisk {
 }
 
 impl State {
+    /// Another disk in the same state, with nothing planned.
+    fn copy(&self) -> SimDisk {
+        let mut copies: Vec<(Node, Node)> = Vec::new();
+        let mut copy = |node: &Node| -> Node {
+            if let Some((_, new)) = copies.iter().find(|(old, _)| Arc::ptr_eq(old, node)) {
+                return Arc::clone(new);
+            }
+            let new = Arc::new(Mutex::new(hold(node).clone()));
+            copies.push((Arc::clone(node), Arc::clone(&new)));
+            new
+        };
+        let live = self.live.iter().map(|(name, node)| (name.clone(), copy(node))).collect();
+        let stable = self.stable.iter().map(|(name, node)| (name.clone(), copy(node))).collect();
+        let mut pending = self.pending.clone();
+        for (_, node) in pending.iter_mut().flat_map(|change| &mut change.entries) {
+            if let Some(node) = node {
+                *node = copy(node);
+            }
+        }
+        let disk = SimDisk::with(self.dirs.clone(), live, stable, pending, self.capacity);
+        hold(&disk.state).syncs_ignored = self.syncs_ignored;
+        disk
+    }
+
     /// The freeze came with an earlier operation: nothing happens at all any more.
     fn stands_still(&self) -> bool {
         self.freeze_at.is_some_and(|freeze| self.ops > freeze + 1)
@@ -350,7 +416,7 @@ impl Disk for SimDisk {
     }
 
     fn create_dir(&self, dir: &str) -> io::Result<()> {
-        let (mut state, verdict) = self.op(|| format!("create_dir {dir}"));
+        let (mut state, verdict) = self.change(|| format!("create_dir {dir}"));
         verdict?;
         let mut name = dir;
         while !name.is_empty() {
@@ -374,7 +440,7 @@ impl Disk for SimDisk {
     }
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
-        let (mut state, verdict) = self.op(|| format!("create {name}"));
+        let (mut state, verdict) = self.change(|| format!("create {name}"));
         verdict?;
         state.require_parent(name)?;
         if state.live.contains_key(name) {
@@ -394,7 +460,7 @@ impl Disk for SimDisk {
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        let (mut state, verdict) = self.op(|| format!("rename {from} {to}"));
+        let (mut state, verdict) = self.change(|| format!("rename {from} {to}"));
         verdict?;
         state.require_parent(to)?;
         let node = state.live.get(from).cloned().ok_or(io::ErrorKind::NotFound)?;
@@ -403,7 +469,7 @@ impl Disk for SimDisk {
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
-        let (mut state, verdict) = self.op(|| format!("remove {name}"));
+        let (mut state, verdict) = self.change(|| format!("remove {name}"));
         verdict?;
         if !state.live.contains_key(name) {
             return Err(io::ErrorKind::NotFound.into());
@@ -413,9 +479,9 @@ impl Disk for SimDisk {
     }
 
     fn sync_dir(&self, dir: &str) -> io::Result<()> {
-        let (mut state, verdict) = self.op(|| format!("sync_dir {dir}"));
+        let (mut state, verdict) = self.change(|| format!("sync_dir {dir}"));
         verdict?;
-        if state.syncs_ignored {
+        if state.syncs_ignored || state.silent {
             return Ok(());
         }
         // A rename between directories ties them together: earlier changes of both become stable with it.

@@ -29,12 +29,16 @@ impl SimFile {
 impl DiskFile for SimFile {
     fn write_all_at(&self, bufs: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
         let bytes: Vec<u8> = bufs.iter().flat_map(|buf| buf.iter().copied()).collect();
-        let (mut state, verdict) = self.disk.op(|| format!("write {} {offset}+{}", self.name, bytes.len()));
+        let (mut state, verdict) =
+            self.disk.change(|| format!("write {} {offset}+{}", self.name, bytes.len()));
         self.require_writable()?;
         let old = hold(&self.node).len();
         let verdict = verdict.and_then(|()| state.grow(old, offset.saturating_add(bytes.len() as u64)));
         let whole = bytes.len() as u64;
-        let written = if verdict.is_ok() {
+        if verdict.is_err() {
+            state.failed.insert(self.name.clone());
+        }
+        let written = if verdict.is_ok() && !state.silent {
             whole
         } else if state.stands_still() {
             0
@@ -55,7 +59,7 @@ impl DiskFile for SimFile {
     }
 
     fn allocate(&self, len: u64) -> io::Result<()> {
-        let (state, verdict) = self.disk.op(|| format!("allocate {} {len}", self.name));
+        let (state, verdict) = self.disk.change(|| format!("allocate {} {len}", self.name));
         verdict?;
         self.require_writable()?;
         let old = hold(&self.node).len();
@@ -65,7 +69,7 @@ impl DiskFile for SimFile {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        let (state, verdict) = self.disk.op(|| format!("set_len {} {len}", self.name));
+        let (state, verdict) = self.disk.change(|| format!("set_len {} {len}", self.name));
         verdict?;
         self.require_writable()?;
         let old = hold(&self.node).len();
@@ -81,15 +85,16 @@ impl DiskFile for SimFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        let (mut state, verdict) = self.disk.op(|| format!("sync {}", self.name));
+        let (mut state, verdict) = self.disk.change(|| format!("sync {}", self.name));
         if let Err(error) = verdict {
+            state.failed.insert(self.name.clone());
             // When the process stands still, the kernel goes on by itself: nothing is given up.
             if state.freeze_at.is_none_or(|freeze| state.ops <= freeze) {
                 hold(&self.node).fail_sync();
             }
             return Err(error);
         }
-        if !state.syncs_ignored {
+        if !state.syncs_ignored && !state.silent {
             state.syncs += 1;
             hold(&self.node).sync();
         }

@@ -4,7 +4,8 @@
 //! new version of every sector it touches, and after a power cut a sector is any one of its versions, or the
 //! stable one. Sectors choose independently of one another, so writes may be torn, lost and reordered.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::random::{Chance, SplitMix64};
 
@@ -18,14 +19,14 @@ struct Version {
     write: u64,
     /// A sync of it failed: later syncs do not store it, as Linux marks such pages clean.
     doubtful: bool,
-    bytes: Vec<u8>,
+    bytes: Arc<[u8]>,
 }
 
-/// Contents and length of one file, in both worlds.
+/// Contents and length of one file, in both worlds. Bytes are shared by copies until one of them changes.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Image {
-    stable: Vec<u8>,
-    live: Vec<u8>,
+    stable: Arc<Vec<u8>>,
+    live: Arc<Vec<u8>>,
     /// Unsynced versions by sector number, oldest first.
     sectors: BTreeMap<u64, Vec<Version>>,
     /// Lengths since the last sync, oldest first.
@@ -59,11 +60,12 @@ impl Image {
         }
         let start = offset as usize;
         let end = start + bytes.len();
-        if end > self.live.len() {
-            self.live.resize(end, 0);
+        let live = Arc::make_mut(&mut self.live);
+        if end > live.len() {
+            live.resize(end, 0);
             self.lengths.push(end as u64);
         }
-        self.live[start..end].copy_from_slice(bytes);
+        live[start..end].copy_from_slice(bytes);
         self.remember(start as u64, end as u64);
     }
 
@@ -72,7 +74,7 @@ impl Image {
         if len == old {
             return;
         }
-        self.live.resize(len as usize, 0);
+        Arc::make_mut(&mut self.live).resize(len as usize, 0);
         self.lengths.push(len);
         if len < old {
             // What was cut off reads as zeros when the file grows again.
@@ -89,18 +91,24 @@ impl Image {
             self.sectors.entry(sector).or_default().push(Version {
                 write: self.writes,
                 doubtful: false,
-                bytes,
+                bytes: bytes.into(),
             });
         }
     }
 
     /// A sync that succeeded: all but what an earlier failed sync gave up is stable.
     pub(super) fn sync(&mut self) {
-        self.stable.resize(self.live.len(), 0);
         self.lengths.clear();
-        let (stable, live) = (&mut self.stable, &self.live);
+        let doubtful = |versions: &Vec<Version>| versions.last().is_some_and(|version| version.doubtful);
+        if !self.sectors.values().any(doubtful) {
+            self.sectors.clear();
+            self.stable = Arc::clone(&self.live);
+            return;
+        }
+        let (stable, live) = (Arc::make_mut(&mut self.stable), &self.live);
+        stable.resize(live.len(), 0);
         self.sectors.retain(|&sector, versions| {
-            if versions.last().is_some_and(|version| version.doubtful) {
+            if doubtful(versions) {
                 return true;
             }
             let from = sector_of(live, sector);
@@ -121,17 +129,69 @@ impl Image {
     pub(super) fn flip(&mut self, offset: u64, bit: u8) -> bool {
         let mask = 1u8 << (bit % 8);
         let position = offset as usize;
-        let Some(byte) = self.live.get_mut(position) else { return false };
-        *byte ^= mask;
-        if let Some(byte) = self.stable.get_mut(position) {
+        if position >= self.live.len() {
+            return false;
+        }
+        Arc::make_mut(&mut self.live)[position] ^= mask;
+        if let Some(byte) = Arc::make_mut(&mut self.stable).get_mut(position) {
             *byte ^= mask;
         }
         for version in self.sectors.get_mut(&(offset / SECTOR)).into_iter().flatten() {
-            if let Some(byte) = version.bytes.get_mut(position % SECTOR as usize) {
-                *byte ^= mask;
-            }
+            let mut bytes = version.bytes.to_vec();
+            bytes[position % SECTOR as usize] ^= mask;
+            version.bytes = bytes.into();
         }
         true
+    }
+
+    /// Writes over what is there in every world, as decay at rest would.
+    pub(super) fn overwrite(&mut self, bytes: &[u8], offset: u64) {
+        self.write(bytes, offset);
+        self.sectors.clear();
+        self.lengths.clear();
+        self.stable = Arc::clone(&self.live);
+    }
+
+    /// In how many ways the length may go, then each sector that has unsynced versions.
+    pub(super) fn choices(&self) -> impl Iterator<Item = u32> + '_ {
+        let lengths = self.possible_lengths().len() as u32;
+        std::iter::once(lengths).chain(self.sectors.values().map(|versions| versions.len() as u32 + 1))
+    }
+
+    fn possible_lengths(&self) -> BTreeSet<u64> {
+        self.lengths.iter().copied().chain([self.stable.len() as u64]).collect()
+    }
+
+    /// What a power cut makes of this file that decides as `picks` says, in the order of [`Image::choices`]; the
+    /// oldest version is 0.
+    pub(super) fn after_choices(&self, picks: &mut impl Iterator<Item = u32>) -> Self {
+        let pick = picks.next().unwrap_or(0) as usize;
+        let length = self.possible_lengths().into_iter().nth(pick).unwrap_or(self.stable.len() as u64);
+        let mut kept = self.sectors.iter().map(|(&sector, versions)| {
+            let version = picks.next().unwrap_or(0).checked_sub(1);
+            (sector, version.and_then(|n| versions.get(n as usize)))
+        });
+        self.with(length, &mut kept)
+    }
+
+    /// The stable bytes with these versions of sectors, cut or extended to `length`.
+    fn with(&self, length: u64, kept: &mut dyn Iterator<Item = (u64, Option<&Version>)>) -> Self {
+        let mut bytes = Arc::clone(&self.stable);
+        let held = (length as usize).max(self.stable.len());
+        for (sector, version) in kept {
+            let Some(version) = version else { continue };
+            let bytes = Arc::make_mut(&mut bytes);
+            bytes.resize(held, 0);
+            let start = (sector * SECTOR) as usize;
+            let end = (start + version.bytes.len()).min(held);
+            if start < end {
+                bytes[start..end].copy_from_slice(&version.bytes[..end - start]);
+            }
+        }
+        if bytes.len() != length as usize {
+            Arc::make_mut(&mut bytes).resize(length as usize, 0);
+        }
+        Self { stable: Arc::clone(&bytes), live: bytes, ..Self::default() }
     }
 
     /// What this file may be after the power went.
@@ -148,9 +208,7 @@ impl Image {
         let cut = random.below(self.writes + 1);
         let salt = random.next();
         let torn = chance != Chance::All && random.below(2) == 0;
-        let mut bytes = self.stable.clone();
-        bytes.resize((length as usize).max(self.stable.len()), 0);
-        for (&sector, versions) in &self.sectors {
+        let mut kept = self.sectors.iter().map(|(&sector, versions)| {
             let kept = versions.iter().rev().find(|version| {
                 let whole = match chance {
                     Chance::Nothing => false,
@@ -160,16 +218,9 @@ impl Image {
                 };
                 whole && !(torn && random.below(4) == 0)
             });
-            if let Some(version) = kept {
-                let start = (sector * SECTOR) as usize;
-                let end = (start + version.bytes.len()).min(bytes.len());
-                if start < end {
-                    bytes[start..end].copy_from_slice(&version.bytes[..end - start]);
-                }
-            }
-        }
-        bytes.resize(length as usize, 0);
-        Self { stable: bytes.clone(), live: bytes, ..Self::default() }
+            (sector, kept)
+        });
+        self.with(length, &mut kept)
     }
 }
 

@@ -213,3 +213,94 @@ fn the_lock_is_exclusive_and_dies_with_the_process() {
     drop(lock);
     disk.lock().unwrap();
 }
+
+/// What every combination of choices leaves.
+fn spelled_out(disk: &SimDisk) -> BTreeSet<Option<Vec<u8>>> {
+    let choices = disk.choices();
+    let all: u32 = choices.iter().product();
+    let picks = |mut n: u32| {
+        choices.iter().map(move |of| {
+            let pick = n % of;
+            n /= of;
+            pick
+        })
+    };
+    (0..all).map(|n| disk.crash_as(&picks(n).collect::<Vec<_>>()).contents(NAME)).collect()
+}
+
+#[test]
+fn choices_spell_out_what_a_crash_may_leave() {
+    let disk = disk();
+    assert!(disk.choices().is_empty());
+    let file = disk.create(NAME).unwrap();
+    put(&file, &[1; 700], 0).unwrap();
+    assert_eq!(disk.choices(), [2, 2, 2, 2], "its name, its length, two sectors");
+    assert!(outcomes(&disk).is_subset(&spelled_out(&disk)));
+    file.sync().unwrap();
+    assert_eq!(spelled_out(&disk), BTreeSet::from([None, Some(vec![1; 700])]));
+    disk.sync_dir("journal").unwrap();
+    assert_eq!(disk.choices(), [1], "a file that can go one way only");
+    put(&file, &[2; 100], 0).unwrap();
+    put(&file, &[3; 100], 50).unwrap();
+    put(&file, &[4; 200], 600).unwrap();
+    file.set_len(650).unwrap();
+    assert_eq!(
+        disk.choices(),
+        [3, 3, 3],
+        "three lengths; two writes to one sector; one of them and what was cut off"
+    );
+    assert_eq!(spelled_out(&disk), outcomes(&disk));
+    disk.rename(NAME, "journal/b").unwrap();
+    assert_eq!(disk.choices(), [2, 3, 3, 3]);
+    assert!(spelled_out(&disk).contains(&None));
+}
+
+#[test]
+fn a_recording_holds_the_disk_before_each_change() {
+    let disk = disk();
+    disk.start_recording();
+    let file = stable_file(&disk, 4);
+    put(&file, &[2; 4], 0).unwrap();
+    file.read_exact_at(&mut [0; 4], 0).unwrap();
+    file.sync().unwrap();
+    let recording = disk.take_recording();
+    let seen: Vec<_> = recording.iter().map(|(op, disk)| (*op, disk.contents(NAME))).collect();
+    let ones = Some(vec![1; 4]);
+    let expected = [
+        (1, None),
+        (2, Some(vec![])),
+        (3, ones.clone()),
+        (4, ones.clone()),
+        (5, ones.clone()),
+        (7, Some(vec![2; 4])),
+    ];
+    assert_eq!(seen, expected);
+    assert_eq!(outcomes(&recording[5].1), BTreeSet::from([ones, Some(vec![2; 4])]));
+    assert!(disk.take_recording().is_empty());
+}
+
+#[test]
+fn a_silent_fault_is_not_told_and_loses() {
+    let disk = disk();
+    let file = stable_file(&disk, 512);
+    put(&file, &[2; 512], 0).unwrap();
+    disk.fail_at(disk.ops(), Fault::Silent);
+    file.sync().unwrap();
+    assert!(disk.failed_files().is_empty());
+    assert!(outcomes(&disk).contains(&Some(vec![1; 512])));
+    disk.fail_at(disk.ops(), Fault::Io);
+    file.sync().unwrap_err();
+    assert_eq!(disk.failed_files(), BTreeSet::from([NAME.to_owned()]));
+}
+
+#[test]
+fn copies_do_not_see_what_is_written_later() {
+    let disk = disk();
+    let file = stable_file(&disk, 4);
+    let before = disk.kill();
+    put(&file, &[2; 4], 0).unwrap();
+    disk.overwrite(NAME, 2, &[9; 4]);
+    assert_eq!(before.contents(NAME), Some(vec![1; 4]));
+    assert_eq!(outcomes(&disk), BTreeSet::from([Some(vec![2, 2, 9, 9, 9, 9])]));
+    assert_eq!(disk.used_bytes(), 6);
+}
