@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use bytes::Bytes;
 use data_encoding::BASE64;
-use futures_util::{SinkExt as _, StreamExt as _};
+use futures_util::{FutureExt as _, SinkExt as _, StreamExt as _};
 use serde_json::Value;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio_tungstenite::WebSocketStream;
@@ -22,8 +22,13 @@ use crate::tunnel::frame::Frame;
 
 /// Longest wait for one answer of a login.
 const LOGIN_PATIENCE: Duration = Duration::from_secs(60);
-/// Bytes a socket reads at once.
-const READ_BYTES: usize = 16 * 1024;
+/// Bytes a socket reads at once: much where much comes, little where there are very many.
+const READ_BYTES: usize = 128 * 1024;
+const READ_BYTES_OF_MANY: usize = 4 * 1024;
+/// From so many gateways on they are very many.
+const MANY: u32 = 1000;
+/// Bytes of acks that may wait for each other.
+const ACK_BYTES: usize = 8 * 1024;
 /// Gateways behind one address of loopback: fewer than there are ports.
 const PER_ADDRESS: u32 = 20_000;
 
@@ -62,7 +67,8 @@ impl Gateway {
         }
         let stream = socket.connect(relay).await?;
         stream.set_nodelay(true)?;
-        let config = WebSocketConfig::default().read_buffer_size(READ_BYTES).write_buffer_size(0);
+        let read_bytes = if n < MANY { READ_BYTES } else { READ_BYTES_OF_MANY };
+        let config = WebSocketConfig::default().read_buffer_size(read_bytes).write_buffer_size(ACK_BYTES);
         let url = format!("ws://{relay}/ws");
         let dialed = tokio_tungstenite::client_async_with_config(url, stream, Some(config)).await;
         let (socket, _) = dialed.context("the tunnel does not open")?;
@@ -107,7 +113,15 @@ impl Gateway {
     /// The next message that is whole; `None` when the connection has ended. Pings are answered on the way.
     pub(super) async fn next(&mut self) -> anyhow::Result<Option<Arrival>> {
         loop {
-            let Some(message) = self.socket.next().await else { return Ok(None) };
+            // Acks leave together, before it waits.
+            let next = match self.socket.next().now_or_never() {
+                Some(next) => next,
+                None => {
+                    self.socket.flush().await?;
+                    self.socket.next().await
+                }
+            };
+            let Some(message) = next else { return Ok(None) };
             match message? {
                 Message::Binary(bytes) => {
                     if let Some(arrival) = self.frame(&bytes)? {
@@ -141,11 +155,11 @@ impl Gateway {
         Ok(None)
     }
 
-    /// Says that it is stored. In tunnel 1 the pong that the socket sends by itself says so.
+    /// Says that it is stored, at the latest before it waits for the next. In tunnel 1 the pong that the socket sends by itself says so.
     pub(super) async fn ack(&mut self, arrival: &Arrival) -> anyhow::Result<()> {
         if let Some(item) = &arrival.item {
             let ack = format!(r#"{{"type":"item_ack","itemId":"{item}","status":"stored"}}"#);
-            self.socket.send(Message::text(ack)).await?;
+            self.socket.feed(Message::text(ack)).await?;
         }
         Ok(())
     }
