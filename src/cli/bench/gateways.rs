@@ -18,7 +18,8 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use super::server::key;
 use super::smtp;
 use crate::tunnel::Dialect;
-use crate::tunnel::frame::Frame;
+use crate::tunnel::control::{CONTROL_BYTES_MAX, DeliveryResultAck, ToGateway, ToRelay};
+use crate::tunnel::frame::{Frame, StartBody};
 
 /// Longest wait for one answer of a login.
 const LOGIN_PATIENCE: Duration = Duration::from_secs(60);
@@ -60,6 +61,18 @@ const HEAD_BYTES: usize = 2048;
 impl Gateway {
     /// Logs gateway `n` in; from an address of its own when there are very many.
     pub(super) async fn login(relay: SocketAddr, n: u32, dialect: Dialect) -> anyhow::Result<Self> {
+        let features = if dialect == Dialect::Two { r#","features":["ack","batch"]"# } else { "" };
+        Self::login_with(relay, n, dialect, features).await
+    }
+
+    /// Logs gateway `n` in for a session that only submits.
+    pub(super) async fn login_to_submit(relay: SocketAddr, n: u32) -> anyhow::Result<Self> {
+        let more = r#","sessionRole":"outbound","features":["ack","results"]"#;
+        Self::login_with(relay, n, Dialect::Two, more).await
+    }
+
+    /// `more` is added to the request.
+    async fn login_with(relay: SocketAddr, n: u32, dialect: Dialect, more: &str) -> anyhow::Result<Self> {
         let socket = TcpSocket::new_v4()?;
         if n >= PER_ADDRESS {
             let last = u8::try_from(1 + n / PER_ADDRESS).context("too many gateways for loopback")?;
@@ -73,10 +86,9 @@ impl Gateway {
         let dialed = tokio_tungstenite::client_async_with_config(url, stream, Some(config)).await;
         let (socket, _) = dialed.context("the tunnel does not open")?;
         let mut this = Self { socket, dialect, item: None, head: Vec::new(), keeps: HEAD_BYTES };
-        let (key, features) =
-            (key(n), if dialect == Dialect::Two { r#","features":["ack","batch"]"# } else { "" });
+        let key = key(n);
         let text = key.key_text();
-        let request = format!(r#"{{"type":"auth_challenge_request","publicKeyBase32":"{text}"{features}}}"#);
+        let request = format!(r#"{{"type":"auth_challenge_request","publicKeyBase32":"{text}"{more}}}"#);
         this.socket.send(Message::text(request)).await?;
         let challenge = this.said().await?;
         let word = |name: &str| challenge[name].as_str().with_context(|| format!("no {name}: {challenge}"));
@@ -162,6 +174,45 @@ impl Gateway {
             self.socket.feed(Message::text(ack)).await?;
         }
         Ok(())
+    }
+
+    /// Submits one message.
+    pub(super) async fn submit(
+        &mut self,
+        stream: &str,
+        mail_from: &str,
+        rcpt_to: &str,
+        message: Vec<u8>,
+    ) -> anyhow::Result<()> {
+        let (mail_from, rcpt_to) = (mail_from.to_owned(), rcpt_to.to_owned());
+        let start = StartBody { mail_from, rcpt_to, ..StartBody::default() };
+        let stream = stream.to_owned();
+        for frame in [
+            Frame::Start { stream: stream.clone(), start },
+            Frame::Chunk { stream: stream.clone(), bytes: Bytes::from(message) },
+            Frame::End { stream },
+        ] {
+            self.socket.send(Message::Binary(frame.encode()?)).await?;
+        }
+        Ok(())
+    }
+
+    /// What the relay says next, in words; `None` when the connection has ended.
+    pub(super) async fn heard(&mut self) -> anyhow::Result<Option<ToGateway>> {
+        loop {
+            let Some(message) = self.socket.next().await else { return Ok(None) };
+            match message? {
+                Message::Text(text) => return Ok(Some(ToGateway::parse(&text, CONTROL_BYTES_MAX)?)),
+                Message::Close(_) => return Ok(None),
+                Message::Binary(_) | Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => {}
+            }
+        }
+    }
+
+    /// Says that a result has been noted.
+    pub(super) async fn noted(&mut self, result_id: String) -> anyhow::Result<()> {
+        let ack = ToRelay::DeliveryResultAck(DeliveryResultAck { result_id });
+        Ok(self.socket.send(Message::text(ack.to_text())).await?)
     }
 
     /// Hangs up as a gateway does that is shut down.

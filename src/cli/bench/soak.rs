@@ -8,6 +8,7 @@
 //! ends, ends the measurement.
 
 mod book;
+mod outbound;
 mod trend;
 
 use std::cell::{Cell, RefCell};
@@ -22,6 +23,7 @@ use serde_json::{Map, Value, json};
 
 use super::figures::{Latency, Outcome, Series, Unit};
 use super::gateways::Gateway;
+use super::peers::{self, sink::Sink};
 use super::report::{self, Subject, Turn};
 use super::server::{Place, Relay};
 use super::smtp::{self, Load, Size};
@@ -31,6 +33,7 @@ use crate::cli::{Exit, Global};
 use crate::clock;
 use crate::tunnel::Dialect;
 use book::Book;
+use outbound::Outbox;
 
 /// How long a gateway stays, and how long it is away.
 const STAY_MS: Range<u64> = 2_000..40_000;
@@ -45,6 +48,8 @@ const CALIBRATION_MESSAGES: u64 = 500;
 /// what the calibration left has gone, and what is kept is as much as it will be.
 const WARM_UP: Duration = Duration::from_secs(30);
 const WARM_UP_MAX: Duration = Duration::from_secs(300);
+/// Deliveries at a time that smtp-sink takes.
+const SINK_CONNECTIONS: u16 = 50;
 /// Longest wait, after the last message went in, for the last to come out.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(300);
 
@@ -65,6 +70,9 @@ pub(crate) struct Args {
     /// Gateways that the messages are for
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
     gateways: u32,
+    /// Messages a second that a gateway sends out, through smtp-sink; 0: none
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    outbound: u32,
     /// Seconds after which the relay forgets what was acked
     #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     retain_seconds: u64,
@@ -98,6 +106,7 @@ struct Soaked {
     samples: Samples,
     outcome: Outcome,
     book: Book,
+    outbox: Outbox,
 }
 
 pub(super) fn run(global: &Global, args: &Args) -> anyhow::Result<Exit> {
@@ -123,6 +132,7 @@ struct Scene {
     size: Size,
     sessions: usize,
     book: RefCell<Book>,
+    outbox: RefCell<Outbox>,
     /// Number of the next message.
     next: Cell<u64>,
     /// Nobody leaves any more.
@@ -131,9 +141,22 @@ struct Scene {
 }
 
 fn measure(dir: &Path, args: &Args, side: Side) -> anyhow::Result<Soaked> {
-    let place = Place::make(dir, &args.common.program(side)?, "")?;
+    let sink = match args.outbound {
+        0 => None,
+        _ if peers::program("smtp-sink").is_none() => {
+            eprintln!("nothing is sent out: smtp-sink is not installed (Debian package postfix)");
+            None
+        }
+        _ => Some(Sink::start(SINK_CONNECTIONS)?),
+    };
+    let out = sink.as_ref().map_or(String::new(), |sink| {
+        format!("[delivery]\nsmarthost = \"{}\"\nallow_private_targets = true\n", sink.address)
+    });
+    let place = Place::make(dir, &args.common.program(side)?, &out)?;
     place.retain_acked(args.retain_seconds)?;
-    let recipients = place.mailboxes(args.gateways)?;
+    // The last one gets nothing and sends out.
+    let mut recipients = place.mailboxes(args.gateways + 1)?;
+    recipients.pop();
     let scene = Rc::new(Scene {
         relay: place.start()?,
         dir: dir.to_owned(),
@@ -141,25 +164,35 @@ fn measure(dir: &Path, args: &Args, side: Side) -> anyhow::Result<Soaked> {
         size: args.size,
         sessions: usize::from(args.sessions),
         book: RefCell::new(Book::new(args.gateways)),
+        outbox: RefCell::default(),
         next: Cell::new(0),
         ending: Cell::new(false),
         broken: RefCell::new(None),
     });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let local = tokio::task::LocalSet::new();
-    let (rate, samples, outcome) = runtime.block_on(local.run_until(play(&scene, args)))?;
+    let (rate, samples, outcome) = runtime.block_on(local.run_until(play(&scene, args, sink.is_some())))?;
     // The gateways' tasks end with their set; then the book is nobody else's.
     drop(local);
     let book = scene.book.replace(Book::new(1));
-    Ok(Soaked { rate, samples, outcome, book })
+    let outbox = scene.outbox.take();
+    Ok(Soaked { rate, samples, outcome, book, outbox })
 }
 
-async fn play(scene: &Rc<Scene>, args: &Args) -> anyhow::Result<(f64, Samples, Outcome)> {
+async fn play(scene: &Rc<Scene>, args: &Args, sends: bool) -> anyhow::Result<(f64, Samples, Outcome)> {
     for n in 0..args.gateways {
         let scene = Rc::clone(scene);
         tokio::task::spawn_local(async move {
             if let Err(error) = live(&scene, n).await {
                 *scene.broken.borrow_mut() = Some(error.context(format!("gateway {n}")));
+            }
+        });
+    }
+    if sends {
+        let (scene, n, rate) = (Rc::clone(scene), args.gateways, f64::from(args.outbound));
+        tokio::task::spawn_local(async move {
+            if let Err(error) = outbound::live(&scene, n, rate).await {
+                *scene.broken.borrow_mut() = Some(error.context("the gateway that sends out"));
             }
         });
     }
@@ -274,13 +307,18 @@ fn whole(messages: f64) -> u64 {
 async fn drain(scene: &Scene) -> anyhow::Result<()> {
     let begun = clock::monotonic();
     let in_time = |begun: Instant| clock::monotonic().duration_since(begun) < DRAIN_PATIENCE;
-    while scene.book.borrow().waiting() > 0 && in_time(begun) {
+    let open = || scene.book.borrow().waiting() + scene.outbox.borrow().open();
+    while open() > 0 && in_time(begun) {
         if let Some(error) = scene.broken.borrow_mut().take() {
             return Err(error);
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     scene.book.borrow_mut().close();
+    scene.outbox.borrow().close().for_each(|fault| scene.book.borrow_mut().fault(fault));
+    let out = scene.relay.metric("waystation_outbound_results_total{result=\"sent\"}")?;
+    let told = scene.outbox.borrow().told();
+    anyhow::ensure!(out == told, "the relay counts {out} messages that went out, {told} were told so");
     let accepted = scene.relay.metric("waystation_inbound_accepted_total")?;
     let sent = scene.book.borrow().sent();
     anyhow::ensure!(accepted == sent, "the relay counts {accepted} messages, {sent} were sent");
@@ -327,8 +365,9 @@ async fn live(scene: &Scene, n: u32) -> anyhow::Result<()> {
 }
 
 fn finish(global: &Global, args: &Args, side: Side, soaked: Soaked) -> anyhow::Result<()> {
-    let Soaked { rate, samples, mut outcome, book } = soaked;
+    let Soaked { rate, samples, mut outcome, book, outbox } = soaked;
     outcome.figure("came_again", Unit::Count, super::count(book.again));
+    outcome.figure("sent_out", Unit::Count, super::count(outbox.told()));
     outcome.figure("faults", Unit::Count, super::count(book.faults));
     let words = format!(
         "soak: {} minutes, {rate:.0} messages a second, {}, {} gateways that come and go, acked mail kept for {} s",
@@ -340,7 +379,7 @@ fn finish(global: &Global, args: &Args, side: Side, soaked: Soaked) -> anyhow::R
             "bench": "soak",
             "load": {
                 "minutes": args.minutes, "rate": rate, "size": args.size.to_string(), "sessions": args.sessions,
-                "gateways": args.gateways, "retain_seconds": args.retain_seconds,
+                "gateways": args.gateways, "retain_seconds": args.retain_seconds, "outbound": args.outbound,
             },
             "machine": report::machine(&args.common.root()),
         }))?;
@@ -365,9 +404,10 @@ fn finish(global: &Global, args: &Args, side: Side, soaked: Soaked) -> anyhow::R
         let mut text = report::head(&args.common, &words);
         text.push_str(&table(paint, &rows));
         text.push_str(&format!(
-            "\n{}: {} messages, {} faults, {} came again after a session that ended before their ack was written down\n",
+            "\n{}: {} messages in, {} out, {} faults; {} came again after a session that ended before their ack was written down\n",
             side.word(),
             book.sent(),
+            outbox.told(),
             book.faults,
             book.again
         ));

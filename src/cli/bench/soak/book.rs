@@ -142,7 +142,8 @@ impl Book {
         }
     }
 
-    fn fault(&mut self, words: String) {
+    /// Something that must not be.
+    pub(super) fn fault(&mut self, words: String) {
         self.faults += 1;
         if self.told.len() < TOLD_MAX {
             self.told.push(words);

@@ -1,0 +1,174 @@
+//! A little mail out beside the load: one gateway submits, for a relay that hands everything to `smtp-sink`.
+//!
+//! Each submission must be told its one result, `sent`. What was not accepted when a session ended is submitted again
+//! under its name, which the relay knows.
+
+use std::cell::Cell;
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use super::super::gateways::Gateway;
+use super::super::{server, smtp};
+use super::{STAY_MS, Scene};
+use crate::clock;
+use crate::tunnel::control::{RelayDeliveryResult, ToGateway};
+
+/// Recipient of all.
+const RECIPIENT: &str = "u@bench.test";
+/// Bytes of each.
+const BYTES: usize = 4096;
+/// Time between two looks at whether the soak ends.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// What became of submissions.
+#[derive(Debug, Default)]
+pub(super) struct Outbox {
+    next: u64,
+    /// Without a result; whether the relay has said that it has it.
+    open: BTreeMap<u64, bool>,
+    /// Status by number.
+    settled: HashMap<u64, String>,
+}
+
+impl Outbox {
+    fn submitted(&mut self) -> u64 {
+        let n = self.next;
+        self.next += 1;
+        self.open.insert(n, false);
+        n
+    }
+
+    fn accepted(&mut self, stream: &str) -> Result<(), String> {
+        let n = self.known(stream)?;
+        if let Some(accepted) = self.open.get_mut(&n) {
+            *accepted = true;
+        }
+        Ok(())
+    }
+
+    /// Notes a result. A relay repeats what was not acked; another result is a fault.
+    fn result(&mut self, result: &RelayDeliveryResult) -> Result<(), String> {
+        let n = self.known(&result.stream_id)?;
+        self.open.remove(&n);
+        match self.settled.insert(n, result.status.clone()) {
+            Some(before) if before != result.status => {
+                Err(format!("submission {n} was {before}, and is {} now", result.status))
+            }
+            None if result.status != "sent" => {
+                let why = result.error.as_deref().unwrap_or_default();
+                Err(format!("submission {n} is {}: {why}", result.status))
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    fn known(&self, stream: &str) -> Result<u64, String> {
+        let number = stream.parse().ok().filter(|n| *n < self.next);
+        number.ok_or_else(|| format!("a submission that nobody made: {stream}"))
+    }
+
+    pub(super) fn open(&self) -> usize {
+        self.open.len()
+    }
+
+    /// All that were told their result.
+    pub(super) fn told(&self) -> u64 {
+        u64::try_from(self.settled.len()).unwrap_or(u64::MAX)
+    }
+
+    /// Those that never were.
+    pub(super) fn close(&self) -> impl Iterator<Item = String> {
+        self.open.keys().map(|n| format!("submission {n} was told no result"))
+    }
+}
+
+/// Gateway `n` submits `rate` messages a second until the soak ends and all have their result.
+pub(super) async fn live(scene: &Scene, n: u32, rate: f64) -> anyhow::Result<()> {
+    let from = server::key(n).key_text().address(server::DOMAIN);
+    let next_due = Cell::new(clock::monotonic());
+    while !(scene.ending.get() && scene.outbox.borrow().open() == 0) {
+        let mut gateway = Gateway::login_to_submit(scene.relay.http, n).await?;
+        let again: Vec<u64> = {
+            let outbox = scene.outbox.borrow();
+            outbox.open.iter().filter(|(_, accepted)| !**accepted).map(|(n, _)| *n).collect()
+        };
+        for n in again {
+            gateway.submit(&n.to_string(), &from, RECIPIENT, message(n)).await?;
+        }
+        let stay = Duration::from_millis(rand::random_range(STAY_MS));
+        let begun = clock::monotonic();
+        loop {
+            let now = clock::monotonic();
+            let over =
+                if scene.ending.get() { scene.outbox.borrow().open() == 0 } else { now - begun > stay };
+            if over {
+                break;
+            }
+            if now >= next_due.get() && !scene.ending.get() {
+                next_due.set(now + Duration::from_secs_f64(1.0 / rate));
+                let n = scene.outbox.borrow_mut().submitted();
+                gateway.submit(&n.to_string(), &from, RECIPIENT, message(n)).await?;
+            }
+            let wait = match scene.ending.get() {
+                true => LOOK_EVERY,
+                false => next_due.get().saturating_duration_since(now).min(LOOK_EVERY),
+            };
+            let Ok(heard) = tokio::time::timeout(wait, gateway.heard()).await else { continue };
+            let Some(heard) = heard? else { anyhow::bail!("the relay hung up") };
+            let noted = match heard {
+                ToGateway::OutboundAccepted(accepted) => {
+                    scene.outbox.borrow_mut().accepted(&accepted.stream_id)
+                }
+                ToGateway::RelayDeliveryResult(result) => {
+                    let noted = scene.outbox.borrow_mut().result(&result);
+                    if let Some(id) = result.result_id {
+                        gateway.noted(id).await?;
+                    }
+                    noted
+                }
+                ToGateway::AuthChallenge(_)
+                | ToGateway::AuthOk(_)
+                | ToGateway::AuthError(_)
+                | ToGateway::ReplayAccepted(_)
+                | ToGateway::RelayKeys(_)
+                | ToGateway::Drain(_)
+                | ToGateway::Unknown(_) => Ok(()),
+            };
+            if let Err(fault) = noted {
+                scene.book.borrow_mut().fault(fault);
+            }
+        }
+        gateway.close().await;
+    }
+    Ok(())
+}
+
+fn message(n: u64) -> Vec<u8> {
+    let mut message = Vec::new();
+    smtp::content(&mut message, n, BYTES);
+    message
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn result(stream: &str, status: &str) -> RelayDeliveryResult {
+        let (stream_id, status) = (stream.to_owned(), status.to_owned());
+        RelayDeliveryResult { stream_id, status, message_id: None, error: None, result_id: None }
+    }
+
+    #[test]
+    fn one_result_is_right_and_everything_else_is_a_fault() {
+        let mut outbox = Outbox::default();
+        assert_eq!((outbox.submitted(), outbox.submitted(), outbox.submitted()), (0, 1, 2));
+        outbox.accepted("0").expect("known");
+        outbox.result(&result("0", "sent")).expect("sent");
+        outbox.result(&result("0", "sent")).expect("told again");
+        assert!(outbox.result(&result("0", "failed")).is_err());
+        assert!(outbox.result(&result("1", "indeterminate")).is_err());
+        assert!(outbox.result(&result("9", "sent")).is_err());
+        assert!(outbox.accepted("x").is_err());
+        assert_eq!((outbox.open(), outbox.told(), outbox.close().count()), (1, 2, 1));
+    }
+}
