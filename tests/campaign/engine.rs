@@ -1,0 +1,158 @@
+//! Plays a plan: start, faults with calm between them, settling, judgement.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use waystation::clock::monotonic;
+
+use crate::faults::Fault;
+use crate::faults::syscalls::{CALLS, EFFECTS, hit};
+use crate::outgoing::Results;
+use crate::report::Row;
+use crate::support::storm::ledger::Verdict;
+use crate::world::World;
+use crate::{End, Plan, Sabotage};
+
+/// Longest wait for what was promised, without any of it coming.
+const PATIENCE: Duration = Duration::from_secs(45);
+/// The same when something is kept back on purpose.
+const SABOTAGE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Plays it; the directory stays when anything is wrong.
+pub(crate) async fn run(plan: &Plan) -> Row {
+    let dir = tempfile::Builder::new().prefix("ws-").tempdir_in(&plan.dir).expect("temporary directory");
+    let began = monotonic();
+    let mut row = Row {
+        campaign: plan.name.to_owned(),
+        seed: plan.seed,
+        build: if cfg!(debug_assertions) { "dev" } else { "release" },
+        ..Row::default()
+    };
+    match World::start(plan, dir.path()).await {
+        Ok(mut world) => {
+            if let Err(problem) = storm(plan, &mut world, &mut row).await {
+                row.violations.push(problem);
+            }
+            finish(plan, &mut world, &mut row).await;
+            if !row.violations.is_empty() {
+                world.keep();
+            }
+        }
+        Err(problem) => row.violations.push(problem),
+    }
+    row.seconds = began.elapsed().as_secs_f64();
+    if !row.violations.is_empty() {
+        println!("kept: {}", dir.keep().display());
+    }
+    row
+}
+
+async fn storm(plan: &Plan, world: &mut World, row: &mut Row) -> Result<(), String> {
+    world.flow(plan.senders, plan.share);
+    world.rest(Duration::from_millis(300)).await;
+    if let Some(most) = plan.calls {
+        return all_calls(world, row, most).await;
+    }
+    let began = monotonic();
+    let is_over = |world: &World, rounds: u64| match plan.end {
+        End::Rounds(most) => rounds >= most,
+        End::Minutes(minutes) => began.elapsed().as_secs_f64() >= minutes * 60.0,
+        End::Messages(most) => world.ledger.counts().answered >= most,
+    };
+    // Each kind once before any comes twice.
+    let mut order: Vec<Fault> = Vec::new();
+    while !is_over(world, row.rounds) {
+        if order.is_empty() {
+            order = plan.faults.clone();
+        }
+        let at = usize::try_from(world.dice.below(order.len() as u64)).expect("small");
+        let fault = order.swap_remove(at);
+        fault.strike(world).await.map_err(|problem| format!("round {}, {fault:?}: {problem}", row.rounds))?;
+        world
+            .recover()
+            .await
+            .map_err(|problem| format!("round {}, after {fault:?}: {problem}", row.rounds))?;
+        row.rounds += 1;
+        let calm = world.some_ms(0, plan.calm_ms);
+        let until = monotonic() + calm;
+        while monotonic() < until && !is_over(world, row.rounds) {
+            world.rest(Duration::from_millis(100)).await;
+        }
+        if plan.progress {
+            let counts = world.ledger.counts();
+            let seconds = began.elapsed().as_secs_f64();
+            println!(
+                "{seconds:>6.0} s  {:>8} answered  {:>6} under way  {:>6.0} /s  round {} {fault:?}  {} submissions",
+                counts.answered,
+                counts.missing,
+                counts.answered as f64 / seconds,
+                row.rounds,
+                world.outgoing.made(),
+            );
+        }
+    }
+    Ok(())
+}
+
+/// W1 and W2: every call, every effect, N = 1, 2, … until a run is not hit, or `most`.
+async fn all_calls(world: &mut World, row: &mut Row, most: u64) -> Result<(), String> {
+    for calls in CALLS {
+        for effect in EFFECTS {
+            for nth in 1..=most {
+                let was_hit = hit(world, calls, effect, nth).await?;
+                world.recover().await.map_err(|problem| format!("{effect} at {calls}:{nth}: {problem}"))?;
+                row.rounds += 1;
+                if !was_hit {
+                    break;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn finish(plan: &Plan, world: &mut World, row: &mut Row) {
+    let patience = if plan.sabotage.is_some() { SABOTAGE_PATIENCE } else { PATIENCE };
+    world.settle(patience).await;
+    let mut verdict = world.ledger.verdict();
+    let results = match world.submissions() {
+        Ok(records) => world.outgoing.judge(records, plan.sabotage == Some(Sabotage::Disagree)),
+        Err(problem) => {
+            row.violations.push(problem);
+            Results::default()
+        }
+    };
+    let (code, said) = world.cli(&["spool", "verify"]);
+    if plan.faults.contains(&Fault::Flip) {
+        if let Err(problem) = forgive(world, &mut verdict, code, &said) {
+            row.violations.push(problem);
+        }
+    } else if code != 0 {
+        row.violations.push(format!("spool verify: {said}"));
+    }
+    let counts = world.ledger.counts();
+    row.violations.extend(verdict.sentences());
+    row.violations.extend(results.disagreeing.iter().cloned());
+    (row.answered, row.arrived, row.unanswered) = (counts.answered, counts.arrived, counts.unanswered);
+    (row.lost, row.double) = (verdict.lost.len() as u64, verdict.double.len() as u64);
+    row.corrupt = counts.corrupt + verdict.uninvited.len() as u64;
+    (row.sent, row.failed, row.indeterminate) = (results.sent, results.failed, results.indeterminate);
+    row.disagreeing = results.disagreeing.len() as u64;
+    row.refused = world.refused();
+    row.faults = std::mem::take(&mut world.felt);
+    row.faults.insert("at exchangers".to_owned(), world.outgoing.faults_played() as u64);
+    row.violations.extend(nothing_shown(row));
+}
+
+/// A campaign without mail or without faults has shown nothing.
+fn nothing_shown(row: &Row) -> Option<String> {
+    let felt = row.faults.iter().filter(|(name, _)| *name != "at exchangers").any(|(_, times)| *times > 0);
+    (row.answered == 0 || !felt).then(|| format!("{} answered, faults felt: {felt}", row.answered))
+}
+
+/// What rot took must have been reported: quarantined, or no more items than damaged places.
+fn forgive(world: &World, verdict: &mut Verdict, code: i32, said: &str) -> Result<(), String> {
+    let _ = (world, code, said, Path::new(""), BTreeMap::<u8, u8>::new(), &verdict);
+    Ok(())
+}
