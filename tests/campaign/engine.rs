@@ -1,7 +1,6 @@
 //! Plays a plan: start, faults with calm between them, settling, judgement.
 
-use std::collections::BTreeMap;
-use std::path::Path;
+use std::collections::HashSet;
 use std::time::Duration;
 
 use waystation::clock::monotonic;
@@ -142,17 +141,36 @@ async fn finish(plan: &Plan, world: &mut World, row: &mut Row) {
     row.refused = world.refused();
     row.faults = std::mem::take(&mut world.felt);
     row.faults.insert("at exchangers".to_owned(), world.outgoing.faults_played() as u64);
-    row.violations.extend(nothing_shown(row));
+    row.violations.extend(nothing_shown(row, world.outgoing.made()));
 }
 
 /// A campaign without mail or without faults has shown nothing.
-fn nothing_shown(row: &Row) -> Option<String> {
+fn nothing_shown(row: &Row, made: usize) -> Option<String> {
     let felt = row.faults.iter().filter(|(name, _)| *name != "at exchangers").any(|(_, times)| *times > 0);
-    (row.answered == 0 || !felt).then(|| format!("{} answered, faults felt: {felt}", row.answered))
+    let idle = row.answered == 0 || !felt || made == 0 || made > 20 && row.sent == 0;
+    idle.then(|| {
+        let (answered, sent) = (row.answered, row.sent);
+        format!("nothing was shown: {answered} answered, faults felt: {felt}, {sent} sent of {made}")
+    })
 }
 
-/// What rot took must have been reported: quarantined, or no more items than damaged places.
+/// What rot took must have been reported: each message that is not there is quarantined, or its record lies in a damaged
+/// place that `spool verify` names. What cannot be named is at most one message for each byte that was changed.
 fn forgive(world: &World, verdict: &mut Verdict, code: i32, said: &str) -> Result<(), String> {
-    let _ = (world, code, said, Path::new(""), BTreeMap::<u8, u8>::new(), &verdict);
+    let quarantined = world.list(&["--state", "quarantined"])?;
+    let reported: HashSet<u64> = quarantined
+        .iter()
+        .filter_map(|item| {
+            item["mail_from"].as_str()?.strip_prefix("storm-")?.split('@').next()?.parse().ok()
+        })
+        .collect();
+    verdict.lost.retain(|number| !reported.contains(number));
+    let flipped =
+        usize::try_from(world.felt.get("byte flipped").copied().unwrap_or_default()).expect("small");
+    println!("quarantined: {}, not named: {}, bytes changed: {flipped}", reported.len(), verdict.lost.len());
+    println!("{}", said.lines().take(12).collect::<Vec<_>>().join("\n"));
+    if verdict.lost.len() <= flipped && (code != 0 || verdict.lost.is_empty()) {
+        verdict.lost.clear();
+    }
     Ok(())
 }

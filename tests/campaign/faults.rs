@@ -2,7 +2,7 @@
 //!
 //! Every fault counts when it was felt; a campaign in which one never was has shown nothing, and fails.
 
-mod clock;
+pub(crate) mod clock;
 mod disk;
 mod flip;
 mod index;

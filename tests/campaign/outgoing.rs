@@ -171,7 +171,11 @@ impl Outgoing {
                 false
             }
             // Nobody knows: at most one copy, and one story.
-            Ok(_) | Err(_) => false,
+            Ok(taken) => {
+                assert!(taken.temporary, "a submission of ours is not fit to be sent: {}", taken.error);
+                false
+            }
+            Err(_) => false,
         }
     }
 

@@ -16,6 +16,7 @@ use serde_json::Value;
 use waystation::clock::monotonic;
 
 use crate::disk::Disk;
+use crate::faults::{Fault, clock};
 use crate::outgoing::{Outgoing, Record};
 use crate::support::home::{Home, Running};
 use crate::support::process::{Launch, waystation};
@@ -45,6 +46,8 @@ pub(crate) struct World {
     pub(crate) disk: Option<Disk>,
     /// What was felt, by name.
     pub(crate) felt: BTreeMap<String, u64>,
+    /// Seconds that the wall clock was ahead at most.
+    pub(crate) ahead_seconds: i64,
     /// An old index, for faults that put one back.
     pub(crate) old_index: Option<PathBuf>,
     wire: Option<Wire>,
@@ -104,9 +107,11 @@ impl World {
              [http]\nlisten = \"{host}:{http_port}\"\n\
              [smtp]\nlisten = [\"127.0.0.1:{smtp_port}\"]\ngreet_delay_ms = 0\n\
              [tunnel]\nheartbeat_interval_seconds = 1\nidle_timeout_seconds = {idle}\nunacked_items_max = {window}\n\
-             [limits]\nenabled = false\n[spool]\nmin_free_bytes = {floor}\nretain_acked_seconds = 5\n\
+             [limits]\nenabled = false\n[spool]\nmin_free_bytes = {floor}\nretain_acked_seconds = {retain}\n\
              {delivery}[log]\nformat = \"json\"\nlevel = \"{level}\"\n",
             idle = IDLE.as_secs(),
+            // Short, so that the spool is compacted underway; quarantined items are kept as long, and rot must show.
+            retain = if plan.faults.contains(&Fault::Flip) { 604_800 } else { 5 },
             window = plan.window,
             level = plan.log_level(),
             delivery = outgoing.delivery(),
@@ -119,6 +124,7 @@ impl World {
             outgoing,
             disk,
             felt: BTreeMap::new(),
+            ahead_seconds: 0,
             old_index: None,
             wire: None,
             dir: dir.to_owned(),
@@ -156,7 +162,7 @@ impl World {
     /// From its next start on the gateway looks for the relay at this host.
     pub(crate) fn configure_gateway(&self, host: &str, window: u32) {
         let rest = format!(
-            "heartbeat_interval_seconds = 1\nidle_timeout_seconds = {}\nhandshake_timeout_seconds = 5\n\
+            "relay_name = \"localhost\"\nmail_domain = \"mail.localhost\"\nheartbeat_interval_seconds = 1\nidle_timeout_seconds = {}\nhandshake_timeout_seconds = 5\n\
              unacked_items_max = {window}\n[outbox]\nexpire_after_seconds = 8640000\nmin_free_bytes = 0\n\
              [maildir]\npath = \"Maildir\"\n",
             IDLE.as_secs()
@@ -356,6 +362,7 @@ impl World {
         }
         self.submitter.take().iter().for_each(tokio::task::JoinHandle::abort);
         self.outgoing.calm_down();
+        clock::catch_up(self);
         let mut best = (u64::MAX, usize::MAX);
         let mut until = monotonic() + patience;
         loop {

@@ -41,6 +41,7 @@ pub(super) async fn strike(world: &mut World) -> Result<(), String> {
         let seconds = i64::try_from(world.dice.below(2 * span + 1)).expect("small")
             - i64::try_from(span).expect("small");
         set(&file, seconds);
+        world.ahead_seconds = world.ahead_seconds.max(seconds);
         world.feel(if seconds < 0 { "clock behind" } else { "clock ahead" });
         let pause = world.some_ms(100, 900);
         world.rest(pause).await;
@@ -55,6 +56,20 @@ pub(super) async fn strike(world: &mut World) -> Result<(), String> {
         world.restart(*who, way);
     }
     Ok(())
+}
+
+/// What was planned while the clock was ahead is due when that time comes: the last calm is then.
+pub(crate) fn catch_up(world: &mut World) {
+    if world.ahead_seconds == 0 {
+        return;
+    }
+    let file = world.dir().join("faketime");
+    set(&file, world.ahead_seconds + 60);
+    let Ok(launch) = launch(&file) else { return };
+    world.around_relay = launch.clone();
+    world.around_gateway = launch;
+    world.restart(Who::Relay, Way::Stop);
+    world.restart(Who::Gateway, Way::Stop);
 }
 
 /// A whole file or the one before, whoever reads it.
