@@ -49,7 +49,13 @@ pub(crate) async fn run(plan: &Plan) -> Row {
 
 async fn storm(plan: &Plan, world: &mut World, row: &mut Row) -> Result<(), String> {
     world.flow(plan.senders, plan.share);
-    world.rest(Duration::from_millis(300)).await;
+    // Mail flows both ways before anything goes wrong.
+    for _ in 0..100 {
+        world.rest(Duration::from_millis(100)).await;
+        if world.ledger.counts().answered >= 50 && world.outgoing.made() >= 10 {
+            break;
+        }
+    }
     if let Some(most) = plan.calls {
         return all_calls(world, row, most).await;
     }

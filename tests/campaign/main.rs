@@ -57,6 +57,9 @@ struct Args {
     /// Go on until so many messages were answered with 250
     #[arg(long)]
     messages: Option<u64>,
+    /// Longest calm between two faults, milliseconds
+    #[arg(long)]
+    calm_ms: Option<u64>,
     /// Senders at a time
     #[arg(long)]
     senders: Option<usize>,
@@ -193,6 +196,7 @@ impl Plan {
                 plan.faults = vec![Fault::FullDisk(ms.unwrap_or(3_000))];
                 plan.end = End::Rounds(args.rounds.unwrap_or(if ms.is_some() { 1 } else { 6 }));
                 plan.disk = Some(disk::Kind::Ext4(600));
+                plan.calm_ms = 3_000;
             }
             Which::SlowDisk => plan.faults = vec![Fault::SlowDisk],
             Which::Syscalls => {
@@ -207,12 +211,13 @@ impl Plan {
                 plan.senders = args.senders.unwrap_or(24);
                 (plan.share, plan.exchanger_faults) = (5, 10);
                 (plan.missing_max, plan.window) = (20_000, 256);
-                plan.calm_ms = 6_000;
+                plan.calm_ms = 12_000;
                 plan.progress = true;
                 plan.disk = Some(disk::Kind::Tmpfs(4_096));
                 plan.end = short(16);
             }
         }
+        plan.calm_ms = args.calm_ms.unwrap_or(plan.calm_ms);
         plan
     }
 }

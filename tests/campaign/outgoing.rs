@@ -99,10 +99,10 @@ impl Outgoing {
     }
 
     /// Lines of the relay's configuration.
-    pub(crate) fn delivery(&self) -> String {
+    pub(crate) fn delivery(&self, expire_seconds: u64) -> String {
         format!(
             "[delivery]\ndns_servers = [\"{}\"]\nport = {}\nallow_private_targets = true\n\
-             retry_schedule_seconds = [1]\ngreylist_wait_seconds = 0\nexpire_after_seconds = 20\n\
+             retry_schedule_seconds = [1]\ngreylist_wait_seconds = 0\nexpire_after_seconds = {expire_seconds}\n\
              final_dot_timeout_seconds = 1\ntimeouts_percent = 1\nmax_concurrent_per_destination = 20\n",
             self.dns.address(),
             self.sink.port()

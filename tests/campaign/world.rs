@@ -114,7 +114,8 @@ impl World {
             retain = if plan.faults.contains(&Fault::Flip) { 604_800 } else { 5 },
             window = plan.window,
             level = plan.log_level(),
-            delivery = outgoing.delivery(),
+            // Who never answers is given up before the end.
+            delivery = outgoing.delivery(if plan.small { 20 } else { 8 }),
         );
         fs::write(dir.join("waystation.toml"), text).expect("written");
         let task = Task { port: smtp_port, address, missing_max: plan.missing_max };
