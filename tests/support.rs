@@ -4,6 +4,7 @@
 pub(crate) mod agent;
 #[allow(dead_code, reason = "a means of proof is there before every one of its parts is used")]
 pub(crate) mod dns;
+#[allow(dead_code, reason = "a means of proof is there before every one of its parts is used")]
 pub(crate) mod home;
 pub(crate) mod judges;
 #[allow(dead_code, reason = "a means of proof is there before every one of its parts is used")]

@@ -16,7 +16,7 @@ use crate::{End, Plan, Sabotage};
 /// Longest wait for what was promised, without any of it coming.
 const PATIENCE: Duration = Duration::from_secs(45);
 /// The same when something is kept back on purpose.
-const SABOTAGE_PATIENCE: Duration = Duration::from_secs(5);
+const LOSS_PATIENCE: Duration = Duration::from_secs(12);
 
 /// Plays it; the directory stays when anything is wrong.
 pub(crate) async fn run(plan: &Plan) -> Row {
@@ -118,7 +118,7 @@ async fn all_calls(world: &mut World, row: &mut Row, most: u64) -> Result<(), St
 }
 
 async fn finish(plan: &Plan, world: &mut World, row: &mut Row) {
-    let patience = if plan.sabotage.is_some() { SABOTAGE_PATIENCE } else { PATIENCE };
+    let patience = if plan.sabotage == Some(Sabotage::Lose) { LOSS_PATIENCE } else { PATIENCE };
     world.settle(patience).await;
     let mut verdict = world.ledger.verdict();
     let results = match world.submissions() {
@@ -130,8 +130,9 @@ async fn finish(plan: &Plan, world: &mut World, row: &mut Row) {
     };
     let (code, said) = world.cli(&["spool", "verify"]);
     if plan.faults.contains(&Fault::Flip) {
-        if let Err(problem) = forgive(world, &mut verdict, code, &said) {
-            row.violations.push(problem);
+        match forgive(world, &mut verdict, code, &said) {
+            Ok(kept_back) => row.quarantined = kept_back,
+            Err(problem) => row.violations.push(problem),
         }
     } else if code != 0 {
         row.violations.push(format!("spool verify: {said}"));
@@ -161,8 +162,9 @@ fn nothing_shown(row: &Row, made: usize) -> Option<String> {
 }
 
 /// What rot took must have been reported: each message that is not there is quarantined, or its record lies in a damaged
-/// place that `spool verify` names. What cannot be named is at most one message for each byte that was changed.
-fn forgive(world: &World, verdict: &mut Verdict, code: i32, said: &str) -> Result<(), String> {
+/// place that `spool verify` names. What cannot be named is at most one message for each byte that was changed. Answers how
+/// many messages are missing and were reported.
+fn forgive(world: &World, verdict: &mut Verdict, code: i32, said: &str) -> Result<u64, String> {
     let quarantined = world.list(&["--state", "quarantined"])?;
     let reported: HashSet<u64> = quarantined
         .iter()
@@ -170,13 +172,19 @@ fn forgive(world: &World, verdict: &mut Verdict, code: i32, said: &str) -> Resul
             item["mail_from"].as_str()?.strip_prefix("storm-")?.split('@').next()?.parse().ok()
         })
         .collect();
+    let before = verdict.lost.len();
     verdict.lost.retain(|number| !reported.contains(number));
+    let damaged = said.lines().filter(|line| line.starts_with("damaged: journal")).count();
     let flipped =
         usize::try_from(world.felt.get("byte flipped").copied().unwrap_or_default()).expect("small");
-    println!("quarantined: {}, not named: {}, bytes changed: {flipped}", reported.len(), verdict.lost.len());
-    println!("{}", said.lines().take(12).collect::<Vec<_>>().join("\n"));
-    if verdict.lost.len() <= flipped && (code != 0 || verdict.lost.is_empty()) {
+    println!(
+        "quarantined: {}, missing and not among them: {}, bytes changed: {flipped}, damaged places: {damaged}, \
+         verify says {code}",
+        reported.len(),
+        verdict.lost.len()
+    );
+    if verdict.lost.len() <= flipped.min(damaged) {
         verdict.lost.clear();
     }
-    Ok(())
+    Ok((before - verdict.lost.len()) as u64)
 }

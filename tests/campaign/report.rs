@@ -18,6 +18,8 @@ pub(crate) struct Row {
     pub(crate) unanswered: u64,
     pub(crate) refused: u64,
     pub(crate) lost: u64,
+    /// Not there, and reported as damaged: rot only.
+    pub(crate) quarantined: u64,
     pub(crate) corrupt: u64,
     pub(crate) double: u64,
     pub(crate) sent: u64,
@@ -30,21 +32,22 @@ pub(crate) struct Row {
 }
 
 /// Columns of the table.
-pub(crate) const HEAD: &str = "| campaign | seed | rounds | faults felt | answered 250 | arrived | lost | corrupt | double \
-     | sent / failed / indeterminate | disagreeing | time |\n|---|---|---|---|---|---|---|---|---|---|---|---|";
+pub(crate) const HEAD: &str = "| campaign | seed | rounds | faults felt | answered 250 | arrived | lost | quarantined | corrupt | double \
+     | sent / failed / indeterminate | disagreeing | time |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|";
 
 impl Row {
     /// A line of the table.
     pub(crate) fn line(&self) -> String {
         let felt: u64 = self.faults.values().sum();
         format!(
-            "| {} | {} | {} | {felt} | {} | {} | {} | {} | {} | {} / {} / {} | {} | {:.0} s |",
+            "| {} | {} | {} | {felt} | {} | {} | {} | {} | {} | {} | {} / {} / {} | {} | {:.0} s |",
             self.campaign,
             self.seed,
             self.rounds,
             self.answered,
             self.arrived,
             self.lost,
+            self.quarantined,
             self.corrupt,
             self.double,
             self.sent,

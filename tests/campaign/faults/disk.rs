@@ -7,10 +7,10 @@ use waystation::clock::monotonic;
 use super::syscalls::strace;
 use crate::world::{Way, Who, World};
 
-/// Fills the relay's disk for about `ms` milliseconds while senders go on: below the floor, or to the last byte.
+/// Fills the relay's disk for `ms` milliseconds, and up to a quarter more, while senders go on: below the floor, or to the last byte.
 pub(super) async fn fill(world: &mut World, ms: u64) -> Result<(), String> {
     let refused = world.refused();
-    let time = world.some_ms(ms / 2, ms * 3 / 2);
+    let time = world.some_ms(ms, ms + ms / 4);
     let until = monotonic() + time;
     let disk = || "no disk of its own".to_owned();
     while monotonic() < until {
