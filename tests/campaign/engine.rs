@@ -63,7 +63,8 @@ async fn storm(plan: &Plan, world: &mut World, row: &mut Row) -> Result<(), Stri
     let is_over = |world: &World, rounds: u64| match plan.end {
         End::Rounds(most) => rounds >= most,
         End::Minutes(minutes) => began.elapsed().as_secs_f64() >= minutes * 60.0,
-        End::Messages(most) => world.ledger.counts().answered >= most,
+        // And each kind of fault once.
+        End::Messages(most) => world.ledger.counts().answered >= most && rounds >= plan.faults.len() as u64,
     };
     // Each kind once before any comes twice.
     let mut order: Vec<Fault> = Vec::new();

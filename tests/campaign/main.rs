@@ -210,11 +210,11 @@ impl Plan {
                 plan.small = true;
                 plan.senders = args.senders.unwrap_or(24);
                 (plan.share, plan.exchanger_faults) = (5, 10);
-                (plan.missing_max, plan.window) = (20_000, 256);
+                (plan.missing_max, plan.window) = (if args.messages.is_some() { 20_000 } else { 500 }, 256);
                 plan.calm_ms = 12_000;
                 plan.progress = true;
                 plan.disk = Some(disk::Kind::Tmpfs(4_096));
-                plan.end = short(16);
+                plan.end = short(8);
             }
         }
         plan.calm_ms = args.calm_ms.unwrap_or(plan.calm_ms);
