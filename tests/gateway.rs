@@ -21,8 +21,9 @@ use waystation::gateway::{Client, Options};
 use waystation::identity::keyfile;
 use waystation::tunnel::frame::{Frame, StartBody};
 
-use crate::support::home::{GATEWAY_POINTS, Home, untop, waystation};
+use crate::support::home::{GATEWAY_POINTS, Home, untop};
 use crate::support::list_relay::{Fate, ListRelay};
+use crate::support::process::waystation;
 use crate::support::until;
 
 /// A message body of about `size` bytes that no other number has.

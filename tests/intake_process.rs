@@ -18,7 +18,7 @@ use spool::types::{Filter, ItemInfo};
 use spool::{Options, Spool};
 use waystation::clock;
 
-use crate::support::home::waystation;
+use crate::support::process::waystation;
 
 /// Longest wait for anything.
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -4,6 +4,7 @@
 pub(crate) mod agent;
 #[allow(dead_code, reason = "a means of proof is there before every one of its parts is used")]
 pub(crate) mod dns;
+#[allow(dead_code, reason = "a means of proof is there before every one of its parts is used")]
 pub(crate) mod home;
 pub(crate) mod judges;
 #[allow(dead_code, reason = "a means of proof is there before every one of its parts is used")]
@@ -18,14 +19,8 @@ pub(crate) mod script_relay;
 pub(crate) mod signing_relay;
 #[allow(dead_code, reason = "a means of proof is there before every one of its parts is used")]
 pub(crate) mod sink;
+#[allow(dead_code, reason = "a means of proof is there before every one of its parts is used")]
+pub(crate) mod storm;
+mod until;
 
-/// Looks again and again until something is so; gives up, with its name, after a minute.
-pub(crate) async fn until(what: &str, mut is: impl FnMut() -> bool) {
-    let look = async {
-        while !is() {
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-        }
-    };
-    let in_time = tokio::time::timeout(std::time::Duration::from_secs(60), look).await;
-    assert!(in_time.is_ok(), "waited in vain until {what}");
-}
+pub(crate) use until::until;

@@ -295,25 +295,36 @@ fn second_process_is_refused() {
     assert_eq!(second.err(), Some(SpoolError::Locked), "W11");
 }
 
+/// An empty message that can be told from others.
+fn distinct(lane: LaneId, n: u16) -> NewMessage {
+    let mut name = [0; 32];
+    name[..2].copy_from_slice(&n.to_be_bytes());
+    let mut id = [0; 16];
+    id[..2].copy_from_slice(&n.to_be_bytes());
+    NewMessage {
+        body: ItemId(id),
+        body_bytes: 0,
+        sha256: Sha256::digest(b"").into(),
+        head: Vec::new(),
+        meta: Vec::new(),
+        fingerprint: Some(name),
+        targets: vec![Target { lane, id: ItemId(id), tag: Vec::new() }],
+    }
+}
+
 #[test]
 fn message_accepted_just_before_a_crash_is_a_twin_afterwards() {
     for checkpoint in [false, true] {
         let (disk, index) = (SimDisk::new(), Arc::new(MemoryIndex::new()));
         let mut spool = open(&disk, &index);
         let lane = spool.register("a", NOW).unwrap();
-        put(&mut spool, 1, &[lane], b"long ago").unwrap();
         let later = NOW.plus(60_000);
-        let message = |n: u8| NewMessage {
-            body: id(n),
-            body_bytes: 0,
-            sha256: Sha256::digest(b"").into(),
-            head: Vec::new(),
-            meta: Vec::new(),
-            fingerprint: Some([n; 32]),
-            targets: vec![Target { lane, id: id(n), tag: Vec::new() }],
-        };
-        spool.accept(message(2), later).unwrap();
-        spool.commit(later).unwrap();
+        let newest = 1 + crate::unheard::ALWAYS as u16;
+        for n in 1..=newest {
+            let now = if n == 1 { NOW } else { later };
+            spool.accept(distinct(lane, n), now).unwrap();
+            spool.commit(now).unwrap();
+        }
         if checkpoint {
             let job = spool.begin_checkpoint(later).unwrap().unwrap();
             let result = job.run();
@@ -322,8 +333,29 @@ fn message_accepted_just_before_a_crash_is_a_twin_afterwards() {
         drop(spool);
         for _ in 0..2 {
             let spool = open(&disk.kill(), &index);
-            assert_eq!(spool.twin(&[2; 32], later), Ok(Some(id(2))), "Q30 over a crash, {checkpoint}");
-            assert_eq!(spool.twin(&[1; 32], later), Ok(None), "that sender has heard us");
+            let twin = |n: u16| spool.twin(&distinct(lane, n).fingerprint.unwrap(), later).unwrap();
+            assert_eq!(twin(newest), Some(distinct(lane, newest).body), "Q30 over a crash, {checkpoint}");
+            assert_eq!(twin(1), None, "that sender has heard us");
+        }
+    }
+}
+
+#[test]
+fn clock_that_jumps_before_a_crash_hides_no_twin() {
+    const DAY_MS: u64 = 86_400_000;
+    for (accepted, after) in [(NOW, NOW.plus(3 * DAY_MS)), (NOW.plus(3 * DAY_MS), NOW)] {
+        let (disk, index) = (SimDisk::new(), Arc::new(MemoryIndex::new()));
+        let mut spool = open(&disk, &index);
+        let lane = spool.register("a", accepted).unwrap();
+        for (n, now) in [(1, accepted), (2, after)] {
+            spool.accept(distinct(lane, n), now).unwrap();
+            spool.commit(now).unwrap();
+        }
+        drop(spool);
+        let spool = Spool::open(Arc::new(disk.kill()), index, options(), after).unwrap().0;
+        for n in [1, 2] {
+            let message = distinct(lane, n);
+            assert_eq!(spool.twin(&message.fingerprint.unwrap(), after), Ok(Some(message.body)));
         }
     }
 }

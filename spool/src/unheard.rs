@@ -2,8 +2,9 @@
 //! again (RFC 1047 seen from the server). A start remembers them as twins.
 //!
 //! An answer leaves right after its commit, so only messages accepted within [`WINDOW_MS`] before the last
-//! record can be concerned. To remember one whose sender had heard us does no harm: a repeat has the same bytes, envelope
-//! and corner of the network, so it is the same message.
+//! record can be concerned. The wall clock may have jumped in between, so the newest [`ALWAYS`] are remembered whatever their time
+//! is. To remember one whose sender had heard us does no harm: a repeat has the same bytes, envelope and corner of the network, so
+//! it is the same message.
 
 use std::collections::VecDeque;
 
@@ -16,6 +17,9 @@ use crate::spool::Spool;
 
 /// How long before the last record an answer may still have been on its way, milliseconds.
 const WINDOW_MS: u64 = 10_000;
+/// The newest messages, remembered whatever the clock said: more than there are sessions that can wait for their answer at a
+/// time, as a rule.
+pub(crate) const ALWAYS: usize = 256;
 /// Messages remembered at most, the newest.
 const UNHEARD_MAX: usize = 65_536;
 /// Bytes of journal read before the place from which the index is replayed.
@@ -82,13 +86,15 @@ impl Spool {
     /// Makes twins of the candidates that are recent enough; answers how many.
     pub(crate) fn remember_unheard(&mut self, unheard: Unheard, now: WallMs) -> Result<u64, SpoolError> {
         let mut count = 0;
-        for (accepted_at, fingerprint, id) in unheard.messages {
-            if unheard.last_at.since(accepted_at) >= WINDOW_MS
+        let by_time = unheard.messages.len().saturating_sub(ALWAYS);
+        for (at, (accepted_at, fingerprint, id)) in unheard.messages.into_iter().enumerate() {
+            if at < by_time && unheard.last_at.since(accepted_at) >= WINDOW_MS
                 || self.tail.get(Tree::Twin, &fingerprint)?.is_some()
             {
                 continue;
             }
-            let until_ms = accepted_at.plus(self.options.unheard_keep_ms).0;
+            // Who was not answered comes again after the start, however long that took.
+            let until_ms = accepted_at.max(now).plus(self.options.unheard_keep_ms).0;
             let twin = TwinRecord { fingerprint, id: id.0, until_ms };
             self.append_upkeep(Kind::Twin, &Record::Twin(twin))?;
             count += 1;

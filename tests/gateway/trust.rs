@@ -9,8 +9,9 @@ use spool::ids::{ItemId, WallMs};
 use waystation::mail::attestation::Details;
 use waystation::mail::relay_keys::{Succession, fingerprint, key_base64};
 
-use crate::support::home::{Home, waystation};
+use crate::support::home::Home;
 use crate::support::process::RelayProcess;
+use crate::support::process::waystation;
 use crate::support::signing_relay::{Item, Lie, SigningRelay, TRACE, announced, secret};
 use crate::support::until;
 

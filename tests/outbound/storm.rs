@@ -9,21 +9,17 @@
 //!
 //! `WAYSTATION_STORM_ROUNDS=2000 WAYSTATION_STORM_SEED=7 cargo nextest run storm_of_mail_out` asks for more.
 
-mod dice;
-mod faults;
-mod judge;
-
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use dice::Dice;
-use faults::{Faults, NEVER, NOBODY};
-use judge::{Story, judge, table};
 use waystation::clock::monotonic;
 
 use super::world::{Plan, Record, Relay, World, address, key};
 use crate::support::line::{Line, Log, Manner};
+use crate::support::storm::dice::Dice;
+use crate::support::storm::faults::{Faults, NEVER, NOBODY};
+use crate::support::storm::judge::{Story, judge, table};
 
 /// Rounds when the environment does not say.
 const ROUNDS: u64 = 12;

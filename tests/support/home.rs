@@ -6,6 +6,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 
+use super::process::{Launch, waystation};
+
 /// Crash points in the gateway at which order carries a promise, in the order a message passes them.
 pub(crate) const GATEWAY_POINTS: [&str; 8] = [
     "gateway.item.received",
@@ -36,7 +38,12 @@ impl Home {
 
     /// A gateway with these lines at the end of its configuration.
     pub(crate) fn with(relay_url: &str, rest: &str) -> Self {
-        let dir = tempfile::tempdir().expect("temporary directory");
+        Self::within(&std::env::temp_dir(), relay_url, rest)
+    }
+
+    /// The same in a new directory below `parent`.
+    pub(crate) fn within(parent: &Path, relay_url: &str, rest: &str) -> Self {
+        let dir = tempfile::tempdir_in(parent).expect("temporary directory");
         let home = Self { dir };
         let made = waystation()
             .args(["gateway", "bootstrap", relay_url, "--offline", "--dir"])
@@ -50,10 +57,15 @@ impl Home {
 
     /// Writes another configuration beside the same key.
     pub(crate) fn configure(&self, relay_url: &str, rest: &str) {
+        self.configure_saying(relay_url, "debug", rest);
+    }
+
+    /// The same; it logs from `level` on.
+    pub(crate) fn configure_saying(&self, relay_url: &str, level: &str, rest: &str) {
         // Short delays: scenarios are about order, not about patience.
         let text = format!(
             "relay_url = \"{relay_url}\"\nreconnect_base_delay_ms = 10\nreconnect_max_delay_ms = 50\n\
-             log_level = \"debug\"\n{rest}"
+             log_level = \"{level}\"\n{rest}"
         );
         fs::write(self.config(), text).expect("written");
     }
@@ -62,20 +74,27 @@ impl Home {
         self.dir.path()
     }
 
+    /// The directory stays when this is dropped.
+    pub(crate) fn keep(&mut self) {
+        self.dir.disable_cleanup(true);
+    }
+
     pub(crate) fn config(&self) -> PathBuf {
         self.path().join("gateway.toml")
     }
 
     /// Starts it; `crash_at` names a point at which it ends (`name:count`).
     pub(crate) fn start(&self, crash_at: Option<&str>) -> Running {
+        self.start_as(&Launch::dying_at(crash_at))
+    }
+
+    /// Starts it with something around it.
+    pub(crate) fn start_as(&self, launch: &Launch) -> Running {
         let log =
             fs::OpenOptions::new().create(true).append(true).open(self.path().join("log")).expect("log");
-        let mut command = waystation();
+        let mut command = launch.command();
         command.args(["gateway", "run", "--config"]).arg(self.config());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        if let Some(point) = crash_at {
-            command.env("WAYSTATION_CRASH_AT", point);
-        }
         Running { child: command.spawn().expect("started") }
     }
 
@@ -211,11 +230,4 @@ pub(crate) fn untop(bytes: &[u8]) -> &[u8] {
     let ends = bytes.windows(3).position(|three| three.starts_with(b"\r\n") && !b"\t ".contains(&three[2]));
     // An empty message ends with the field.
     ends.map_or(&[], |at| &bytes[at + 2..])
-}
-
-/// The binary under test.
-pub(crate) fn waystation() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_waystation"));
-    command.env_remove("WAYSTATION_CONFIG").env_remove("WAYSTATION_CRASH_AT");
-    command
 }

@@ -24,6 +24,43 @@ pub(crate) fn waystation() -> Command {
     command
 }
 
+/// How the binary is started when something stands around it: words before its own, variables, a crash point.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Launch {
+    /// `strace -f`, `ip netns exec NAME`: a program that becomes the binary, and its arguments.
+    pub(crate) before: Vec<String>,
+    /// More environment.
+    pub(crate) env: Vec<(String, String)>,
+}
+
+impl Launch {
+    /// It ends at a named point (`name:count`), if one is given.
+    pub(crate) fn dying_at(point: Option<&str>) -> Self {
+        let env = point.map(|point| ("WAYSTATION_CRASH_AT".to_owned(), point.to_owned()));
+        Self { before: Vec::new(), env: env.into_iter().collect() }
+    }
+
+    /// The binary as [`waystation`] gives it, with all that around it.
+    pub(crate) fn command(&self) -> Command {
+        let plain = waystation();
+        let Some((program, rest)) = self.before.split_first() else {
+            let mut command = plain;
+            command.envs(self.env.iter().cloned());
+            return command;
+        };
+        let mut command = Command::new(program);
+        command.args(rest).arg(plain.get_program()).stdin(Stdio::null());
+        for (name, value) in plain.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        command.envs(self.env.iter().cloned());
+        command
+    }
+}
+
 /// Runs the binary to its end.
 pub(crate) fn run(args: &[&str]) -> Output {
     waystation().args(args).output().expect("the binary runs")

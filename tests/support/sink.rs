@@ -158,6 +158,13 @@ impl Sink {
         self.book.state().received.clone()
     }
 
+    /// The same, and forgets it, so that a long storm costs no memory; the answers to the newest may be missing.
+    pub(crate) fn take_received(&self) -> Vec<Received> {
+        let mut state = self.book.state();
+        state.heard.clear();
+        std::mem::take(&mut state.received)
+    }
+
     /// How many messages were received to their last octet.
     pub(crate) fn received_count(&self) -> usize {
         self.book.state().received.len()

@@ -4,27 +4,27 @@ use std::collections::BTreeMap;
 
 /// What the witnesses say about one submission to one recipient.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Story {
-    pub(super) stream: String,
+pub(crate) struct Story {
+    pub(crate) stream: String,
     /// The gateway speaks tunnel 2: it hears of every result.
-    pub(super) hears_all: bool,
+    pub(crate) hears_all: bool,
     /// Submission ids that the gateway was told, without repeats.
-    pub(super) accepted: Vec<String>,
+    pub(crate) accepted: Vec<String>,
     /// Texts of results that the gateway was told, byte for byte, without repeats.
-    pub(super) texts: Vec<String>,
+    pub(crate) texts: Vec<String>,
     /// Words of those results.
-    pub(super) words: Vec<String>,
+    pub(crate) words: Vec<String>,
     /// Records in the relay's spool: id and word of the result, `None` while it has none.
-    pub(super) records: Vec<(String, Option<String>)>,
+    pub(crate) records: Vec<(String, Option<String>)>,
     /// Copies that the sink holds.
-    pub(super) copies: usize,
+    pub(crate) copies: usize,
 }
 
 /// Whether the story is one.
 ///
 /// # Errors
 /// What does not agree.
-pub(super) fn judge(story: &Story) -> Result<(), String> {
+pub(crate) fn judge(story: &Story) -> Result<(), String> {
     let wrong = |what: String| Err(format!("{}: {what}\n{story:?}", story.stream));
     if story.copies > 1 {
         return wrong(format!("{} copies", story.copies));
@@ -66,7 +66,7 @@ pub(super) fn judge(story: &Story) -> Result<(), String> {
 }
 
 /// How many stories ended how: result and copies.
-pub(super) fn table(stories: &[Story]) -> String {
+pub(crate) fn table(stories: &[Story]) -> String {
     let mut rows: BTreeMap<(String, usize, bool), usize> = BTreeMap::new();
     for story in stories {
         let result =

@@ -11,36 +11,43 @@ use crate::support::sink::{Act, Moment, Script, Step};
 /// From this time on at one step, a submission meets no more faults: every storm must end.
 const FAULTS_MAX: usize = 3;
 /// Recipients with this in their local part are refused for ever.
-pub(super) const NOBODY: &str = "nobody";
+pub(crate) const NOBODY: &str = "nobody";
 /// Recipients with this in their local part are told to come later for ever.
-pub(super) const NEVER: &str = "never";
+pub(crate) const NEVER: &str = "never";
 
 /// The weather at all exchangers.
 #[derive(Clone)]
-pub(super) struct Faults {
+pub(crate) struct Faults {
     seed: u64,
+    /// Of a hundred faults, so many happen.
+    share: u64,
     times: Arc<Mutex<HashMap<(String, Step), usize>>>,
     counts: Arc<Mutex<BTreeMap<&'static str, usize>>>,
     calm: Arc<AtomicBool>,
 }
 
 impl Faults {
-    pub(super) fn new(seed: u64) -> Self {
-        Self { seed, times: Arc::default(), counts: Arc::default(), calm: Arc::default() }
+    pub(crate) fn new(seed: u64) -> Self {
+        Self::mild(seed, 100)
+    }
+
+    /// The same with fewer of them: `share` of a hundred.
+    pub(crate) fn mild(seed: u64, share: u64) -> Self {
+        Self { seed, share, times: Arc::default(), counts: Arc::default(), calm: Arc::default() }
     }
 
     /// Nothing more goes wrong, but for [`NOBODY`] and [`NEVER`].
-    pub(super) fn calm_down(&self) {
+    pub(crate) fn calm_down(&self) {
         self.calm.store(true, Ordering::Release);
     }
 
     /// How often each fault happened.
-    pub(super) fn counts(&self) -> BTreeMap<&'static str, usize> {
+    pub(crate) fn counts(&self) -> BTreeMap<&'static str, usize> {
         self.counts.lock().expect("no panic inside").clone()
     }
 
     /// What connection number `n` does.
-    pub(super) fn script(&self, n: usize) -> Script {
+    pub(crate) fn script(&self, n: usize) -> Script {
         let mut dice = Dice::about(self.seed, "offers", n);
         let mut script = Script::offering(&["8BITMIME", "SMTPUTF8", "SIZE 104857600"]);
         for extension in ["PIPELINING", "CHUNKING"] {
@@ -89,7 +96,7 @@ impl Faults {
             return None;
         }
         let mut dice = Dice::about(self.seed, &format!("{about} {:?}", moment.step), n);
-        let (name, act) = fault(moment.step, &mut dice)?;
+        let (name, act) = fault(moment.step, &mut dice).filter(|_| dice.below(100) < self.share)?;
         *self.counts.lock().expect("no panic inside").entry(name).or_default() += 1;
         Some(act)
     }
