@@ -213,12 +213,13 @@ pub fn config(data: &[u8]) {
     }
 }
 
-/// A signed statement: key id, payload, signature, one on each line. Nothing verifies but what the key has signed.
+/// A signed statement: key id, payload, signature, one on each line, and a path if there is a fourth. Nothing verifies but what the key has signed.
 pub fn attestation(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
-    let mut lines = text.splitn(3, '\n');
-    let mut line = || lines.next().unwrap_or_default().to_owned();
-    let signed = Signed { key_id: line(), payload_base64: line(), signature_base64: line() };
+    let mut lines = text.splitn(4, '\n').map(str::to_owned);
+    let mut line = || lines.next().unwrap_or_default();
+    let (key_id, payload_base64, signature_base64) = (line(), line(), line());
+    let signed = Signed { key_id, payload_base64, signature_base64, batch_path: lines.next() };
     let mut keys = TrustedKeys::default();
     let key = SecretKey::from_seed(&[1; 32]);
     keys.pin("fuzz", key.key_text()).expect("one key");

@@ -113,6 +113,7 @@ fn flipped(signed: &Signed, at: prop::sample::Index, bit: u8) -> Signed {
         key_id: signed.key_id.clone(),
         payload_base64: BASE64.encode(&payload),
         signature_base64: BASE64.encode(&signature),
+        batch_path: signed.batch_path.clone(),
     }
 }
 
@@ -155,9 +156,10 @@ proptest! {
     #[test]
     fn no_bytes_make_a_reader_panic(
         payload in ".{0,200}", signature in ".{0,100}", json in "[\\{\\}\\[\\]\":,a-z0-9]{0,60}",
+        path in prop::option::of("[A-Za-z0-9+/=]{0,100}"),
     ) {
         let (key, keys) = keys();
-        let wild = Signed { key_id: "k".into(), payload_base64: payload, signature_base64: signature };
+        let wild = Signed { key_id: "k".into(), payload_base64: payload, signature_base64: signature, batch_path: path };
         prop_assert!(attestation::verify(Some(&wild), "", "", "", &keys, NOW).is_err());
         prop_assert!(custody::verify(&wild, &keys).is_err());
         // Signed nonsense is nonsense, too.

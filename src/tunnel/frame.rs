@@ -389,6 +389,7 @@ mod tests {
                         key_id: "relay-primary".into(),
                         payload_base64: "e30=".into(),
                         signature_base64: "AAAA".into(),
+                        batch_path: None,
                     }),
                     item_id: Some("0fkhv3nsg1a2b3c4d5e6f7g8h9".into()),
                     seq: Some(7),

@@ -53,7 +53,7 @@ pub use values::{
 const SUPPORTED: [Feature; 5] =
     [Feature::Ack, Feature::Results, Feature::Credit, Feature::Replay, Feature::Batch];
 /// Most offers kept ready to be written; more are leased when half of them are gone.
-const LEASE_ITEMS_MAX: u32 = 64;
+const LEASE_ITEMS_MAX: u32 = 128;
 /// Most changes that wait for the lane; a replay request beyond it is dropped.
 pub const PENDING_MAX: usize = 1024;
 /// Most messages waiting for the socket before the driver stops reading.

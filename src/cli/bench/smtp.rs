@@ -212,7 +212,7 @@ impl Line {
             self.command("DATA\r\n", "354").await?;
         }
         self.out.clear();
-        content(&mut self.out, n, load.size.of(n));
+        content(&mut self.out, SENDER, n, load.size.of(n));
         self.out.extend_from_slice(b".\r\n");
         (shared.dot_due)(n);
         self.stream.get_mut().write_all(&self.out).await?;
@@ -255,9 +255,9 @@ fn announces(reply: &str, extension: &str) -> bool {
 }
 
 /// Message `n`, about `size` bytes, whole lines; none begins with a dot.
-pub(super) fn content(out: &mut Vec<u8>, n: u64, size: usize) {
+pub(super) fn content(out: &mut Vec<u8>, from: &str, n: u64, size: usize) {
     let head = format!(
-        "From: <{SENDER}>\r\nTo: <u@bench.test>\r\nDate: Fri, 20 Nov 2026 10:00:00 +0000\r\n\
+        "From: <{from}>\r\nTo: <u@bench.test>\r\nDate: Fri, 20 Nov 2026 10:00:00 +0000\r\n\
          Message-Id: <{n:012}@bench.test>\r\nSubject: {n:012}\r\n\r\n"
     );
     out.extend_from_slice(head.as_bytes());
@@ -269,7 +269,7 @@ pub(super) fn content(out: &mut Vec<u8>, n: u64, size: usize) {
 /// Whether a message ends with all of what [`send`] sent as message `n`.
 pub(super) fn is_whole(message: &[u8], n: u64, size: Size) -> bool {
     let mut sent = Vec::new();
-    content(&mut sent, n, size.of(n));
+    content(&mut sent, SENDER, n, size.of(n));
     message.ends_with(&sent)
 }
 
@@ -287,7 +287,7 @@ mod tests {
     fn a_message_has_its_number_and_its_size() {
         for (n, size) in [(0, 256), (7, 4096), (123_456_789_012, 1 << 20)] {
             let mut message = Vec::new();
-            content(&mut message, n, size);
+            content(&mut message, SENDER, n, size);
             assert_eq!(number(&message), Some(n));
             assert!(is_whole(&[b"Received: x\r\n", &message[..]].concat(), n, Size::Bytes(size)));
             message[size / 2] ^= 1;

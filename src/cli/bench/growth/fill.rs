@@ -96,7 +96,7 @@ fn message(n: u64, size: usize, lane: LaneId, address: &str, seed: u32) -> (Chun
     let now = clock::wall();
     let id = ItemId::new(now, rand::random());
     let mut body = Vec::with_capacity(size + 128);
-    smtp::content(&mut body, n, size);
+    smtp::content(&mut body, "bench@from.test", n, size);
     let mut builder = ChunkBuilder::new(id, seed);
     let taken = builder.take(&body);
     assert_eq!(taken, body.len(), "a message is one piece");

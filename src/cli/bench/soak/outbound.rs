@@ -93,7 +93,7 @@ pub(super) async fn live(scene: &Scene, n: u32, rate: f64) -> anyhow::Result<()>
             outbox.open.iter().filter(|(_, accepted)| !**accepted).map(|(n, _)| *n).collect()
         };
         for n in again {
-            gateway.submit(&n.to_string(), &from, RECIPIENT, message(n)).await?;
+            gateway.submit(&n.to_string(), &from, RECIPIENT, message(&from, n)).await?;
         }
         let stay = Duration::from_millis(rand::random_range(STAY_MS));
         let begun = clock::monotonic();
@@ -107,7 +107,7 @@ pub(super) async fn live(scene: &Scene, n: u32, rate: f64) -> anyhow::Result<()>
             if now >= next_due.get() && !scene.ending.get() {
                 next_due.set(now + Duration::from_secs_f64(1.0 / rate));
                 let n = scene.outbox.borrow_mut().submitted();
-                gateway.submit(&n.to_string(), &from, RECIPIENT, message(n)).await?;
+                gateway.submit(&n.to_string(), &from, RECIPIENT, message(&from, n)).await?;
             }
             let wait = match scene.ending.get() {
                 true => LOOK_EVERY,
@@ -143,9 +143,9 @@ pub(super) async fn live(scene: &Scene, n: u32, rate: f64) -> anyhow::Result<()>
     Ok(())
 }
 
-fn message(n: u64) -> Vec<u8> {
+fn message(from: &str, n: u64) -> Vec<u8> {
     let mut message = Vec::new();
-    smtp::content(&mut message, n, BYTES);
+    smtp::content(&mut message, from, n, BYTES);
     message
 }
 
