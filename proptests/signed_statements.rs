@@ -7,7 +7,7 @@ use waystation::identity::key::SecretKey;
 use waystation::mail::attestation::{self, Details, Statement, signals};
 use waystation::mail::custody::{self, Kind, Receipt};
 use waystation::mail::relay_keys::TrustedKeys;
-use waystation::mail::signed::Signed;
+use waystation::mail::signed::{self, Signed};
 use waystation::mail::verdict::{Dkim, Dmarc, Spf, Verdicts, Word};
 
 const NOW: WallMs = WallMs(1_800_000_000_000);
@@ -114,6 +114,33 @@ fn flipped(signed: &Signed, at: prop::sample::Index, bit: u8) -> Signed {
         payload_base64: BASE64.encode(&payload),
         signature_base64: BASE64.encode(&signature),
         batch_path: signed.batch_path.clone(),
+    }
+}
+
+proptest! {
+    #![proptest_config(crate::cases(256))]
+
+    #[test]
+    fn statements_signed_together_are_believed_each_and_no_changed_one(
+        count in 1..70_usize, at in any::<prop::sample::Index>(), bit in 0..8u8, other in any::<prop::sample::Index>(),
+    ) {
+        let (key, keys) = keys();
+        let payloads: Vec<String> = (0..count).map(|n| format!("{{\"n\":{n}}}")).collect();
+        let statements: Vec<(&[u8], &[u8])> =
+            payloads.iter().map(|payload| (&b"domain\n"[..], payload.as_bytes())).collect();
+        let together = signed::seal_together(&statements, "k", &key);
+        prop_assert_eq!(together.len(), count);
+        for (n, one) in together.iter().enumerate() {
+            let fields = signed::open(b"domain\n", one, &keys);
+            prop_assert_eq!(fields.map(|fields| fields["n"].as_u64()), Ok(Some(n as u64)));
+        }
+        let one = other.get(&together);
+        if let Some(path) = &one.batch_path {
+            let mut way = BASE64.decode(path.as_bytes()).expect("base64");
+            *at.get_mut(&mut way) ^= 1 << bit;
+            let changed = Signed { batch_path: Some(BASE64.encode(&way)), ..one.clone() };
+            prop_assert!(signed::open(b"domain\n", &changed, &keys).is_err());
+        }
     }
 }
 
