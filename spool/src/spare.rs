@@ -9,8 +9,9 @@ use crate::disk::Disk;
 use crate::error::SpoolError;
 use crate::segment;
 
-/// Bytes of one zero-filling write.
-const ZERO_BYTES: usize = 1024 * 1024;
+/// Bytes of one zero-filling write, and of what a commit finds before it in the queue of the disk: each is synced by
+/// itself. With one sync at the end a commit could wait for a whole segment.
+const ZERO_BYTES: usize = 512 * 1024;
 
 /// Zero-fills a file for a segment to come, so that its syncs need no metadata of the file system.
 #[derive(Debug)]
@@ -42,8 +43,9 @@ impl SpareJob {
         while at < u64::from(self.bytes) {
             let len = zeros.len().min((u64::from(self.bytes) - at) as usize);
             file.write_all_at(&mut [IoSlice::new(&zeros[..len])], at)?;
+            file.sync()?;
             at += len as u64;
         }
-        file.sync()
+        Ok(())
     }
 }
