@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use spool::backup::BackupError;
 use spool::disk::sim::SimDisk;
 
-use crate::r#gen::{self, Step};
+use crate::r#gen;
 use crate::world::World;
 
 /// Steps between two pieces of the copy.
@@ -18,8 +18,6 @@ proptest! {
     fn a_copy_is_the_moment_it_was_begun(
         seed in any::<u64>(), before in r#gen::calm(200), during in r#gen::calm(200),
     ) {
-        // Items whose retention is over may lose their bodies before a crash, in a copy as in the original.
-        let before: Vec<Step> = before.into_iter().filter(|step| *step != Step::Maintain).collect();
         let mut world = World::new(seed).map_err(TestCaseError::fail)?;
         world.run(&before).map_err(TestCaseError::fail)?;
         let (plan, moment) = world.begin_backup().map_err(TestCaseError::fail)?;

@@ -252,8 +252,6 @@ impl World {
         match self.body_of(info) {
             Ok(body) => ensure!(body == *item.body, "{id} has another body"),
             Err(SpoolError::Io { .. }) if self.armed => {}
-            // A rebuilt index may show for a while what the retention has passed by.
-            Err(SpoolError::Corrupt { .. }) if self.over(item) => {}
             Err(error) => return Err(format!("body of {id} ({:?}): {error}", item.state)),
         }
         Ok(())
@@ -299,6 +297,15 @@ pub(super) fn facts_of(spool: &Spool) -> Result<Vec<String>, Broken> {
         facts.push(format!("{id} {lane:?} {seq} {state:?} {chain:02x?} {timeline:?}"));
     }
     Ok(facts)
+}
+
+/// Whatever compaction took: what is listed has its body, unless its state gave it up.
+pub(super) fn bodies_are_whole(spool: &Spool) -> Result<(), Broken> {
+    for item in listed_in(spool)?.iter().filter(|item| spool::life::keeps_body(item.state)) {
+        let why = |error| format!("body of {} ({:?}): {error}", item.id, item.state);
+        spool.reader().check_body(item).map_err(why)?;
+    }
+    Ok(())
 }
 
 pub(super) fn listed_in(spool: &Spool) -> Result<Vec<ItemInfo>, Broken> {

@@ -140,7 +140,8 @@ impl Spool {
             }
             if record.to == STATE_RETIRED {
                 if old.item_lsn.0 <= item.item_lsn {
-                    self.retire(lane, seq, old)?;
+                    let item = self.read_item(old.item_lsn).ok();
+                    self.retire(lane, seq, old, item.as_ref())?;
                 }
                 continue;
             }
@@ -185,8 +186,15 @@ impl Spool {
         Ok(())
     }
 
-    /// Removes every trace of an item but its records, which the retention has passed by.
-    pub(crate) fn retire(&mut self, lane: LaneId, seq: Seq, old: Entry) -> Result<(), SpoolError> {
+    /// Removes every trace of an item but its records, which the retention has passed by. `item`: its record, if that
+    /// can be read.
+    pub(crate) fn retire(
+        &mut self,
+        lane: LaneId,
+        seq: Seq,
+        old: Entry,
+        item: Option<&ItemRecord>,
+    ) -> Result<(), SpoolError> {
         self.freed_bytes += u64::from(old.size_bytes) + u64::from(old.overhead_bytes);
         self.forget(lane, &old)?;
         self.tail.remove_entry(lane, seq)?;
@@ -194,7 +202,7 @@ impl Spool {
             self.unqueue(lane, seq)?;
         }
         // Without its record the id stays in its bucket and leads to nothing, which is what retired means.
-        if let Ok(item) = self.read_item(old.item_lsn) {
+        if let Some(item) = item {
             if let Some(target) = item.targets.iter().find(|t| t.lane == lane.0 && t.seq == seq.0) {
                 self.tail.remove_place(ItemId(target.id))?;
             }

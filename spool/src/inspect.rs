@@ -212,8 +212,8 @@ impl Spool {
         Ok(())
     }
 
-    /// Is the retention of a finished item not over yet? After it the body may be gone, also while the entry is
-    /// still (or, in a rebuilt index, again) there.
+    /// Is the retention of a finished item not over yet? After it the entry may be there still (or, in a rebuilt index,
+    /// again), until the sweep comes by.
     fn is_retained(&self, entry: &Entry, now: WallMs) -> bool {
         now.since(entry.changed_at) < self.retention_ms(entry)
     }

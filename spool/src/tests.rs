@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 use crate::accept::ChunkBuilder;
 use crate::disk::sim::{Fault, SimDisk};
 use crate::error::{AcceptError, RequestError, SpoolError};
-use crate::ids::{ItemId, LaneId, Seq, SessionId, WallMs};
+use crate::ids::{ItemId, LaneId, Lsn, Seq, SessionId, WallMs};
 use crate::index::memory::MemoryIndex;
 use crate::invitations::Invitation;
 use crate::types::{AckOutcome, Filter, MailboxChange, NewMessage, Room, State, Target, Verb};
@@ -234,6 +234,22 @@ fn newer_session_takes_over_and_the_older_one_is_told() {
     assert_eq!(rings.load(Ordering::SeqCst), 2);
 }
 
+/// What a spool does by itself, until there is no more of it.
+fn upkeep(spool: &mut Spool, now: WallMs) {
+    for _ in 0..50 {
+        spool.maintain(now).unwrap();
+        spool.commit(now).unwrap();
+        while spool.compact_step(1 << 20, Effort::Busy, now).unwrap() {
+            spool.commit(now).unwrap();
+        }
+        spool.commit(now).unwrap();
+        if let Some(job) = spool.begin_checkpoint(now).unwrap() {
+            let result = job.run();
+            spool.end_checkpoint(&job, result).unwrap();
+        }
+    }
+}
+
 #[test]
 fn expiry_retention_and_compaction_give_space_back_and_keep_what_lives() {
     let (disk, index) = (SimDisk::new(), Arc::new(MemoryIndex::new()));
@@ -254,18 +270,7 @@ fn expiry_retention_and_compaction_give_space_back_and_keep_what_lives() {
     spool.commit(NOW).unwrap();
     let segments_before = spool.segment_numbers().len();
     assert!(segments_before > 8, "{segments_before}");
-    for _ in 0..50 {
-        spool.maintain(later).unwrap();
-        spool.commit(later).unwrap();
-        while spool.compact_step(1 << 20, Effort::Busy, later).unwrap() {
-            spool.commit(later).unwrap();
-        }
-        spool.commit(later).unwrap();
-        if let Some(job) = spool.begin_checkpoint(later).unwrap() {
-            let result = job.run();
-            spool.end_checkpoint(&job, result).unwrap();
-        }
-    }
+    upkeep(&mut spool, later);
     let segments = spool.segment_numbers().len();
     assert!(segments <= 3, "{segments} of {segments_before} left");
     for keep_index in [true, false] {
@@ -285,6 +290,67 @@ fn expiry_retention_and_compaction_give_space_back_and_keep_what_lives() {
         let s = session(&mut spool, a);
         assert_eq!(lent(&mut spool, s), [1]);
     }
+}
+
+#[test]
+fn retired_item_whose_body_went_stays_away_when_the_index_is_built_anew() {
+    let (disk, index) = (SimDisk::new(), Arc::new(MemoryIndex::new()));
+    let mut spool = open(&disk, &index);
+    let (a, b) = (spool.register("a", NOW).unwrap(), spool.register("b", NOW).unwrap());
+    // Two pieces, and the first one fills a segment of its own. What stays keeps the segment of the item's record.
+    put(&mut spool, 1, &[a, b], &[1; 70_000]).unwrap();
+    put(&mut spool, 10, &[a], &[10; 30_000]).unwrap();
+    let chunks = spool.item(id(1)).unwrap().unwrap().chunks;
+    let segments: Vec<_> = chunks.iter().map(|chunk| Lsn(chunk.lsn).segment()).collect();
+    assert!(matches!(segments[..], [first, last] if first < last), "{segments:?}");
+    for (lane, n) in [(a, 1), (b, 2)] {
+        let s = session(&mut spool, lane);
+        lent(&mut spool, s);
+        assert_eq!(spool.ack(s, id(n), NOW), Ok(AckOutcome::Acked));
+    }
+    spool.commit(NOW).unwrap();
+    upkeep(&mut spool, NOW.plus(8 * 86_400_000));
+    let left = spool.segment_numbers();
+    assert!(!left.contains(&segments[0]) && left.contains(&segments[1]), "{left:?} of {segments:?}");
+    drop(spool);
+    // Whoever keeps items for longer now must not be promised what is gone.
+    let (disk, options) = (Arc::new(disk.kill()), Options { retain_ms: u64::MAX, ..options() });
+    let mut spool = Spool::open(disk, Arc::new(MemoryIndex::new()), options, NOW).unwrap().0;
+    let listed = spool.list(&Filter::default(), None, 10).unwrap().0;
+    for item in &listed {
+        assert_eq!(spool.reader().check_body(item), Ok(()), "{:?}", item.state);
+    }
+    assert_eq!(listed.iter().map(|item| item.id).collect::<Vec<_>>(), [id(10)]);
+    assert_eq!(spool.replay(a, ReplayFrom::Seq(Seq(1)), None, NOW).map(|done| done.items), Ok(0));
+}
+
+#[test]
+fn item_that_is_retired_by_a_record_waits_for_space_and_holds_up_nobody() {
+    let (disk, index) = (SimDisk::new(), Arc::new(MemoryIndex::new()));
+    let mut spool = open(&disk, &index);
+    let lane = spool.register("a", NOW).unwrap();
+    put(&mut spool, 1, &[lane], &[1; 70_000]).unwrap();
+    put(&mut spool, 2, &[lane], b"in one segment").unwrap();
+    put(&mut spool, 3, &[lane], b"waits").unwrap();
+    let s = session(&mut spool, lane);
+    lent(&mut spool, s);
+    for n in [1, 2] {
+        spool.ack(s, id(n), NOW).unwrap();
+    }
+    spool.commit(NOW).unwrap();
+    disk.set_capacity(0);
+    // Records of the same size, until the reserve has none of it left.
+    let mut verbs = [Verb::Hold, Verb::Release].into_iter().cycle();
+    let full = verbs.find_map(|verb| spool.apply_verb(id(3), verb, "", NOW).err());
+    assert!(matches!(full, Some(RequestError::Spool(SpoolError::Io { .. }))), "{full:?}");
+    spool.commit(NOW).unwrap();
+    let later = NOW.plus(8 * 86_400_000);
+    assert_eq!(spool.maintain(later).map(|done| done.retired), Ok(1));
+    let left = spool.list(&Filter::default(), None, 10).unwrap().0;
+    assert_eq!(left.iter().map(|item| item.id).collect::<Vec<_>>(), [id(1), id(3)]);
+    disk.set_capacity(100 * 1024 * 1024);
+    assert_eq!(spool.maintain(later).map(|done| done.retired), Ok(1));
+    assert_eq!(spool.commit(later), Ok(()));
 }
 
 #[test]

@@ -5,10 +5,12 @@
 
 use crate::entry::{self, Entry};
 use crate::error::SpoolError;
-use crate::ids::{LaneId, Seq, WallMs};
+use crate::ids::{LaneId, Lsn, Seq, WallMs};
 use crate::index::Tree;
+use crate::lease::state_ref;
 use crate::life::{self, Event};
 use crate::mailboxes::is_outbox;
+use crate::record::{ItemRecord, Kind, Record, STATE_RETIRED, StateRecord};
 use crate::spool::{Options, Spool};
 use crate::types::State;
 
@@ -148,7 +150,23 @@ impl Spool {
         {
             return Ok(false);
         }
-        self.retire(lane, seq, *entry)?;
+        let item = self.read_item(entry.item_lsn).ok();
+        if item.as_ref().is_some_and(|item| must_tell_retired(entry, item)) {
+            let record = StateRecord {
+                to: STATE_RETIRED,
+                at_ms: now.0,
+                reason: String::new(),
+                items: vec![state_ref(lane, seq, entry)],
+            };
+            match self.append_upkeep(Kind::State, &Record::State(record)) {
+                Ok(()) => {}
+                // No space for it: this one stays until there is some, and the others go.
+                Err(SpoolError::Io { .. }) if self.healthy().is_ok() => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        } else {
+            self.retire(lane, seq, *entry, item.as_ref())?;
+        }
         done.retired += 1;
         Ok(true)
     }
@@ -177,4 +195,11 @@ impl Spool {
         }
         Ok(())
     }
+}
+
+/// A segment with a part of the body may go while the item's record stays; a rebuilt index must not show such an item
+/// again. Where the body was given up before, the record of that says enough.
+fn must_tell_retired(entry: &Entry, item: &ItemRecord) -> bool {
+    let home = entry.item_lsn.segment();
+    life::keeps_body(entry.state) && item.chunks.iter().any(|chunk| Lsn(chunk.lsn).segment() != home)
 }
