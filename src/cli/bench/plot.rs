@@ -77,7 +77,7 @@ pub(super) fn draw(file: &Path, title: &str, x: Axis, y: Axis, lines: &[Line]) -
                     );
                 }
                 let mut labels = chart.configure_series_labels();
-                labels.position(SeriesLabelPosition::UpperLeft).background_style(WHITE.mix(0.85));
+                labels.position(SeriesLabelPosition::LowerRight).background_style(WHITE.mix(0.85));
                 labels.border_style(BLACK.mix(0.2)).draw()?;
             }};
         }
