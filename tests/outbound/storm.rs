@@ -20,6 +20,7 @@ use crate::support::line::{Line, Log, Manner};
 use crate::support::storm::dice::Dice;
 use crate::support::storm::faults::{Faults, NEVER, NOBODY};
 use crate::support::storm::judge::{Story, judge, table};
+use crate::support::storm::relay::OUTBOUND_POINTS;
 
 /// Rounds when the environment does not say.
 const ROUNDS: u64 = 12;
@@ -33,20 +34,6 @@ const SHOWN: usize = 20;
 const WORDS: [&str; 3] = ["sent", "failed", "indeterminate"];
 /// Recipient domains; the last has a first exchanger that refuses connections.
 const DOMAINS: [&str; 4] = ["d0.test", "d1.test", "d2.test", "d3.test"];
-/// Points in the relay, in the order a submission passes them.
-const POINTS: [&str; 10] = [
-    "outbound.before_accept",
-    "outbound.after_accept",
-    "delivery.before_arm",
-    "delivery.after_arm",
-    "delivery.before_dot",
-    "delivery.after_dot",
-    "delivery.before_settle",
-    "delivery.after_settle",
-    "outbound.before_told",
-    "outbound.after_told",
-];
-
 fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().map_or(default, |text| text.parse().expect(name))
 }
@@ -158,7 +145,7 @@ impl Storm {
     }
 
     async fn round(&mut self) {
-        let point = self.dice.chance(50).then(|| (self.dice.one(&POINTS), 1 + self.dice.below(8)));
+        let point = self.dice.chance(50).then(|| (self.dice.one(&OUTBOUND_POINTS), 1 + self.dice.below(8)));
         let text = point.map(|(name, count)| format!("{name}:{count}"));
         let Some(mut relay) = self.world.start_dying_at(text.as_deref()).await else {
             return self.died_at(point);

@@ -4,22 +4,8 @@ use std::time::Duration;
 
 use crate::support::home::GATEWAY_POINTS;
 use crate::support::process::Launch;
-use crate::support::storm::relay::RELAY_POINTS;
+use crate::support::storm::relay::{OUTBOUND_POINTS, RELAY_POINTS};
 use crate::world::{Way, Who, World};
-
-/// Points in the relay that mail out passes.
-const OUT_POINTS: [&str; 10] = [
-    "outbound.before_accept",
-    "outbound.after_accept",
-    "delivery.before_arm",
-    "delivery.after_arm",
-    "delivery.before_dot",
-    "delivery.after_dot",
-    "delivery.before_settle",
-    "delivery.after_settle",
-    "outbound.before_told",
-    "outbound.after_told",
-];
 
 pub(super) async fn strike(world: &mut World) -> Result<(), String> {
     let whom: &[Who] = match world.dice.below(4) {
@@ -66,7 +52,7 @@ fn end(world: &mut World, who: Who) {
 
 async fn at_a_point(world: &mut World, who: Who) {
     let point = match who {
-        Who::Relay if world.dice.chance(40) => world.dice.one(&OUT_POINTS),
+        Who::Relay if world.dice.chance(40) => world.dice.one(&OUTBOUND_POINTS),
         Who::Relay => world.dice.one(&RELAY_POINTS),
         Who::Gateway => world.dice.one(&GATEWAY_POINTS),
     };

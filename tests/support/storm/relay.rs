@@ -10,6 +10,19 @@ use crate::support::process::Launch;
 /// How long an orderly end may take before it is none.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
 
+/// Points in the relay, in the order a submission passes them.
+pub(crate) const OUTBOUND_POINTS: [&str; 10] = [
+    "outbound.before_accept",
+    "outbound.after_accept",
+    "delivery.before_arm",
+    "delivery.after_arm",
+    "delivery.before_dot",
+    "delivery.after_dot",
+    "delivery.before_settle",
+    "delivery.after_settle",
+    "outbound.before_told",
+    "outbound.after_told",
+];
 /// Points in the relay, in the order a message passes them.
 pub(crate) const RELAY_POINTS: [&str; 6] = [
     "intake.before_commit",
