@@ -10,11 +10,12 @@
 //! Failure policy: when the ledger fails or the session was replaced the lane is lost, which ends the tunnel
 //! session; the ledger offers everything unacked again.
 
+mod offers;
+
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use data_encoding::HEXLOWER;
 use futures_util::future::BoxFuture;
 use spool::error::{RequestError, SpoolError};
 use spool::ids::{ItemId, LaneId, Seq, SessionId, WallMs};
@@ -23,9 +24,8 @@ use spool::{ReplayFrom, Spool};
 use uuid::Uuid;
 
 use super::admission::{self, Admission};
-use super::envelope::Envelope;
 use super::outbound::intake::{Submissions, Submitter};
-use super::signer::{Batched, Signer};
+use super::signer::Signer;
 use crate::clock;
 use crate::crashpoint;
 use crate::current::Current;
@@ -36,15 +36,11 @@ use crate::observe::Metrics;
 use crate::spooler::Spooler;
 use crate::tunnel::Dialect;
 use crate::tunnel::control::{ReplayRequest, SessionRole};
-use crate::tunnel::frame::{STREAM_ID_BYTES_MAX, StartBody};
 use crate::tunnel::session::{
-    Batch, Change, Flight, Offer, OutboundPiece, OutboundWord, PieceError, Settled, Window,
+    Batch, Change, Flight, OutboundPiece, OutboundWord, PieceError, Settled, Window,
 };
 use crate::tunnel::signed::RelayKey;
 use crate::tunnel::ws::{Admitted, Bell, Lane, LaneLost, Opening, Service, ServiceError, StillHere};
-
-/// Items signed for without giving way to other tasks of the same thread: well below a millisecond of work.
-const SIGNED_AT_ONCE: usize = 8;
 
 /// Who gets a lane, and what a gateway is told of the relay.
 #[derive(Debug)]
@@ -377,7 +373,9 @@ impl GatewayLane {
             );
         }
         let mut offers = Vec::with_capacity(done.leased.items.len());
-        for (info, made) in self.offers(done.leased.items, now).await {
+        for (info, made) in
+            offers::made(done.leased.items, self.dialect, self.signer.as_ref(), self.batches, now).await
+        {
             match made {
                 Ok(offer) => {
                     self.metrics.offered(self.tunnel());
@@ -392,34 +390,6 @@ impl GatewayLane {
             }
         }
         Settled { offers, retry_at: done.leased.retry_at, replayed: done.replayed }
-    }
-
-    /// An offer of each item, in order. Signing is most of the work of a replay: a few at a time go to tasks of their own,
-    /// so that all cores sign, and none is held for long.
-    async fn offers(&self, items: Vec<ItemInfo>, now: WallMs) -> Vec<Offered> {
-        let (dialect, batches) = (self.dialect, self.batches);
-        if self.signer.is_none() || items.len() <= SIGNED_AT_ONCE {
-            return offers(items, dialect, self.signer.as_deref(), batches, now);
-        }
-        let (mut tasks, mut items) = (Vec::new(), items.into_iter());
-        loop {
-            let some: Vec<ItemInfo> = items.by_ref().take(SIGNED_AT_ONCE).collect();
-            if some.is_empty() {
-                break;
-            }
-            let signer = self.signer.clone();
-            tasks.push(tokio::spawn(async move { offers(some, dialect, signer.as_deref(), batches, now) }));
-        }
-        let mut all = Vec::new();
-        for task in tasks {
-            match task.await {
-                Ok(some) => all.extend(some),
-                Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-                // The runtime ends, and the session with it: what was not offered stays leased to nobody.
-                Err(_) => break,
-            }
-        }
-        all
     }
 
     fn note_refusal(&self, change: &Change) {
@@ -471,152 +441,5 @@ impl GatewayLane {
                 tracing::warn!(event = "relay.item.not_quarantined", item.id = %item, %error, "still offered");
             }
         }
-    }
-}
-
-/// An item, and what is offered of it; or why it cannot be.
-type Offered = (ItemInfo, Result<Offer, String>);
-
-/// Offers of some items, signed: one by one, or together where the gateway takes that.
-fn offers(
-    items: Vec<ItemInfo>,
-    dialect: Dialect,
-    signer: Option<&Signer>,
-    batches: bool,
-    now: WallMs,
-) -> Vec<Offered> {
-    let mut offers = Vec::with_capacity(items.len());
-    let mut batch = Batched::new(now);
-    for info in items {
-        let made = Envelope::decode(&info.meta).map_err(|error| error.to_string()).map(|envelope| {
-            let mut offer = offer(&info, &envelope, dialect);
-            if let Some(signer) = signer {
-                if batches && dialect == Dialect::Two {
-                    batch.add(signer, &info, &envelope, &offer.stream, &offer.start.rcpt_to);
-                } else {
-                    let start = &mut offer.start;
-                    start.auth_attestation =
-                        Some(signer.attest(&info, &envelope, &offer.stream, &start.rcpt_to, now));
-                    start.receipt = (dialect == Dialect::Two).then(|| signer.receipt(&info, &envelope, now));
-                }
-            }
-            offer
-        });
-        offers.push((info, made));
-    }
-    if let Some(signer) = signer {
-        let mut signed = batch.sign(signer).into_iter();
-        for (_, made) in &mut offers {
-            if let (true, Ok(offer)) = (batches && dialect == Dialect::Two, made) {
-                offer.start.auth_attestation = signed.next();
-                offer.start.receipt = signed.next();
-            }
-        }
-    }
-    offers
-}
-
-/// An item as the tunnel sends it, unsigned. Tunnel 1 gets exactly the fields it knows.
-fn offer(info: &ItemInfo, envelope: &Envelope, dialect: Dialect) -> Offer {
-    let rcpt_to = String::from_utf8_lossy(&info.tag).into_owned();
-    let stream = stream_id(info.id, &rcpt_to);
-    let mut start = StartBody { mail_from: envelope.mail_from().to_owned(), rcpt_to, ..StartBody::default() };
-    if dialect == Dialect::Two {
-        start.item_id = Some(info.id.to_string());
-        start.seq = Some(info.seq.0);
-        start.chain = Some(HEXLOWER.encode(&info.chain));
-        start.size = Some(info.size_bytes);
-        start.trace_bytes = Some(info.head.len() as u64);
-        start.sha256 = Some(HEXLOWER.encode(&info.sha256));
-    }
-    Offer {
-        item: info.id,
-        seq: info.seq,
-        stream,
-        start,
-        head: Bytes::copy_from_slice(&info.head),
-        pieces: info.chunks.len(),
-        size_bytes: info.size_bytes,
-        sha256: info.sha256,
-    }
-}
-
-/// `<item id>:<recipient>`, or the item id alone when that does not fit a frame.
-fn stream_id(item: ItemId, rcpt_to: &str) -> String {
-    let both = format!("{item}:{rcpt_to}");
-    if both.len() <= STREAM_ID_BYTES_MAX { both } else { item.to_string() }
-}
-
-#[cfg(test)]
-mod tests {
-    use spool::types::State;
-
-    use super::*;
-    use crate::mail::envelope::Meta;
-
-    fn info(tag: &[u8], meta: Vec<u8>) -> ItemInfo {
-        ItemInfo {
-            id: ItemId::new(WallMs(5), [1; 10]),
-            lane: LaneId(1),
-            lane_name: "lane".into(),
-            seq: Seq(7),
-            state: State::Ready,
-            leased: true,
-            size_bytes: 12,
-            accepted_at: WallMs(5),
-            changed_at: WallMs(5),
-            sha256: [2; 32],
-            chain: [3; 32],
-            meta,
-            tag: tag.to_vec(),
-            head: b"Received: x\r\n".to_vec(),
-            chunks: Vec::new(),
-            outbound: None,
-        }
-    }
-
-    fn meta() -> Vec<u8> {
-        Meta { mail_from: "a@b.example".into(), ..Meta::default() }.encode()
-    }
-
-    fn one(info: ItemInfo, dialect: Dialect) -> Result<Offer, String> {
-        offers(vec![info], dialect, None, false, WallMs(9)).remove(0).1
-    }
-
-    #[test]
-    fn tunnel_1_sees_only_the_fields_it_knows() {
-        let offer = one(info(b"C@d.example", meta()), Dialect::One).unwrap();
-        let expected = StartBody {
-            mail_from: "a@b.example".into(),
-            rcpt_to: "C@d.example".into(),
-            ..StartBody::default()
-        };
-        assert_eq!(offer.start, expected);
-    }
-
-    #[test]
-    fn tunnel_2_names_the_item_its_place_and_its_hash() {
-        let info = info(b"c@d.example", meta());
-        let offer = one(info.clone(), Dialect::Two).unwrap();
-        assert_eq!(offer.start.item_id, Some(info.id.to_string()));
-        assert_eq!(
-            (offer.start.seq, offer.start.size, offer.start.trace_bytes),
-            (Some(7), Some(12), Some(13))
-        );
-        assert_eq!(offer.start.sha256, Some("02".repeat(32)));
-        assert_eq!(offer.start.chain, Some("03".repeat(32)));
-    }
-
-    #[test]
-    fn a_stream_id_is_stable_and_always_fits() {
-        let id = ItemId::new(WallMs(5), [1; 10]);
-        assert_eq!(stream_id(id, "a@b"), format!("{id}:a@b"));
-        assert_eq!(stream_id(id, &"x".repeat(228)).len(), 255);
-        assert_eq!(stream_id(id, &"x".repeat(229)), id.to_string());
-    }
-
-    #[test]
-    fn unreadable_metadata_is_no_offer() {
-        assert!(one(info(b"c@d", vec![99]), Dialect::One).is_err());
     }
 }

@@ -52,8 +52,10 @@ pub use values::{
 /// Features of tunnel 2 that this relay has.
 const SUPPORTED: [Feature; 5] =
     [Feature::Ack, Feature::Results, Feature::Credit, Feature::Replay, Feature::Batch];
-/// Most offers kept ready to be written; more are leased when half of them are gone.
-const LEASE_ITEMS_MAX: u32 = 128;
+/// Offers kept ready to be written, at first; more are leased when half of them are gone.
+const READY_ITEMS: u32 = 32;
+/// The same for a gateway that takes them faster than they are made, at most.
+const READY_ITEMS_MAX: u32 = 256;
 /// Most changes that wait for the lane; a replay request beyond it is dropped.
 pub const PENDING_MAX: usize = 1024;
 /// Most messages waiting for the socket before the driver stops reading.
@@ -88,6 +90,10 @@ pub struct Session {
     asking: bool,
     leasing: bool,
     lane_lost: bool,
+    /// How many offers are to be kept ready; between [`READY_ITEMS`] and [`READY_ITEMS_MAX`].
+    ready: u32,
+    /// The last lease brought about all that it asked for.
+    leased_full: bool,
     /// The lane may have more than it gave.
     more: bool,
     retry: Option<Instant>,
@@ -138,6 +144,8 @@ impl Session {
             asking: false,
             leasing: false,
             lane_lost: false,
+            ready: READY_ITEMS,
+            leased_full: false,
             more: true,
             retry: None,
             replay_waits: false,
@@ -353,6 +361,7 @@ impl Session {
         // An empty answer is final until the bell rings or room comes back with an ack.
         self.more |= !settled.offers.is_empty();
         if self.leasing {
+            self.keep_ready(settled.offers.len());
             self.retry = settled.retry_at.map(|at| now + Duration::from_millis(at.since(wall)));
         }
         if let Some(items) = settled.replayed {
@@ -365,6 +374,18 @@ impl Session {
                 self.outflow.offer(offer);
             }
         }
+    }
+
+    /// A gateway that takes one full lease before the next has come gets more made ready from then on; one for which there
+    /// is nothing, as at first.
+    fn keep_ready(&mut self, leased: usize) {
+        let full = leased >= self.ready as usize / 2;
+        if leased == 0 {
+            self.ready = READY_ITEMS;
+        } else if full && self.leased_full && self.outflow.waiting() == 0 {
+            self.ready = (self.ready * 2).min(READY_ITEMS_MAX);
+        }
+        self.leased_full = full;
     }
 
     fn piece(&mut self, item: ItemId, n: usize, bytes: Result<Bytes, PieceError>) {
@@ -479,9 +500,9 @@ impl Session {
             return;
         }
         // Ahead of the window: what waits here was not sent, and costs no duplicate when the line drops.
-        let items = LEASE_ITEMS_MAX.saturating_sub(u32::try_from(self.outflow.waiting()).unwrap_or(u32::MAX));
+        let items = self.ready.saturating_sub(u32::try_from(self.outflow.waiting()).unwrap_or(u32::MAX));
         self.more |= !self.changes.is_empty();
-        let lease = (self.phase == Phase::Open && self.more && items >= LEASE_ITEMS_MAX / 2)
+        let lease = (self.phase == Phase::Open && self.more && items >= self.ready / 2)
             .then_some(Window { items, bytes: u64::MAX });
         if lease.is_some() {
             self.more = false;
