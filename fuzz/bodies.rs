@@ -18,6 +18,7 @@ use spool::types::Filter;
 use spool::{Options, Spool};
 use waystation::identity::key::SecretKey;
 use waystation::mail::relay_keys::TrustedKeys;
+use waystation::mail::signed::batch;
 use waystation::mail::smtp::receiver::{Answer, Output, Question, Receiver, Settings};
 use waystation::mail::smtp::sender::answer::AnswerParser;
 use waystation::mail::verdict::inspector::Inspector;
@@ -226,7 +227,15 @@ pub fn attestation(data: &[u8]) {
     let own = |domain: &[u8]| {
         // Signatures of Ed25519 are deterministic: there is one for these bytes.
         let payload = BASE64.decode(signed.payload_base64.as_bytes()).unwrap_or_default();
-        signed.signature_base64 == BASE64.encode(&key.sign(&[domain, &payload].concat()))
+        let text = match &signed.batch_path {
+            None => [domain, &payload].concat(),
+            Some(path) => {
+                let way = BASE64.decode(path.as_bytes()).unwrap_or_default();
+                let Some(root) = batch::root(batch::leaf(domain, &payload), &way) else { return false };
+                batch::text(&root)
+            }
+        };
+        signed.signature_base64 == BASE64.encode(&key.sign(&text))
     };
     if attestation::verify(Some(&signed), "s", "a@b", "c@d", &keys, WallMs(0)).is_ok() {
         assert!(own(b""), "an attestation that nobody made");

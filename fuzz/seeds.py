@@ -3,7 +3,7 @@
 
 Needs python3-nacl. What fuzzers find is added to the corpus by hand, with a name that says what it is.
 """
-import base64, codecs, json, pathlib, re, struct
+import base64, codecs, hashlib, json, pathlib, re, struct
 from nacl.signing import SigningKey
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -100,6 +100,24 @@ def statements():
     put("attestation", "unknown-key", signed(plain, key_id="other"))
     put("attestation", "no-json", signed(b"{"))
     put("attestation", "flipped", signed(plain)[:-6] + "AAAA==")
+
+    # Three under one signature: the way of a leaf is a step for each neighbour, its side and its hash.
+    def hashed(*parts):
+        return hashlib.sha256(b"".join(parts)).digest()
+
+    first, second, third = (hashed(b"\0", *leaf) for leaf in [(b"", ours), (b"waystation-custody-1\n", receipt), (b"", plain)])
+    pair = hashed(b"\1", first, second)
+    signature = base64.b64encode(key.sign(b"waystation-batch-1\n" + hashed(b"\1", pair, third)).signature).decode()
+
+    def batched(payload, way):
+        return "\n".join(["fuzz", base64.b64encode(payload).decode(), signature, base64.b64encode(way).decode()])
+
+    put("attestation", "batched", batched(ours, b"\1" + second + b"\1" + third))
+    put("attestation", "batched-receipt", batched(receipt, b"\0" + first + b"\1" + third))
+    put("attestation", "batched-last", batched(plain, b"\0" + pair))
+    put("attestation", "batched-other-way", batched(ours, b"\0" + second + b"\1" + third))
+    put("attestation", "batched-too-far", batched(ours, (b"\1" + second) * 17))
+    put("attestation", "batched-half-a-step", batched(ours, b"\1" + second[:20]))
 
 
 def proxies():

@@ -1,6 +1,7 @@
 //! The command line as a shell sees it: words, streams, exit codes.
 
 mod backup;
+mod bench;
 mod every_verb;
 mod export;
 mod invitations;

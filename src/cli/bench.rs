@@ -22,6 +22,8 @@ mod report;
 mod server;
 mod smtp;
 mod soak;
+mod stop;
+mod traffic;
 mod usage;
 
 use std::path::{Path, PathBuf};
@@ -126,6 +128,7 @@ impl Common {
                 if absent.contains(&side) {
                     continue;
                 }
+                stop::check()?;
                 let scratch = Scratch::make(&self.root())?;
                 let measured = measure(side, &scratch.0).with_context(|| side.word().to_owned())?;
                 match measured {
@@ -180,6 +183,7 @@ fn count(n: u64) -> f64 {
 }
 
 pub(crate) fn run(global: &Global, verb: Verb) -> anyhow::Result<Exit> {
+    stop::listen()?;
     match verb {
         Verb::Accept(args) => accept::run(global, &args),
         Verb::Replay(args) => replay::run(global, &args),

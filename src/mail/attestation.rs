@@ -205,7 +205,7 @@ pub fn payload(statement: &Statement) -> Vec<u8> {
         signals: SignalWords { spf: spf.as_str(), dkim: dkim.as_str(), dmarc: dmarc.as_str() },
         details: statement.details.as_ref().map(details_payload),
     };
-    serde_json::to_vec(&payload).unwrap_or_default()
+    signed::json(&payload)
 }
 
 fn details_payload(details: &Details) -> DetailsPayload<'_> {

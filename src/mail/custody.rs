@@ -102,7 +102,7 @@ impl Receipt {
             at: signed::time_text(self.at),
             stream_id: self.stream_id.as_deref(),
         };
-        serde_json::to_vec(&payload).unwrap_or_default()
+        signed::json(&payload)
     }
 
     /// Signs it.

@@ -9,6 +9,7 @@ pub mod batch;
 use std::fmt;
 
 use data_encoding::{BASE64, HEXLOWER};
+use serde::Serialize;
 use serde_json::{Map, Value};
 use spool::ids::WallMs;
 use time::OffsetDateTime;
@@ -21,6 +22,8 @@ pub use crate::tunnel::signed::Signed;
 
 /// Longest payload that is read, bytes. The longest honest one has ten DKIM signatures with long names in it.
 pub const PAYLOAD_BYTES_MAX: usize = 32 * 1024;
+/// Octets of an ordinary payload, and some.
+const PAYLOAD_BYTES: usize = 1024;
 
 /// What a verification came to, when not to `ok`. The first five words are those of the protocol, section 10.3.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -132,6 +135,12 @@ pub fn open(domain: &[u8], signed: &Signed, keys: &TrustedKeys) -> Result<Map<St
         Some(text) if key.verifies(&text, &signature) => Ok(fields),
         Some(_) | None => Err(Reason::InvalidSignature),
     }
+}
+
+/// The octets of a payload. What is written here cannot fail: texts, numbers and lists of them.
+pub(super) fn json(payload: &impl Serialize) -> Vec<u8> {
+    let mut octets = Vec::with_capacity(PAYLOAD_BYTES);
+    serde_json::to_writer(&mut octets, payload).map(|()| octets).unwrap_or_default()
 }
 
 /// `2026-03-09T00:00:00.000Z`, the only form written.

@@ -79,6 +79,14 @@ impl Reading {
         reading
     }
 
+    /// The time within which `share` of all commits so far ended, milliseconds, as far as buckets tell; `None` before the
+    /// first.
+    #[must_use]
+    pub fn commit_ms(&self, share: f64) -> Option<f64> {
+        let bounds: Vec<f64> = self.commits.iter().map(|(bound, _)| *bound).collect();
+        quantile_ms(&bounds, &self.since(&Self::default()).commits, share)
+    }
+
     /// What was counted between `earlier` and this.
     fn since(&self, earlier: &Self) -> Step {
         let mut counted = [0; COUNTERS.len()];

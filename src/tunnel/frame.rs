@@ -30,6 +30,8 @@ pub const HEADER_BYTES: usize = 7;
 pub const STREAM_ID_BYTES_MAX: usize = 255;
 /// Most body bytes that a relay puts into one frame for a gateway, and a gateway into one for a relay.
 pub const CHUNK_BYTES_MAX: usize = 64 * 1024;
+/// Octets of an ordinary start with what is signed in it, and some.
+const START_BYTES: usize = 4096;
 /// Longest reason kept from an `smtp_abort`, bytes.
 const ABORT_REASON_BYTES_MAX: usize = 512;
 
@@ -251,7 +253,8 @@ impl Frame {
     pub fn encode(&self) -> Result<Bytes, FrameError> {
         match self {
             Self::Start { stream, start } => {
-                let body = serde_json::to_vec(start).map_err(|_| FrameError::StartNotJson)?;
+                let mut body = Vec::with_capacity(START_BYTES);
+                serde_json::to_writer(&mut body, start).map_err(|_| FrameError::StartNotJson)?;
                 join(Tag::Start, stream, &body)
             }
             Self::Chunk { stream, bytes } => join(Tag::Chunk, stream, bytes),

@@ -162,11 +162,11 @@ impl Outflow {
     }
 
     /// Gives up the item that is being written, if it is this one; the frame tells a tunnel-2 gateway.
-    pub(super) fn abort(&mut self, item: ItemId, reason: &str) -> Option<(Offer, Option<Frame>)> {
+    pub(super) fn abort(&mut self, item: ItemId, reason: &str) -> Option<(ItemId, Option<Frame>)> {
         let writing = self.writing.take_if(|writing| writing.offer.item == item)?;
         let frame = (self.dialect == Dialect::Two && writing.started)
             .then(|| Frame::Abort { stream: writing.offer.stream.clone(), reason: reason.to_owned() });
-        Some((writing.offer, frame))
+        Some((item, frame))
     }
 
     /// A piece came; pieces of other items or out of turn are dropped.
@@ -197,7 +197,7 @@ impl Outflow {
         let Some(writing) = &mut self.writing else { return Next::Nothing };
         let stream = || writing.offer.stream.clone();
         if !writing.started {
-            let frame = Frame::Start { stream: stream(), start: writing.offer.start.clone() };
+            let frame = Frame::Start { stream: stream(), start: std::mem::take(&mut writing.offer.start) };
             writing.started = true;
             return Next::Frame(frame);
         }

@@ -222,6 +222,16 @@ impl Plan {
     }
 }
 
+/// Comes back when Ctrl-C or SIGTERM has come.
+async fn called_off() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate()).expect("signals can be heard");
+    tokio::select! {
+        heard = tokio::signal::ctrl_c() => heard.expect("signals can be heard"),
+        _ = terminate.recv() => {}
+    }
+}
+
 fn main() -> ExitCode {
     let args = Args::parse();
     let each = [
@@ -256,7 +266,17 @@ fn main() -> ExitCode {
             continue;
         }
         println!("campaign {} --seed {} ({:?})", plan.name, plan.seed, plan.end);
-        let row = runtime.block_on(engine::run(&plan));
+        // A storm that is called off clears its processes, mounts and namespaces away.
+        let row = runtime.block_on(async {
+            tokio::select! {
+                row = engine::run(&plan) => Some(row),
+                () = called_off() => None,
+            }
+        });
+        let Some(row) = row else {
+            eprintln!("stopped by a signal");
+            return ExitCode::FAILURE;
+        };
         println!("felt: {:?}", row.faults);
         row.violations.iter().take(50).for_each(|what| println!("VIOLATION: {what}"));
         println!("{HEAD}\n{}", row.line());

@@ -3,37 +3,28 @@
 use std::net::SocketAddr;
 use std::path::Path;
 
-use serde_json::{Map, json};
+use serde_json::json;
 
 use super::figures::{Outcome, Unit};
 use super::peers::{self, Peer, floor};
 use super::report::{self, Subject};
 use super::server::{self, Place};
-use super::smtp::{self, Load, Size};
+use super::smtp::{self, Load};
+use super::traffic::Traffic;
 use super::usage::Watch;
-use super::{Common, Side};
+use super::{Common, Side, stop};
 use crate::cli::{Exit, Global};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Messages
-    #[arg(long, value_name = "N", default_value_t = 20_000, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
-    messages: u64,
-    /// Bytes of each, or `mix`: half of them 2 KiB, one in a hundred 1 MiB
-    #[arg(long, value_name = "BYTES", default_value = "4096")]
-    size: Size,
-    /// Sessions at a time
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=1000))]
-    sessions: u16,
+    #[command(flatten)]
+    traffic: Traffic,
     /// Messages in one connection; 0: as many as there are
     #[arg(long, value_name = "N", default_value_t = 0)]
     per_connection: u64,
     /// Wait for the answer to every command
     #[arg(long)]
     no_pipelining: bool,
-    /// Messages a second; without it as fast as answers come
-    #[arg(long, value_name = "N")]
-    rate: Option<f64>,
     #[command(flatten)]
     common: Common,
 }
@@ -49,7 +40,7 @@ const SIDES: [Side; 8] = [
     Side::Disk,
 ];
 
-const COLUMNS: [(&str, &str); 8] = [
+const COLUMNS: [(&str, &str); 9] = [
     ("messages_per_second", "MSG/S"),
     ("cpu_seconds_per_1000", "CPU S/1000"),
     ("bytes_written_per_message", "WRITTEN/MSG"),
@@ -58,6 +49,7 @@ const COLUMNS: [(&str, &str); 8] = [
     ("dot_p99_ms", "DOT P99 MS"),
     ("dot_p999_ms", "DOT P99.9 MS"),
     ("commit_mean_ms", "COMMIT MS"),
+    ("commit_p99_ms", "P99 MS"),
 ];
 
 /// Quantiles of a latency that are figures.
@@ -66,15 +58,17 @@ const QUANTILES: [(&str, f64); 3] = [("dot_p50_ms", 0.5), ("dot_p99_ms", 0.99), 
 pub(super) fn run(global: &Global, args: &Args) -> anyhow::Result<Exit> {
     let turns = args.common.turns(&SIDES, |side, dir| {
         if side == Side::Disk {
-            return floor::measure(dir, args.messages, args.size).map(Ok);
+            return floor::measure(dir, args.traffic.messages, args.traffic.size).map(Ok);
         }
         let peer = match side {
             Side::Waystation | Side::Baseline => {
                 let (peer, http) = relay(&args.common, side, dir)?;
                 let mut outcome = measure(&peer, dir, args)?;
-                let (commits, seconds) = server::commits(http)?;
-                outcome.figure("commit_mean_ms", Unit::Milliseconds, seconds * 1000.0 / commits);
-                outcome.figure("messages_per_commit", Unit::Count, super::count(args.messages) / commits);
+                let commits = server::commits(http)?;
+                outcome.figure("commit_mean_ms", Unit::Milliseconds, commits.mean_ms);
+                outcome.figure("commit_p99_ms", Unit::Milliseconds, commits.p99_ms);
+                let messages = super::count(args.traffic.messages);
+                outcome.figure("messages_per_commit", Unit::Count, messages / commits.count);
                 return Ok(Ok(outcome));
             }
             Side::Postfix | Side::Opensmtpd | Side::Exim | Side::SmtpServer | Side::SmtpSink | Side::Disk => {
@@ -86,25 +80,15 @@ pub(super) fn run(global: &Global, args: &Args) -> anyhow::Result<Exit> {
             Err(why) => Ok(Err(why)),
         }
     })?;
-    let mut load = Map::new();
-    load.insert("messages".to_owned(), json!(args.messages));
-    load.insert("size".to_owned(), json!(args.size.to_string()));
-    load.insert("sessions".to_owned(), json!(args.sessions));
+    let mut load = args.traffic.described();
     load.insert("per_connection".to_owned(), json!(args.per_connection));
     load.insert("pipelining".to_owned(), json!(!args.no_pipelining));
-    load.insert("rate".to_owned(), json!(args.rate));
     let per_connection = match args.per_connection {
         0 => String::new(),
         n => format!(", {n} in a connection"),
     };
-    let rate = args.rate.map_or(String::new(), |rate| format!(", {rate} a second"));
-    let words = format!(
-        "accept: {} messages, {}, {} sessions{per_connection}{rate}{}",
-        args.messages,
-        args.size,
-        args.sessions,
-        if args.no_pipelining { ", no pipelining" } else { "" }
-    );
+    let waits = if args.no_pipelining { ", no pipelining" } else { "" };
+    let words = format!("accept: {}{per_connection}{waits}", args.traffic.words());
     let subject = Subject { bench: "accept", words, load, columns: &COLUMNS };
     report::finish(global, &args.common, &subject, &turns)
 }
@@ -123,20 +107,15 @@ fn relay(common: &Common, side: Side, dir: &Path) -> anyhow::Result<(Peer, Socke
 
 fn measure(peer: &Peer, dir: &Path, args: &Args) -> anyhow::Result<Outcome> {
     let load = Load {
-        target: peer.smtp,
-        recipients: peer.recipients.clone(),
-        sessions: usize::from(args.sessions),
-        messages: args.messages,
-        size: args.size,
         per_connection: args.per_connection,
         pipelining: !args.no_pipelining,
-        rate: args.rate,
-        first: 0,
+        ..args.traffic.load(peer.smtp, peer.recipients.clone())
     };
     let outcome = cost_of(load, peer.pid, dir)?;
     if let Some(stored) = &peer.stored {
         let stored = stored()?;
-        anyhow::ensure!(stored == args.messages, "{stored} of {} messages are stored", args.messages);
+        let all = args.traffic.messages;
+        anyhow::ensure!(stored == all, "{stored} of {all} messages are stored");
     }
     Ok(outcome)
 }
@@ -146,7 +125,7 @@ pub(super) fn cost_of(load: Load, pid: u32, dir: &Path) -> anyhow::Result<Outcom
     let messages = load.messages;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let watch = Watch::start(pid, dir);
-    let sent = runtime.block_on(smtp::send(load, |_| ()))?;
+    let sent = stop::drive(&runtime, smtp::send(load, |_| ()))?;
     let mut outcome = Outcome::default();
     watch.finish(sent.wall, messages, &mut outcome);
     outcome.figure("seconds", Unit::Seconds, sent.wall.as_secs_f64());

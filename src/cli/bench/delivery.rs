@@ -12,7 +12,7 @@ use serde_json::{Map, json};
 
 use super::peers::sink::Sink;
 use super::report::{self, Subject};
-use super::{Common, Side};
+use super::{Common, Side, stop};
 use crate::cli::{Exit, Global};
 use crate::clock;
 
@@ -87,6 +87,6 @@ fn wait_until_empty(
         }
         let waited = clock::monotonic().duration_since(released);
         anyhow::ensure!(waited < EMPTY_PATIENCE, "the queue is not empty after {} s", waited.as_secs());
-        std::thread::sleep(LOOK_EVERY);
+        stop::sleep(LOOK_EVERY)?;
     }
 }

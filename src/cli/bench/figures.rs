@@ -85,6 +85,11 @@ impl Latency {
         millis(self.histogram.value_at_quantile(quantile))
     }
 
+    /// Milliseconds on average.
+    pub(super) fn mean(&self) -> f64 {
+        self.histogram.mean() / 1000.0
+    }
+
     /// Quantile and milliseconds, towards the far end in ever smaller steps: what is drawn.
     pub(super) fn curve(&self) -> Vec<(f64, f64)> {
         let steps = self.histogram.iter_quantiles(5);

@@ -17,7 +17,7 @@ use spool::ids::ItemId;
 use super::figures::{Outcome, Unit};
 use super::server::{Place, Relay};
 use super::smtp::{Load, Size};
-use super::{Common, Scratch, Side, accept, report, usage};
+use super::{Common, Scratch, Side, accept, report, stop, usage};
 use crate::cli::{Exit, Global};
 use crate::clock;
 use crate::daemon::ledger;
@@ -141,15 +141,9 @@ impl<'a> Full<'a> {
         let (start, memory) = (relay.ready, usage::memory_of_tree(relay.pid()));
         self.has_all(&relay)?;
         let load = Load {
-            target: relay.smtp()?,
-            recipients: self.recipients.clone(),
             sessions: usize::from(args.sessions),
-            messages: args.messages,
-            size: Size::Bytes(size),
-            per_connection: 0,
-            pipelining: true,
-            rate: None,
             first: self.stored,
+            ..Load::new(relay.smtp()?, self.recipients.clone(), args.messages, Size::Bytes(size))
         };
         let mut outcome = accept::cost_of(load, relay.pid(), self.dir)?;
         self.stored += args.messages;
@@ -213,7 +207,7 @@ impl<'a> Full<'a> {
             }
             let waited = clock::monotonic().duration_since(begun);
             anyhow::ensure!(waited < COUNT_PATIENCE, "{ready} of {} items are stored", self.stored);
-            std::thread::sleep(Duration::from_millis(20));
+            stop::sleep(Duration::from_millis(20))?;
         }
     }
 }

@@ -11,15 +11,16 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use serde_json::{Map, json};
+use serde_json::json;
 
 use super::figures::{Latency, Outcome, Unit};
 use super::gateways::Gateway;
 use super::report::{self, Subject};
 use super::server::Place;
-use super::smtp::{self, Load, Size};
+use super::smtp::{self, Load};
+use super::traffic::Traffic;
 use super::usage::Watch;
-use super::{Common, Side};
+use super::{Common, Side, stop};
 use crate::cli::{Exit, Global};
 use crate::clock;
 use crate::tunnel::Dialect;
@@ -32,18 +33,8 @@ const AWAY_MS: std::ops::Range<u64> = 100..1500;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Messages
-    #[arg(long, value_name = "N", default_value_t = 20_000, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
-    messages: u64,
-    /// Bytes of each, or `mix`
-    #[arg(long, value_name = "BYTES", default_value = "4096")]
-    size: Size,
-    /// SMTP sessions at a time
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=1000))]
-    sessions: u16,
-    /// Messages a second; without it as fast as answers come
-    #[arg(long, value_name = "N")]
-    rate: Option<f64>,
+    #[command(flatten)]
+    traffic: Traffic,
     /// Gateways that the messages are for
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
     gateways: u32,
@@ -70,19 +61,12 @@ const COLUMNS: [(&str, &str); 9] = [
 
 pub(super) fn run(global: &Global, args: &Args) -> anyhow::Result<Exit> {
     let turns = args.common.turns(&SIDES, |side, dir| measure(dir, args, side).map(Ok))?;
-    let mut load = Map::new();
-    load.insert("messages".to_owned(), json!(args.messages));
-    load.insert("size".to_owned(), json!(args.size.to_string()));
-    load.insert("sessions".to_owned(), json!(args.sessions));
-    load.insert("rate".to_owned(), json!(args.rate));
+    let mut load = args.traffic.described();
     load.insert("gateways".to_owned(), json!(args.gateways));
     load.insert("restless".to_owned(), json!(args.restless));
     let words = format!(
-        "mixed: {} messages, {}, {} sessions{}, for {} gateways, {} of them come and go",
-        args.messages,
-        args.size,
-        args.sessions,
-        args.rate.map_or(String::new(), |rate| format!(", {rate} a second")),
+        "mixed: {}, for {} gateways, {} of them come and go",
+        args.traffic.words(),
         args.gateways,
         args.restless,
     );
@@ -155,23 +139,13 @@ fn measure(dir: &Path, args: &Args, side: Side) -> anyhow::Result<Outcome> {
     let place = Place::make(dir, &args.common.program(side)?, "")?;
     let recipients = place.mailboxes(args.gateways)?;
     let relay = place.start()?;
-    let load = Load {
-        target: relay.smtp()?,
-        recipients,
-        sessions: usize::from(args.sessions),
-        messages: args.messages,
-        size: args.size,
-        per_connection: 0,
-        pipelining: true,
-        rate: args.rate,
-        first: 0,
-    };
+    let load = args.traffic.load(relay.smtp()?, recipients);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let story = Rc::new(Story::new(args.messages, args.gateways)?);
+    let story = Rc::new(Story::new(args.traffic.messages, args.gateways)?);
     let watch = Watch::start(relay.pid(), dir);
-    let (dot, wall) = runtime.block_on(play(&story, load, relay.http, args.gateways, args.restless))?;
+    let (dot, wall) = stop::drive(&runtime, play(&story, load, relay.http, args.gateways, args.restless))?;
     let mut outcome = Outcome::default();
-    watch.finish(wall, args.messages, &mut outcome);
+    watch.finish(wall, args.traffic.messages, &mut outcome);
     outcome.latency(dot, &[("dot_p50_ms", 0.5), ("dot_p99_ms", 0.99)]);
     let again: u64 = story.came.borrow().iter().map(|times| u64::from(times.saturating_sub(1))).sum();
     outcome.figure("came_again", Unit::Count, super::count(again));

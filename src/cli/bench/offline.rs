@@ -7,6 +7,7 @@ use spool::ids::LaneId;
 use tokio_util::sync::CancellationToken;
 
 use super::server::Place;
+use super::stop;
 use crate::clock;
 use crate::daemon::ledger;
 use crate::observe::Metrics;
@@ -24,7 +25,7 @@ where
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let ledger::Ledger { engine, spooler, .. } =
         ledger::open(&config, Arc::new(Metrics::new()), CancellationToken::new())?;
-    let done = runtime.block_on(work(spooler))?;
+    let done = stop::drive(&runtime, work(spooler))?;
     engine.stop()?;
     Ok(done)
 }

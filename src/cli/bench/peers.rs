@@ -13,7 +13,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::Side;
+use super::{Side, stop};
 use crate::clock;
 
 /// Longest wait for a server to listen.
@@ -64,7 +64,7 @@ fn wait_for(address: SocketAddr, who: &str) -> anyhow::Result<()> {
     let until = clock::monotonic() + START_PATIENCE;
     while TcpStream::connect(address).is_err() {
         anyhow::ensure!(clock::monotonic() < until, "{who} does not listen on {address}");
-        std::thread::sleep(Duration::from_millis(20));
+        stop::sleep(Duration::from_millis(20))?;
     }
     Ok(())
 }

@@ -11,13 +11,11 @@ use super::report::{self, Subject};
 use super::server::Place;
 use super::smtp::{self, Load, Size};
 use super::usage::Watch;
-use super::{Common, Side};
+use super::{Common, Side, stop};
 use crate::cli::{Exit, Global};
 use crate::clock;
 use crate::tunnel::Dialect;
 
-/// Sessions that fill the spool.
-const FILLERS: usize = 64;
 /// Longest wait for the last ack to be written down.
 const ACK_PATIENCE: Duration = Duration::from_secs(120);
 
@@ -79,18 +77,8 @@ fn measure(dir: &Path, args: &Args, side: Side) -> anyhow::Result<Outcome> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let recipients = place.mailboxes(args.gateways)?;
     let relay = place.start()?;
-    let load = Load {
-        target: relay.smtp()?,
-        recipients,
-        sessions: FILLERS,
-        messages: args.messages,
-        size: args.size,
-        per_connection: 0,
-        pipelining: true,
-        rate: None,
-        first: 0,
-    };
-    runtime.block_on(smtp::send(load, |_| ()))?;
+    let load = Load::new(relay.smtp()?, recipients, args.messages, args.size);
+    stop::drive(&runtime, smtp::send(load, |_| ()))?;
     relay.stop()?;
     // What the gateway meets is a relay that has just started.
     let relay = place.start()?;
@@ -98,7 +86,7 @@ fn measure(dir: &Path, args: &Args, side: Side) -> anyhow::Result<Outcome> {
     let watch = Watch::start(relay.pid(), dir);
     let begun = clock::monotonic();
     let dialect = if args.tunnel == 1 { Dialect::One } else { Dialect::Two };
-    let received = runtime.block_on(fetch(relay.http, args.gateways, args.messages, dialect))?;
+    let received = stop::drive(&runtime, fetch(relay.http, args.gateways, args.messages, dialect))?;
     loop {
         let acked = relay.metric(&format!("waystation_items_acked_total{{tunnel=\"{}\"}}", args.tunnel))?;
         if acked >= args.messages {
@@ -106,7 +94,7 @@ fn measure(dir: &Path, args: &Args, side: Side) -> anyhow::Result<Outcome> {
         }
         let waited = clock::monotonic().duration_since(begun).saturating_sub(received);
         anyhow::ensure!(waited < ACK_PATIENCE, "{acked} of {} acks are written down", args.messages);
-        std::thread::sleep(Duration::from_millis(2));
+        stop::sleep(Duration::from_millis(2))?;
     }
     let wall = clock::monotonic().duration_since(begun);
     watch.finish(wall, args.messages, &mut outcome);

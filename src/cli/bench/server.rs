@@ -10,10 +10,11 @@ use std::time::Duration;
 use anyhow::Context as _;
 use serde_json::Value;
 
-use super::offline;
+use super::{offline, stop};
 use crate::clock;
 use crate::config::{Config, Sources};
 use crate::identity::key::SecretKey;
+use crate::observe::history::Reading;
 
 /// Longest wait for `serve` to start: millions of items may have to be read.
 const START_PATIENCE: Duration = Duration::from_secs(3600);
@@ -21,6 +22,8 @@ const START_PATIENCE: Duration = Duration::from_secs(3600);
 const METRIC_PATIENCE: Duration = Duration::from_secs(120);
 /// Longest wait for it to stop when asked.
 const STOP_PATIENCE: Duration = Duration::from_secs(60);
+/// Shortest time that results are kept.
+const RETAIN_RESULTS_SECONDS_MIN: u64 = 60;
 /// What recipients have behind the `@`.
 pub(super) const DOMAIN: &str = "mail.bench.test";
 
@@ -55,10 +58,12 @@ impl Place {
         Ok(Self { root: root.to_owned(), program: program.to_owned() })
     }
 
-    /// Relays here forget what was acked after so many seconds.
-    pub(super) fn retain_acked(&self, seconds: u64) -> anyhow::Result<()> {
+    /// Relays here forget what was acked after so many seconds, and results as soon as they may.
+    pub(super) fn retain(&self, seconds: u64) -> anyhow::Result<()> {
         let text = fs::read_to_string(self.config_file())?;
-        let table = format!("[spool]\nretain_acked_seconds = {seconds}\n");
+        let results = seconds.max(RETAIN_RESULTS_SECONDS_MIN);
+        let table =
+            format!("[spool]\nretain_acked_seconds = {seconds}\nretain_results_seconds = {results}\n");
         anyhow::ensure!(text.matches("[spool]\n").count() == 1, "the configuration has no table [spool]");
         Ok(fs::write(self.config_file(), text.replace("[spool]\n", &table))?)
     }
@@ -115,7 +120,7 @@ impl Place {
             let ended = relay.child.try_wait()?;
             anyhow::ensure!(ended.is_none(), "the relay ended instead of starting:\n{text}");
             anyhow::ensure!(since(begun) < START_PATIENCE, "the relay does not start:\n{text}");
-            std::thread::sleep(Duration::from_millis(2));
+            stop::sleep(Duration::from_millis(2))?;
         }
     }
 }
@@ -173,11 +178,21 @@ pub(super) fn metric(http: SocketAddr, name: &str) -> anyhow::Result<u64> {
     value(&text, name).map_or(Ok(0), |value| Ok(value.parse()?))
 }
 
-/// Group commits so far, and the seconds they took.
-pub(super) fn commits(http: SocketAddr) -> anyhow::Result<(f64, f64)> {
+/// Group commits so far.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Commits {
+    pub(super) count: f64,
+    pub(super) mean_ms: f64,
+    pub(super) p99_ms: f64,
+}
+
+pub(super) fn commits(http: SocketAddr) -> anyhow::Result<Commits> {
     let text = metrics(http)?;
     let read = |name| value(&text, name).map_or(Ok(0.0), str::parse);
-    Ok((read("waystation_spool_commit_seconds_count")?, read("waystation_spool_commit_seconds_sum")?))
+    let count = read("waystation_spool_commit_seconds_count")?;
+    let seconds = read("waystation_spool_commit_seconds_sum")?;
+    let p99_ms = Reading::of(&text).commit_ms(0.99).context("no commit")?;
+    Ok(Commits { count, mean_ms: seconds * 1000.0 / count, p99_ms })
 }
 
 fn value<'a>(text: &'a str, name: &str) -> Option<&'a str> {

@@ -30,6 +30,8 @@ const LINE: &[u8; 80] = &{
     (line[78], line[79]) = (b'\r', b'\n');
     line
 };
+/// Sessions at a time, when nobody says how many.
+const SESSIONS: usize = 64;
 /// Of a hundred messages, so many have at most so many bytes: what a mailbox gets.
 const MIX: [(u64, usize); 5] = [(50, 2_048), (80, 8_192), (95, 32_768), (99, 262_144), (100, 1_048_576)];
 
@@ -95,6 +97,23 @@ pub(super) struct Load {
     pub(super) rate: Option<f64>,
     /// Number of the first message.
     pub(super) first: u64,
+}
+
+impl Load {
+    /// Messages from 0 on, as fast as answers come, over [`SESSIONS`].
+    pub(super) fn new(target: SocketAddr, recipients: Vec<String>, messages: u64, size: Size) -> Self {
+        Self {
+            target,
+            recipients,
+            sessions: SESSIONS,
+            messages,
+            size,
+            per_connection: 0,
+            pipelining: true,
+            rate: None,
+            first: 0,
+        }
+    }
 }
 
 /// What came of it.

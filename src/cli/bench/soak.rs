@@ -27,7 +27,7 @@ use super::peers::{self, sink::Sink};
 use super::report::{self, Subject, Turn};
 use super::server::{Place, Relay};
 use super::smtp::{self, Load, Size};
-use super::{Common, Scratch, Side, usage};
+use super::{Common, Scratch, Side, stop, usage};
 use crate::cli::screen::{self, Paint};
 use crate::cli::{Exit, Global};
 use crate::clock;
@@ -73,7 +73,7 @@ pub(crate) struct Args {
     /// Messages a second that a gateway sends out, through smtp-sink; 0: none
     #[arg(long, value_name = "N", default_value_t = 0)]
     outbound: u32,
-    /// Seconds after which the relay forgets what was acked
+    /// Seconds after which the relay forgets what was acked; results after a minute at least
     #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     retain_seconds: u64,
     /// Seconds between two samples
@@ -153,7 +153,7 @@ fn measure(dir: &Path, args: &Args, side: Side) -> anyhow::Result<Soaked> {
         format!("[delivery]\nsmarthost = \"{}\"\nallow_private_targets = true\n", sink.address)
     });
     let place = Place::make(dir, &args.common.program(side)?, &out)?;
-    place.retain_acked(args.retain_seconds)?;
+    place.retain(args.retain_seconds)?;
     // The last one gets nothing and sends out.
     let mut recipients = place.mailboxes(args.gateways + 1)?;
     recipients.pop();
@@ -171,7 +171,8 @@ fn measure(dir: &Path, args: &Args, side: Side) -> anyhow::Result<Soaked> {
     });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let local = tokio::task::LocalSet::new();
-    let (rate, samples, outcome) = runtime.block_on(local.run_until(play(&scene, args, sink.is_some())))?;
+    let (rate, samples, outcome) =
+        stop::drive(&runtime, local.run_until(play(&scene, args, sink.is_some())))?;
     // The gateways' tasks end with their set; then the book is nobody else's.
     drop(local);
     let book = scene.book.replace(Book::new(1));
@@ -230,15 +231,10 @@ async fn calibrate(scene: &Rc<Scene>) -> anyhow::Result<f64> {
 
 async fn send(scene: &Rc<Scene>, messages: u64, rate: Option<f64>) -> anyhow::Result<smtp::Sent> {
     let load = Load {
-        target: scene.relay.smtp()?,
-        recipients: scene.recipients.clone(),
         sessions: scene.sessions,
-        messages,
-        size: scene.size,
-        per_connection: 0,
-        pipelining: true,
         rate,
         first: scene.next.get(),
+        ..Load::new(scene.relay.smtp()?, scene.recipients.clone(), messages, scene.size)
     };
     scene.next.set(scene.next.get() + messages);
     let heard = Rc::clone(scene);

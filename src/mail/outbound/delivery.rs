@@ -283,7 +283,7 @@ impl Driver {
                 }
             };
             for (destination, due) in &page {
-                self.schedule.learn(destination, *due);
+                self.schedule.learn(destination, *due, now());
             }
             match page.into_iter().nth(DESTINATIONS_PAGE - 1) {
                 Some((last, _)) => after = Some(last),

@@ -31,7 +31,7 @@ pub const SITES_MAX: usize = 100_000;
 /// Failures in a row after which a site that used to answer counts as dead.
 const FAILURES_MAX: u32 = 3;
 /// Longest time a dead site is left alone.
-const LEFT_ALONE_MAX: Duration = Duration::from_secs(1800);
+const LEFT_ALONE_MAX: Duration = Duration::from_millis(retry::OTHER_WAITS_MS_MAX);
 /// A site without mail is remembered for so long.
 const IDLE_KEEP: Duration = Duration::from_secs(600);
 /// Share of all places that sites may take which have not taken a message yet.
@@ -174,12 +174,12 @@ impl Schedule {
     }
 
     /// The spool has mail for `destination`, the first of it due at `due`. Saying it again does no harm.
-    pub fn learn(&mut self, destination: &str, due: WallMs) {
+    pub fn learn(&mut self, destination: &str, due: WallMs, now: Now) {
         if !self.sites.contains_key(destination) && self.sites.len() >= SITES_MAX {
             return;
         }
         let name = self.name(destination);
-        self.expect(&name, due);
+        self.expect(&name, self.settings.retry.believed(due, now.wall));
     }
 
     /// Forgets sites that have had nothing to do for a while.
@@ -240,9 +240,9 @@ impl Schedule {
         let Some(site) = self.sites.get_mut(destination) else { return };
         let mut later = None;
         for (id, due) in found {
-            if *due > now.wall {
-                later = Some(*due);
-                break;
+            if self.settings.retry.believed(*due, now.wall) > now.wall {
+                later = later.or(Some(*due));
+                continue;
             }
             if !site.running.contains(id) && !site.window.contains(id) && site.window.len() < WINDOW_MAX {
                 site.window.push_back(*id);

@@ -36,7 +36,8 @@ pub fn text(root: &[u8; 32]) -> Vec<u8> {
 /// The root over `leaves` (32 zero octets when there are none), and each one's way to it.
 #[must_use]
 pub fn tree(leaves: &[[u8; 32]]) -> ([u8; 32], Vec<Vec<u8>>) {
-    let mut ways = vec![Vec::new(); leaves.len()];
+    let steps = (usize::BITS - leaves.len().saturating_sub(1).leading_zeros()) as usize;
+    let mut ways: Vec<_> = leaves.iter().map(|_| Vec::with_capacity(steps * STEP_BYTES)).collect();
     let mut level = leaves.to_vec();
     // How many leaves stand below a full node of this level.
     let mut below = 1;

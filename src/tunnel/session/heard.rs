@@ -108,9 +108,9 @@ impl Session {
         let item = id.parse::<ItemId>().ok();
         if let Some(flight) = item.and_then(|item| self.outflow.land(item)) {
             self.changes.push(change(flight.item));
-        } else if let Some((offer, frame)) = item.and_then(|item| self.outflow.abort(item, reason)) {
+        } else if let Some((item, frame)) = item.and_then(|item| self.outflow.abort(item, reason)) {
             self.send_abort(frame);
-            self.changes.push(change(offer.item));
+            self.changes.push(change(item));
         } else {
             self.note(Note::AckIgnored(clip(id, REASON_BYTES_MAX).to_owned()));
         }

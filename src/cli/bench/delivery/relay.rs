@@ -10,6 +10,7 @@ use super::super::figures::Outcome;
 use super::super::offline;
 use super::super::peers::sink::Sink;
 use super::super::server::{self, Place, Relay};
+use super::super::stop;
 use super::super::usage::Watch;
 use super::{Load, wait_until_empty};
 use crate::clock;
@@ -36,7 +37,7 @@ pub(super) fn measure(root: &Path, program: &Path, sink: &mut Sink, load: Load) 
     let watch = Watch::start(relay.pid(), root);
     let wait = due.0.saturating_sub(clock::wall().0);
     anyhow::ensure!(wait > 0, "the relay took too long to start");
-    std::thread::sleep(Duration::from_millis(wait));
+    stop::sleep(Duration::from_millis(wait))?;
     let released = clock::monotonic();
     let wall = wait_until_empty(released, sink, || Ok(settled(&relay)? >= load.messages))?;
     let mut outcome = Outcome::default();

@@ -48,11 +48,12 @@ const NOTHING: Report = Report { health: Health::Unknown, next: None };
 pub(super) async fn run(shared: Arc<Shared>, id: ItemId) -> Report {
     match shared.ledger.submission(id).await {
         Ok(Some((stored, is_revoked))) if stored.info.state == State::Ready => {
-            let now = clock::wall();
-            if stored.due > now {
-                return Report { next: Some(stored.due), ..NOTHING };
+            let (now, plan) = (clock::wall(), shared.plan.get());
+            let due = plan.settings.schedule.retry.believed(stored.due, now);
+            if due > now {
+                return Report { next: Some(due), ..NOTHING };
             }
-            let expires_at = stored.info.accepted_at.plus(shared.plan.get().settings.expire_ms);
+            let expires_at = stored.info.accepted_at.plus(plan.settings.expire_ms);
             if is_revoked && now < expires_at {
                 let due = now.plus(REVOKED_WAIT_MS).min(expires_at);
                 let note = Note::line("its mailbox is revoked; it waits until that is allowed again");

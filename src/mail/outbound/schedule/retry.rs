@@ -2,8 +2,12 @@
 
 use std::sync::Arc;
 
+use spool::ids::WallMs;
+
 /// Parts of a thousand that a wait may grow by, so that what failed together does not come back together.
 const SPREAD_PERMILLE: u64 = 100;
+/// No wait that has another reason than the schedule is longer: dead sites, revoked mailboxes, unreadable records.
+pub(super) const OTHER_WAITS_MS_MAX: u64 = 1_800_000;
 
 /// The waits between attempts, milliseconds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +36,15 @@ impl Retry {
         let wait = if greylisted { wait.max(self.greylist_ms) } else { wait };
         let spread = wait.saturating_mul(SPREAD_PERMILLE) / 1000;
         wait.saturating_add(spread.saturating_mul(u64::from(jitter_permille.min(999))) / 1000)
+    }
+
+    /// When a submission that was put off until `due` is to be attempted. A time farther ahead than anything waits was set
+    /// by a clock that has been put back since, or by a longer schedule than today's: now (P19).
+    #[must_use]
+    pub fn believed(&self, due: WallMs, now: WallMs) -> WallMs {
+        let longest = self.waits_ms.iter().copied().fold(self.greylist_ms.max(OTHER_WAITS_MS_MAX), u64::max);
+        let spread = longest.saturating_mul(SPREAD_PERMILLE) / 1000;
+        if due.since(now) > longest.saturating_add(spread) { now } else { due }
     }
 }
 
@@ -63,5 +76,19 @@ mod tests {
         let retry = Retry { waits_ms: Arc::from([1_000]), greylist_ms: 60_000 };
         assert_eq!(retry.wait_ms(0, true, 0), 60_000);
         assert!(retry.wait_ms(0, true, 999) >= 60_000);
+    }
+
+    #[test]
+    fn a_time_that_no_wait_reaches_is_now() {
+        // P19
+        let retry = Retry { waits_ms: Arc::from([1_000, 7_200_000, 60_000]), greylist_ms: 60_000 };
+        let now = WallMs(1_000_000_000);
+        let farthest = now.plus(7_200_000 + 720_000);
+        assert_eq!(retry.believed(farthest, now), farthest);
+        assert_eq!(retry.believed(farthest.plus(1), now), now, "the clock was ahead when this was written");
+        assert_eq!(retry.believed(WallMs(5), now), WallMs(5));
+        let quick = Retry { waits_ms: Arc::from([1_000]), greylist_ms: 0 };
+        let left_alone = now.plus(OTHER_WAITS_MS_MAX);
+        assert_eq!(quick.believed(left_alone, now), left_alone);
     }
 }

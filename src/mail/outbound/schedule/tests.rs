@@ -34,7 +34,7 @@ impl World {
             let id = id(due, self.count);
             self.queue.entry(destination.to_owned()).or_default().push((id, WallMs(due)));
         }
-        self.schedule.learn(destination, WallMs(due));
+        self.schedule.learn(destination, WallMs(due), self.now());
     }
 
     /// Everything that may start now.
@@ -134,7 +134,8 @@ fn nothing_starts_twice_while_it_is_under_way() {
     while let Some(one) = under_way.pop_front() {
         assert!(seen.insert(one.1), "started twice");
         // The spool says over and over that there is something due.
-        world.schedule.learn("a.example", WallMs(0));
+        let now = world.now();
+        world.schedule.learn("a.example", WallMs(0), now);
         world.taken(&one);
         under_way.extend(world.starts());
     }
@@ -230,4 +231,20 @@ fn id(at: u64, n: u64) -> ItemId {
     let mut random = [0; 10];
     random[..8].copy_from_slice(&n.to_be_bytes());
     ItemId::new(WallMs(at), random)
+}
+
+#[test]
+fn what_a_clock_that_ran_ahead_put_off_is_attempted_when_the_clock_is_right() {
+    // P19
+    let mut world = World::new(settings());
+    let days = 3 * 24 * 60 * MINUTE;
+    world.submit("a.example", 1, world.ms + MINUTE);
+    world.submit("a.example", 1, world.ms + days);
+    let ids: Vec<_> = world.queue["a.example"].iter().map(|(id, _)| *id).collect();
+    let starts = world.starts();
+    assert_eq!(starts.iter().map(|(_, id)| *id).collect::<Vec<_>>(), ids[1..]);
+    world.taken(&starts[0]);
+    assert_eq!(world.starts(), []);
+    world.ms += MINUTE;
+    assert_eq!(world.starts().iter().map(|(_, id)| *id).collect::<Vec<_>>(), ids[..1]);
 }
