@@ -238,17 +238,27 @@ impl Schedule {
     /// The answer to [`Action::Fetch`], by due time; `limit` as it was asked.
     pub fn fetched(&mut self, destination: &Arc<str>, found: &[(ItemId, WallMs)], limit: usize, now: Now) {
         let Some(site) = self.sites.get_mut(destination) else { return };
-        let mut later = None;
+        let (mut later, mut left_out) = (None, false);
         for (id, due) in found {
             if self.settings.retry.believed(*due, now.wall) > now.wall {
                 later = later.or(Some(*due));
                 continue;
             }
-            if !site.running.contains(id) && !site.window.contains(id) && site.window.len() < WINDOW_MAX {
+            if site.running.contains(id) || site.window.contains(id) {
+                continue;
+            }
+            // What ran when it was asked may have left the queue before it answered, so that more came than fit.
+            if site.window.len() < WINDOW_MAX {
                 site.window.push_back(*id);
+            } else {
+                left_out = true;
             }
         }
-        let more = later.or_else(|| (found.len() >= limit).then_some(now.wall));
+        let more = match later {
+            _ if left_out => Some(now.wall),
+            Some(due) => Some(due),
+            None => (found.len() >= limit).then_some(now.wall),
+        };
         if let Some(due) = more {
             self.expect(destination, due);
         }

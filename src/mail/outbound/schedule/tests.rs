@@ -248,3 +248,49 @@ fn what_a_clock_that_ran_ahead_put_off_is_attempted_when_the_clock_is_right() {
     world.ms += MINUTE;
     assert_eq!(world.starts().iter().map(|(_, id)| *id).collect::<Vec<_>>(), ids[..1]);
 }
+
+/// Takes everything that starts; how many that were.
+fn take_all(world: &mut World) -> usize {
+    let mut taken = 0;
+    loop {
+        let starts = world.starts();
+        if starts.is_empty() {
+            return taken;
+        }
+        starts.iter().for_each(|start| world.taken(start));
+        taken += starts.len();
+    }
+}
+
+#[test]
+fn what_came_beyond_the_window_is_asked_for_again() {
+    let mut world = World::new(Settings { per_destination_max: 20, ..settings() });
+    world.submit("a.example", 20, 0);
+    assert_eq!(take_all(&mut world), 20, "the site has proven itself");
+    world.submit("a.example", WINDOW_MAX + 66, 0);
+    let mut under_way = VecDeque::new();
+    let (mut done, mut fetches) = (0, 0);
+    let (destination, limit) = loop {
+        match world.schedule.next(world.now()) {
+            Some(Action::Start { destination, id }) => under_way.push_back((destination, id)),
+            Some(Action::Fetch { destination, limit }) if fetches == 0 => {
+                fetches = 1;
+                let found = world.queue["a.example"][..limit].to_vec();
+                world.schedule.fetched(&destination, &found, limit, world.now());
+            }
+            Some(Action::Fetch { destination, limit }) => break (destination, limit),
+            None => {
+                world.taken(&under_way.pop_front().expect("all places are taken"));
+                done += 1;
+            }
+        }
+    };
+    // Deliveries are settled before the answer is made, and reported after it.
+    let queue = world.queue.get_mut("a.example").expect("queue");
+    queue.retain(|(id, _)| !under_way.iter().any(|(_, started)| started == id));
+    let found = queue.clone();
+    assert!(found.len() > WINDOW_MAX && found.len() < limit, "{} of {limit}", found.len());
+    world.schedule.fetched(&destination, &found, limit, world.now());
+    under_way.iter().for_each(|start| world.taken(start));
+    assert_eq!(done + under_way.len() + take_all(&mut world), WINDOW_MAX + 66);
+}
