@@ -28,7 +28,7 @@ const NOT_RUN: &[(&str, usize, &str)] = &[
     ("deploy/README.md", 1, "walked over ssh by tests/deploy/remote"),
     ("deploy/README.md", 1, "needs a container engine"),
     ("docs/getting-started.md", 1, "installing is tried in a clean root by deploy/test-clean-root"),
-    ("docs/performance.md", 10, "takes minutes and a quiet machine"),
+    ("docs/performance.md", 11, "takes minutes and a quiet machine"),
     ("docs/reliability.md", 2, "runs the tests themselves"),
     ("docs/testing.md", 4, "runs the tests themselves"),
 ];

@@ -105,7 +105,7 @@ pub(super) fn fill(data_dir: &Path) -> Every {
     spool.quarantine(quarantined, "its checksum is wrong", now).expect("quarantines");
     spool.apply_verb(purged, Verb::Purge, "by an operator: asked by the sender", now).expect("purges");
     spool.commit(now).expect("commits");
-    let later = now.plus(30 * DAY);
+    let later = now.plus(4 * HOUR);
     let out_ready = outbox.submit("bob@far.example", later);
     let out_sent = outbox.submit("dora@far.example", now);
     outbox.arm(out_sent);
