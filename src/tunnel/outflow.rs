@@ -20,6 +20,10 @@ use super::frame::{Frame, StartBody};
 /// Body bytes in one frame to a gateway. Well below what a gateway takes, because each session's socket
 /// keeps a buffer as large as the largest message it ever wrote.
 pub(super) const FRAME_BODY_BYTES: usize = 4 * 1024;
+/// Offers kept ready to be written, at first; more are leased when half of them are gone.
+const READY_ITEMS: u32 = 32;
+/// The same for a gateway that takes them faster than they are made, at most.
+const READY_ITEMS_MAX: u32 = 256;
 
 /// One item that may be sent now.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,6 +88,10 @@ pub(super) struct Outflow {
     waiting: VecDeque<Offer>,
     writing: Option<Box<Writing>>,
     flying: Vec<Flight>,
+    /// How many offers are to be kept ready; between [`READY_ITEMS`] and [`READY_ITEMS_MAX`].
+    ready: u32,
+    /// The last lease brought about all that it asked for.
+    leased_full: bool,
 }
 
 #[derive(Debug)]
@@ -100,7 +108,15 @@ struct Writing {
 
 impl Outflow {
     pub(super) fn new(dialect: Dialect, window: Window) -> Self {
-        Self { dialect, window, waiting: VecDeque::new(), writing: None, flying: Vec::new() }
+        Self {
+            dialect,
+            window,
+            waiting: VecDeque::new(),
+            writing: None,
+            flying: Vec::new(),
+            ready: READY_ITEMS,
+            leased_full: false,
+        }
     }
 
     /// Whether an item of `size_bytes` may be begun: it fits the window, or goes alone.
@@ -111,8 +127,23 @@ impl Outflow {
                 && in_flight.saturating_add(size_bytes) <= self.window.bytes)
     }
 
-    pub(super) fn waiting(&self) -> usize {
-        self.waiting.len()
+    /// How many offers to lease, once half of what is kept ready is gone. They wait ahead of the window: what was not sent
+    /// costs no duplicate when the line drops.
+    pub(super) fn short_of(&self) -> Option<u32> {
+        let waiting = u32::try_from(self.waiting.len()).unwrap_or(u32::MAX);
+        Some(self.ready.saturating_sub(waiting)).filter(|items| *items >= self.ready / 2)
+    }
+
+    /// A lease has brought `items`. A gateway that takes one full lease before the next has come gets more made ready from
+    /// then on; one for which there is nothing, as at first.
+    pub(super) fn leased(&mut self, items: usize) {
+        let full = items >= self.ready as usize / 2;
+        if items == 0 {
+            self.ready = READY_ITEMS;
+        } else if full && self.leased_full && self.waiting.is_empty() {
+            self.ready = (self.ready * 2).min(READY_ITEMS_MAX);
+        }
+        self.leased_full = full;
     }
 
     /// Nothing is being written or in flight.

@@ -22,6 +22,7 @@
 //! Failure policy: a peer that breaks the protocol is told the code and closed with 4401; when the lane's
 //! storage fails, the session ends with 1013 and everything unacked is offered to the next one.
 
+mod alive;
 mod heard;
 mod outbound;
 #[cfg(test)]
@@ -52,10 +53,6 @@ pub use values::{
 /// Features of tunnel 2 that this relay has.
 const SUPPORTED: [Feature; 5] =
     [Feature::Ack, Feature::Results, Feature::Credit, Feature::Replay, Feature::Batch];
-/// Offers kept ready to be written, at first; more are leased when half of them are gone.
-const READY_ITEMS: u32 = 32;
-/// The same for a gateway that takes them faster than they are made, at most.
-const READY_ITEMS_MAX: u32 = 256;
 /// Most changes that wait for the lane; a replay request beyond it is dropped.
 pub const PENDING_MAX: usize = 1024;
 /// Most messages waiting for the socket before the driver stops reading.
@@ -66,12 +63,8 @@ pub const DRAIN_TIME_MAX: Duration = Duration::from_secs(5);
 const REASON_BYTES_MAX: usize = 256;
 /// Ignored messages of one session that are worth a note.
 const NOTES_MAX: u32 = 8;
-/// Payload of a ping that asks only whether somebody is there.
-const HEARTBEAT: &[u8] = b"waystation";
 /// A body that could not be read now is offered again after this.
 const UNREADABLE_RETRY_MS: u64 = 60_000;
-/// A gateway that does not answer for an item is told to come back after this, milliseconds.
-const ACK_TIMEOUT_RETRY_MS: u64 = 1_000;
 /// Longest time that a nack may ask for, milliseconds: a day.
 const RETRY_AFTER_MS_MAX: u64 = 86_400_000;
 
@@ -90,10 +83,6 @@ pub struct Session {
     asking: bool,
     leasing: bool,
     lane_lost: bool,
-    /// How many offers are to be kept ready; between [`READY_ITEMS`] and [`READY_ITEMS_MAX`].
-    ready: u32,
-    /// The last lease brought about all that it asked for.
-    leased_full: bool,
     /// The lane may have more than it gave.
     more: bool,
     retry: Option<Instant>,
@@ -144,8 +133,6 @@ impl Session {
             asking: false,
             leasing: false,
             lane_lost: false,
-            ready: READY_ITEMS,
-            leased_full: false,
             more: true,
             retry: None,
             replay_waits: false,
@@ -361,7 +348,7 @@ impl Session {
         // An empty answer is final until the bell rings or room comes back with an ack.
         self.more |= !settled.offers.is_empty();
         if self.leasing {
-            self.keep_ready(settled.offers.len());
+            self.outflow.leased(settled.offers.len());
             self.retry = settled.retry_at.map(|at| now + Duration::from_millis(at.since(wall)));
         }
         if let Some(items) = settled.replayed {
@@ -374,18 +361,6 @@ impl Session {
                 self.outflow.offer(offer);
             }
         }
-    }
-
-    /// A gateway that takes one full lease before the next has come gets more made ready from then on; one for which there
-    /// is nothing, as at first.
-    fn keep_ready(&mut self, leased: usize) {
-        let full = leased >= self.ready as usize / 2;
-        if leased == 0 {
-            self.ready = READY_ITEMS;
-        } else if full && self.leased_full && self.outflow.waiting() == 0 {
-            self.ready = (self.ready * 2).min(READY_ITEMS_MAX);
-        }
-        self.leased_full = full;
     }
 
     fn piece(&mut self, item: ItemId, n: usize, bytes: Result<Bytes, PieceError>) {
@@ -439,71 +414,14 @@ impl Session {
         }
     }
 
-    /// Pings, and finds out whether anybody is still there.
-    fn time(&mut self, now: Instant) {
-        if self.phase == Phase::Closed {
-            return;
-        }
-        if now >= self.dead_at() {
-            self.out.push_back(Output::Note(Note::PeerDead));
-            return self.close(4408, "heartbeat_timeout");
-        }
-        if self.unanswered_at().is_some_and(|at| now >= at) {
-            return self.ack_timeout();
-        }
-        if now >= self.pinged + self.settings.heartbeat_interval {
-            self.pinged = now;
-            self.out.push_back(Output::Send(Outgoing::Ping(Bytes::from_static(HEARTBEAT))));
-        }
-        if self.retry.is_some_and(|at| now >= at) {
-            self.retry = None;
-            self.more = true;
-        }
-        while let Some(stream) = self.inflow.take_silent(now) {
-            self.note(Note::StreamSilent(stream.clone()));
-            self.not_now(stream, "the stream stood still");
-        }
-    }
-
-    /// A peer is dead when neither a message came nor the socket moved for the whole timeout, and one that
-    /// owes the pong that is its ack, when no pong came.
-    fn dead_at(&self) -> Instant {
-        let mut at = self.life + self.settings.idle_timeout;
-        if self.dialect == Dialect::One
-            && let Some(oldest) = self.outflow.oldest()
-        {
-            at = at.min(oldest.sent_at.max(self.pong) + self.settings.idle_timeout);
-        }
-        at
-    }
-
-    /// When the oldest item in flight has waited too long for its ack. A pong is an ack in tunnel 1, and late
-    /// ones are a matter of [`Self::dead_at`].
-    fn unanswered_at(&self) -> Option<Instant> {
-        let oldest = self.outflow.oldest().filter(|_| self.dialect == Dialect::Two)?;
-        Some(oldest.sent_at + self.settings.ack_patience)
-    }
-
-    /// Without an end of this session its leases would last as long as the gateway answers pings.
-    fn ack_timeout(&mut self) {
-        let Some(oldest) = self.outflow.oldest().map(|flight| flight.item) else { return };
-        self.out.push_back(Output::Note(Note::AckTimeout(oldest)));
-        if self.phase == Phase::Open {
-            self.say(&ToGateway::Drain(Drain { reconnect_after_ms: ACK_TIMEOUT_RETRY_MS }));
-        }
-        self.close(1013, "ack_timeout");
-    }
-
     /// Hands changes to the lane and leases what there is room for, one batch at a time.
     fn ask(&mut self) {
         if self.asking || self.lane_lost || !self.inbound {
             return;
         }
-        // Ahead of the window: what waits here was not sent, and costs no duplicate when the line drops.
-        let items = self.ready.saturating_sub(u32::try_from(self.outflow.waiting()).unwrap_or(u32::MAX));
         self.more |= !self.changes.is_empty();
-        let lease = (self.phase == Phase::Open && self.more && items >= self.ready / 2)
-            .then_some(Window { items, bytes: u64::MAX });
+        let lease = self.outflow.short_of().filter(|_| self.phase == Phase::Open && self.more);
+        let lease = lease.map(|items| Window { items, bytes: u64::MAX });
         if lease.is_some() {
             self.more = false;
         }

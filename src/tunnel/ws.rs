@@ -11,6 +11,8 @@
 //!
 //! Failure policy: trouble of one connection ends that connection, after its acks have reached the lane.
 
+mod seat;
+
 use std::fmt;
 use std::future::poll_fn;
 use std::net::IpAddr;
@@ -32,7 +34,7 @@ use tracing::Instrument as _;
 use uuid::Uuid;
 
 use super::Dialect;
-use super::control::{AuthError, SessionRole, ToGateway};
+use super::control::{AuthError, ToGateway};
 pub use super::farewell::Farewell;
 use super::handshake::{Door, Handshake, Proof, Step};
 use super::pump::Pump;
@@ -40,8 +42,8 @@ use super::rates::Rates;
 pub use super::service::{Admitted, Bell, Lane, LaneLost, Opening, Service, ServiceError, StillHere};
 use super::session::{self, Eviction, Outgoing, Session};
 use super::signed::RelayKey;
+use super::tally::Departed;
 pub use super::tally::SessionView;
-use super::tally::{Departed, Tally};
 use super::upgrade;
 use super::wake::Wake;
 use super::wire::{Happened, Wire};
@@ -49,9 +51,10 @@ use crate::clock;
 use crate::current::Current;
 use crate::identity::challenge::{AuthCode, Fresh};
 use crate::identity::key::KeyText;
-use crate::identity::registry::{Entry, Registry};
+use crate::identity::registry::Registry;
 use crate::observe::{AuthOutcome, Limited, Metrics, Throttle};
 use crate::proxy::client_of;
+use seat::{Reach, Stranger};
 
 /// Time for a closing handshake, and for what is still to be written before it.
 pub(super) const CLOSE_TIME_MAX: Duration = Duration::from_secs(2);
@@ -375,55 +378,6 @@ impl Tunnel {
         }
     }
 
-    /// Takes the key's place, after the wait that a fight over it costs.
-    async fn enter(
-        self: &Arc<Self>,
-        proof: &Proof,
-        id: Uuid,
-        client: IpAddr,
-    ) -> Result<(Seat, Option<Uuid>), ServiceError> {
-        let tunnel = tunnel_number(session::dialect_of(proof));
-        let tally = Tally::new(client, proof.role, tunnel, clock::wall(), clock::monotonic());
-        let reach = Reach { wake: Arc::default(), tally: Arc::new(tally) };
-        let mut waited = false;
-        loop {
-            let entry = {
-                let mut registry = lock(&self.registry);
-                match proof.role {
-                    SessionRole::Inbound => {
-                        registry.enter(proof.key, id, reach.clone(), waited, clock::monotonic())
-                    }
-                    SessionRole::Outbound => registry.enter_sender(proof.key, id, reach.clone()),
-                }
-            };
-            match entry {
-                Entry::Entered { replaced } => {
-                    self.metrics.tunnel_sessions.inc();
-                    let replaced = replaced.map(|(older, other)| {
-                        other.wake.evict(Eviction::Replaced);
-                        self.metrics.tunnel_replaced.inc();
-                        older
-                    });
-                    let seat = Seat { tunnel: Arc::clone(self), key: proof.key, role: proof.role, id, reach };
-                    return Ok((seat, replaced));
-                }
-                Entry::Wait { wait, quick } => {
-                    let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
-                    tracing::warn!(
-                        event = "relay.ws.key_fought_over", lane = %proof.key, session.id = %id,
-                        replacements = quick, wait_ms,
-                        "two gateways use this key and push each other out"
-                    );
-                    tokio::select! {
-                        () = tokio::time::sleep(wait) => waited = true,
-                        () = self.stop.cancelled() => return Err(ServiceError::Unavailable),
-                    }
-                }
-                Entry::Full => return Err(ServiceError::Refused(AuthCode::RateLimited)),
-            }
-        }
-    }
-
     fn turn_away(&self, wire: &mut Wire, id: Uuid, client: IpAddr, proof: &Proof, error: ServiceError) {
         match error {
             ServiceError::Refused(code) => {
@@ -493,49 +447,6 @@ impl Named {
     fn of(handshake: &Handshake) -> Self {
         let named = handshake.named();
         Self { lane: named.map(|(key, _)| key.to_string()), role: named.map(|(_, role)| role.word()) }
-    }
-}
-
-/// How others reach a session, and what they see of it.
-#[derive(Clone, Debug)]
-struct Reach {
-    wake: Arc<Wake>,
-    tally: Arc<Tally>,
-}
-
-/// A session's place in the registry, given back when dropped.
-struct Seat {
-    tunnel: Arc<Tunnel>,
-    key: KeyText,
-    role: SessionRole,
-    id: Uuid,
-    reach: Reach,
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        self.tunnel.metrics.tunnel_sessions.dec();
-        lock(&self.tunnel.departed).note(self.key, self.reach.tally.last_heard());
-        let mut registry = lock(&self.tunnel.registry);
-        match self.role {
-            SessionRole::Inbound => registry.leave(&self.key, self.id),
-            SessionRole::Outbound => registry.leave_sender(&self.key, self.id),
-        }
-    }
-}
-
-/// A connection without a proof, counted at the door until dropped.
-struct Stranger(Arc<Tunnel>, IpAddr);
-
-impl Stranger {
-    fn enter(tunnel: &Arc<Tunnel>, client: IpAddr) -> Option<Self> {
-        lock(&tunnel.door).enter(client).then(|| Self(Arc::clone(tunnel), client))
-    }
-}
-
-impl Drop for Stranger {
-    fn drop(&mut self) {
-        lock(&self.0.door).left(self.1);
     }
 }
 
