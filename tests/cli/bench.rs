@@ -64,7 +64,37 @@ fn idle_gateways_and_mail_end_to_end_are_measured() {
     assert_eq!(figure(&sides[0], "connected"), 30.0);
     let sides =
         measured(&["mixed", "--messages", "600", "--gateways", "3", "--restless", "1", "--rate", "300"]);
-    assert!(figure(&sides[0], "end_to_end_p50_ms") > 0.0);
+    assert!(figure(&sides[0], "end_to_end_p50_ms") > 0.0 && figure(&sides[0], "commit_p99_ms") > 0.0);
+}
+
+#[test]
+fn a_soak_says_how_each_figure_moves() {
+    let dir = tempfile::tempdir().expect("directory");
+    let below = dir.path().to_str().expect("text");
+    let long =
+        ["--minutes", "0.1", "--warm-up-seconds", "1", "--sample-seconds", "1", "--retain-seconds", "2"];
+    let wide = ["--rate", "60", "--gateways", "3", "--outbound", "5", "--json", "--dir", below];
+    let (code, out, err) = run_text(&[&["bench", "soak"], &long[..], &wide].concat());
+    assert_eq!(code, 0, "{out}{err}");
+    let lines = json_lines(&out);
+    let whole = lines.iter().find(|line| line["messages"].is_u64()).expect("a side");
+    assert_eq!(figure(whole, "faults"), 0.0, "{whole}");
+    if program("smtp-sink").is_some() {
+        assert!(figure(whole, "sent_out") > 0.0, "{whole}");
+    }
+    let moved: Vec<_> = lines.iter().filter_map(|line| line["figure"].as_str()).collect();
+    for name in ["memory_bytes", "descriptors", "disk_bytes", "dot_p99_ms", "end_to_end_p99_ms"] {
+        assert!(moved.contains(&name), "no {name}: {moved:?}");
+    }
+    assert!(is_empty(dir.path()));
+}
+
+#[test]
+fn what_is_no_rate_is_refused() {
+    for rate in ["0", "-1", "NaN", "inf", "many"] {
+        let (code, _, err) = run_text(&["bench", "accept", &format!("--rate={rate}")]);
+        assert!(code == 2 && err.contains("--rate"), "{rate}: {code} {err}");
+    }
 }
 
 #[test]

@@ -64,11 +64,9 @@ pub(super) fn run(global: &Global, args: &Args) -> anyhow::Result<Exit> {
             Side::Waystation | Side::Baseline => {
                 let (peer, http) = relay(&args.common, side, dir)?;
                 let mut outcome = measure(&peer, dir, args)?;
-                let commits = server::commits(http)?;
-                outcome.figure("commit_mean_ms", Unit::Milliseconds, commits.mean_ms);
-                outcome.figure("commit_p99_ms", Unit::Milliseconds, commits.p99_ms);
+                let commits = server::commits(http, &mut outcome)?;
                 let messages = super::count(args.traffic.messages);
-                outcome.figure("messages_per_commit", Unit::Count, messages / commits.count);
+                outcome.figure("messages_per_commit", Unit::Count, messages / commits);
                 return Ok(Ok(outcome));
             }
             Side::Postfix | Side::Opensmtpd | Side::Exim | Side::SmtpServer | Side::SmtpSink | Side::Disk => {

@@ -16,7 +16,7 @@ use serde_json::json;
 use super::figures::{Latency, Outcome, Unit};
 use super::gateways::Gateway;
 use super::report::{self, Subject};
-use super::server::Place;
+use super::server::{self, Place};
 use super::smtp::{self, Load};
 use super::traffic::Traffic;
 use super::usage::Watch;
@@ -47,7 +47,7 @@ pub(crate) struct Args {
 
 const SIDES: [Side; 2] = [Side::Waystation, Side::Baseline];
 
-const COLUMNS: [(&str, &str); 9] = [
+const COLUMNS: [(&str, &str); 11] = [
     ("messages_per_second", "MSG/S"),
     ("cpu_seconds_per_1000", "CPU S/1000"),
     ("bytes_written_per_message", "WRITTEN/MSG"),
@@ -56,6 +56,8 @@ const COLUMNS: [(&str, &str); 9] = [
     ("dot_p99_ms", "DOT P99 MS"),
     ("end_to_end_p50_ms", "END TO END P50 MS"),
     ("end_to_end_p99_ms", "P99 MS"),
+    ("commit_mean_ms", "COMMIT MS"),
+    ("commit_p99_ms", "P99 MS"),
     ("came_again", "AGAIN"),
 ];
 
@@ -152,6 +154,7 @@ fn measure(dir: &Path, args: &Args, side: Side) -> anyhow::Result<Outcome> {
     let end_to_end = story.end_to_end.borrow().clone();
     outcome.figure("end_to_end_measured", Unit::Count, super::count(end_to_end.len()));
     outcome.latency(end_to_end, &[("end_to_end_p50_ms", 0.5), ("end_to_end_p99_ms", 0.99)]);
+    server::commits(relay.http, &mut outcome)?;
     anyhow::ensure!(again == 0 || args.restless > 0, "{again} messages came twice to gateways that stayed");
     Ok(outcome)
 }

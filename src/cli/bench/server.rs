@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use serde_json::Value;
 
+use super::figures::{Outcome, Unit};
 use super::{offline, stop};
 use crate::clock;
 use crate::config::{Config, Sources};
@@ -178,21 +179,16 @@ pub(super) fn metric(http: SocketAddr, name: &str) -> anyhow::Result<u64> {
     value(&text, name).map_or(Ok(0), |value| Ok(value.parse()?))
 }
 
-/// Group commits so far.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Commits {
-    pub(super) count: f64,
-    pub(super) mean_ms: f64,
-    pub(super) p99_ms: f64,
-}
-
-pub(super) fn commits(http: SocketAddr) -> anyhow::Result<Commits> {
+/// The relay's group commits so far: their figures in `outcome`, and how many they were.
+pub(super) fn commits(http: SocketAddr, outcome: &mut Outcome) -> anyhow::Result<f64> {
     let text = metrics(http)?;
     let read = |name| value(&text, name).map_or(Ok(0.0), str::parse);
     let count = read("waystation_spool_commit_seconds_count")?;
     let seconds = read("waystation_spool_commit_seconds_sum")?;
     let p99_ms = Reading::of(&text).commit_ms(0.99).context("no commit")?;
-    Ok(Commits { count, mean_ms: seconds * 1000.0 / count, p99_ms })
+    outcome.figure("commit_mean_ms", Unit::Milliseconds, seconds * 1000.0 / count);
+    outcome.figure("commit_p99_ms", Unit::Milliseconds, p99_ms);
+    Ok(count)
 }
 
 fn value<'a>(text: &'a str, name: &str) -> Option<&'a str> {

@@ -27,7 +27,7 @@ use super::peers::{self, sink::Sink};
 use super::report::{self, Subject, Turn};
 use super::server::{Place, Relay};
 use super::smtp::{self, Load, Size};
-use super::{Common, Scratch, Side, stop, usage};
+use super::{Common, Scratch, Side, stop, traffic, usage};
 use crate::cli::screen::{self, Paint};
 use crate::cli::{Exit, Global};
 use crate::clock;
@@ -56,10 +56,13 @@ const DRAIN_PATIENCE: Duration = Duration::from_secs(300);
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// How long
-    #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    minutes: u32,
+    #[arg(long, value_name = "N", default_value_t = 60.0, value_parser = traffic::positive)]
+    minutes: f64,
+    /// How long the same load runs before that, seconds; without it until as much is kept as will be
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(0..=86_400))]
+    warm_up_seconds: Option<u64>,
     /// Messages a second; without it half of what this machine can take and hand over, which is tried for 20 s first
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = traffic::positive)]
     rate: Option<f64>,
     /// Bytes of each, or `mix`
     #[arg(long, value_name = "BYTES", default_value = "mix")]
@@ -203,7 +206,8 @@ async fn play(scene: &Rc<Scene>, args: &Args, sends: bool) -> anyhow::Result<(f6
     };
     anyhow::ensure!(rate > 0.0, "no message came through in {} s", CALIBRATION.as_secs());
     let begun = clock::monotonic();
-    let warm_up = WARM_UP + Duration::from_secs(args.retain_seconds).min(WARM_UP_MAX);
+    let kept = WARM_UP + Duration::from_secs(args.retain_seconds).min(WARM_UP_MAX);
+    let warm_up = args.warm_up_seconds.map_or(kept, Duration::from_secs);
     while clock::monotonic().duration_since(begun) < warm_up {
         send(scene, stretch(args, rate), Some(rate)).await?;
     }
@@ -247,7 +251,7 @@ async fn send(scene: &Rc<Scene>, messages: u64, rate: Option<f64>) -> anyhow::Re
 
 /// Sends for as long as it was asked to, with a sample at the end of each stretch; all latencies of the dot together.
 async fn sampled(scene: &Rc<Scene>, args: &Args, rate: f64) -> anyhow::Result<(Samples, Latency)> {
-    let (begun, all) = (clock::monotonic(), Duration::from_secs(u64::from(args.minutes) * 60));
+    let (begun, all) = (clock::monotonic(), Duration::try_from_secs_f64(args.minutes * 60.0)?);
     let messages = stretch(args, rate);
     let (mut samples, mut dots) = (Samples::new(), Latency::new("dot"));
     let mut last = begun;

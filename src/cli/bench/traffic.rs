@@ -18,8 +18,14 @@ pub(crate) struct Traffic {
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=1000))]
     sessions: u16,
     /// Messages a second; without it as fast as answers come
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = positive)]
     rate: Option<f64>,
+}
+
+/// A rate or a time: more than nothing, and a number.
+pub(super) fn positive(text: &str) -> Result<f64, String> {
+    let number = text.parse::<f64>().map_err(|error| error.to_string())?;
+    if number.is_finite() && number > 0.0 { Ok(number) } else { Err("it must be above 0".to_owned()) }
 }
 
 impl Traffic {
