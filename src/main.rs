@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
-/// glibc keeps what bodies of all sizes have taken and given back, a little more each hour (docs/performance.md, "Soak");
-/// jemalloc returns it within seconds.
+/// glibc's allocator is slower under this load, and keeps more of what bodies of all sizes have taken and given back
+/// (docs/performance.md, "What was tried").
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 

@@ -49,6 +49,8 @@ pub use story::{Counts, Entry, Event, State, Story};
 const QUEUE: &str = "relay";
 /// When something is due that waits for nothing but its result: the end of the year 9999.
 pub const ACCEPTED_DUE: WallMs = WallMs(253_402_300_799_000);
+/// Longest time for which a submission is put off, milliseconds: five minutes.
+pub(crate) const PUT_OFF_MS_MAX: u64 = 5 * 60 * 1000;
 /// Most queued submissions looked at in one step.
 const LOOK_MAX: usize = 1000;
 
@@ -223,6 +225,12 @@ impl Outbox {
     pub(crate) async fn later(&self, id: ItemId, due: WallMs, reason: String) -> Result<(), SpoolError> {
         let now = clock::wall();
         self.spooler.call(move |spool| ledger::later(spool, id, due, &reason, now)).await?
+    }
+
+    /// The relay takes messages again: one that was put off, if there is any, is due now.
+    pub(crate) async fn hasten(&self) -> Result<Option<ItemId>, SpoolError> {
+        let now = clock::wall();
+        self.spooler.call(move |spool| ledger::hasten(spool, now)).await?
     }
 
     /// Its one result. Stable when this returns.

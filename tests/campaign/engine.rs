@@ -13,8 +13,8 @@ use crate::support::storm::ledger::Verdict;
 use crate::world::World;
 use crate::{End, Plan, Sabotage};
 
-/// Longest wait for what was promised, without any of it coming.
-const PATIENCE: Duration = Duration::from_secs(45);
+/// Longest wait for what was promised, without any of it coming: a gateway that was refused for long waits five minutes.
+const PATIENCE: Duration = Duration::from_secs(300 + 45);
 /// The same when something is kept back on purpose.
 const LOSS_PATIENCE: Duration = Duration::from_secs(12);
 

@@ -323,6 +323,29 @@ async fn a_relay_that_cannot_now_gets_the_message_later() {
     running.stop().await;
 }
 
+/// Goal: hours of a full disk end for all messages when they end for one. Method: two are refused until they are to wait for ten
+/// seconds; one that comes afterwards is taken, and brings them forward.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_takes_one_message_again_gets_those_it_put_off() {
+    let relay = ScriptRelay::start(Manner::Refuses).await;
+    let home = Home::new(&relay.url());
+    let running = home.start(None);
+    until("it listens", || home.status().is_some()).await;
+    let put_off = sent_ids(&home, &["a@example.org", "b@example.org"]);
+    until("both wait for ten seconds", || home.log().matches("retry_seconds=10").count() == 2).await;
+    relay.behave(Manner::Accepts);
+    let new = sent_ids(&home, &["c@example.org"]);
+    relay.wait("stored", |ledger| ledger.stored.len() == 3).await;
+    until("accepted", || [&put_off, &new].into_iter().flatten().all(|id| state(&home, id) == "accepted"))
+        .await;
+    for id in &put_off {
+        let hastened =
+            |line: &str| line.contains("gateway.submission.hastened") && line.contains(id.as_str());
+        assert!(home.log().lines().any(hastened), "{id} waited for its time");
+    }
+    running.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_relay_without_ids_may_have_is_never_handed_over_twice() {
     // X4

@@ -34,10 +34,10 @@ use place::{Barrier, Place};
 const CACHE_BYTES: u64 = 32 * 1024 * 1024;
 /// Files may take this much more than what they hold before [`SledIndex::compact`] runs by itself, bytes.
 const BLOAT_BYTES: u64 = 64 * 1024 * 1024;
-/// At rest, files may take this much more than what they hold, bytes.
-const REST_BYTES: u64 = 2 * 1024 * 1024;
 /// ... and this many times what they hold.
 const BLOAT_FACTOR: u64 = 3;
+/// At rest, files may take this much more than what they hold, bytes.
+const REST_BYTES: u64 = 2 * 1024 * 1024;
 /// How often a held lock is tried again: the engine's threads let go of it only some time after the last handle
 /// was dropped, so a start right after a stop in the same process finds it held.
 const LOCK_TRIES: u32 = 100;

@@ -6,8 +6,9 @@
 //! Order that carries the promise: noted as handed over (or armed) → the octets that complete the message; result on
 //! stable storage → its ack.
 //!
-//! Policy on failure: "not now" waits with growing delays; a message that cannot be read fails with that reason; an
-//! outbox that cannot be written ends the gateway.
+//! Policy on failure: "not now" waits with growing delays, and each message that the relay takes brings one forward that
+//! was put off, so that an outage of hours is over for all when it is over for one; a message that cannot be read fails
+//! with that reason; an outbox that cannot be written ends the gateway.
 
 use std::collections::HashMap;
 use std::collections::hash_map;
@@ -23,15 +24,13 @@ use spool::ids::ItemId;
 use crate::gateway::client::{ClientSession, End, Submitted, Wanted};
 use crate::gateway::handle::ClientError;
 use crate::gateway::memory::{Memory, MemoryError};
-use crate::gateway::outbox::{Due, Look, Noted, Outbox};
+use crate::gateway::outbox::{Due, Look, Noted, Outbox, PUT_OFF_MS_MAX};
 use crate::gateway::receipts::{Entry, Fate, Seen};
 use crate::tunnel::signed::Signed;
 use crate::{clock, crashpoint};
 
-/// First wait after "not now"; doubles up to [`LATER_MAX`].
+/// First wait after "not now"; doubles up to [`PUT_OFF_MS_MAX`].
 const LATER_BASE: Duration = Duration::from_secs(5);
-/// Longest wait after "not now".
-const LATER_MAX: Duration = Duration::from_secs(1800);
 /// Most submissions whose refusals are counted; beyond it counting starts anew.
 const COUNTED_MAX: usize = 10_000;
 /// How long a relay that forgets ids may take for a result (its own tries of the next hop included).
@@ -71,6 +70,8 @@ pub(super) enum Done {
     },
     /// What was too old has been ended.
     Expired,
+    /// This one was put off, and is due.
+    Hastened(Option<ItemId>),
     Failed(SpoolError),
     /// A receipt cannot be kept.
     Unkept(MemoryError),
@@ -101,6 +102,8 @@ pub(super) struct Handover {
     looking: bool,
     /// When to look again, at the latest.
     look_at: Option<Instant>,
+    /// There are some that were put off, as far as is known.
+    put_off: bool,
     expire_at: Instant,
 }
 
@@ -118,6 +121,7 @@ impl Handover {
             look: false,
             looking: false,
             look_at: None,
+            put_off: false,
             // Not at once: what waited while nothing ran here gets its chance first.
             expire_at: clock::monotonic() + SETTLE,
         }
@@ -197,6 +201,8 @@ impl Handover {
                     "the relay has {id}"
                 );
                 let kept = self.keep(&outbox, &stream, &submission_id, receipt);
+                self.refusals.remove(&id);
+                self.hasten(&outbox);
                 self.noting(&stream);
                 self.work.push(Box::pin(async move {
                     if let Err(error) = kept.await {
@@ -215,6 +221,7 @@ impl Handover {
             Submitted::Later { stream, reason } => {
                 let Some((outbox, id)) = self.named(&stream) else { return };
                 let delay = self.later_delay(id);
+                self.put_off = true;
                 tracing::info!(
                     event = "gateway.submission.deferred", submission.id = %id, reason,
                     retry_seconds = delay.as_secs(), "{id} waits: {reason}"
@@ -298,6 +305,11 @@ impl Handover {
                 }
             }
             Done::Noted { stream } => self.answered(&stream),
+            Done::Hastened(Some(id)) => tracing::info!(
+                event = "gateway.submission.hastened", submission.id = %id,
+                "the relay takes messages again: {id} is tried now"
+            ),
+            Done::Hastened(None) => self.put_off = false,
             Done::Expired => {}
             Done::Failed(error) => return Err(error.into()),
             Done::Unkept(error) => return Err(error.into()),
@@ -318,6 +330,7 @@ impl Handover {
                 | Done::Ended { .. }
                 | Done::Noted { .. }
                 | Done::Expired
+                | Done::Hastened(_)
                 | Done::Failed(_)
                 | Done::Unkept(_) => {
                     self.done(done, session.as_deref_mut())?;
@@ -337,6 +350,7 @@ impl Handover {
     fn looked(&mut self, look: Look, session: Option<&mut ClientSession>) {
         self.looking = false;
         self.look |= look.more;
+        self.put_off |= look.next.is_some();
         self.look_at = look.next.map(|at| {
             let wait = at.since(clock::wall()).min(u64::from(u32::MAX));
             clock::monotonic() + Duration::from_millis(wait)
@@ -451,9 +465,20 @@ impl Handover {
             self.refusals.clear();
         }
         let count = self.refusals.entry(id).or_default();
-        let delay = LATER_BASE.saturating_mul(1 << (*count).min(16)).min(LATER_MAX);
+        let delay =
+            LATER_BASE.saturating_mul(1 << (*count).min(16)).min(Duration::from_millis(PUT_OFF_MS_MAX));
         *count += 1;
         delay
+    }
+
+    /// Something was put off, and the relay has just taken another. The outbox rings when it is due.
+    fn hasten(&mut self, outbox: &Outbox) {
+        if self.put_off {
+            let outbox = outbox.clone();
+            self.work.push(Box::pin(async move {
+                outbox.hasten().await.map_or_else(Done::Failed, Done::Hastened)
+            }));
+        }
     }
 
     /// Ends what has waited too long.

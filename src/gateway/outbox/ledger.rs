@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::draft::Memo;
 use super::story::{Counts, Remark, State};
-use super::{ACCEPTED_DUE, Due, LOOK_MAX, Look, Noted, Outbox, OutboxError, QUEUE, Settings};
+use super::{ACCEPTED_DUE, Due, LOOK_MAX, Look, Noted, Outbox, OutboxError, PUT_OFF_MS_MAX, QUEUE, Settings};
 use crate::clock;
 use crate::gateway::client::{End, Submission};
 use crate::gateway::staging::make_dir;
@@ -212,10 +212,12 @@ pub(super) fn look(
 ) -> Result<Look, SpoolError> {
     let mut look = Look::default();
     let waiting = spool.due(QUEUE, WallMs(ACCEPTED_DUE.0 - 1), LOOK_MAX.min(under_way.len() + limit + 1))?;
+    let farthest = now.plus(PUT_OFF_MS_MAX);
     for (id, due) in waiting {
-        if due > now {
-            look.next = Some(due);
-            break;
+        // Nothing is put off for longer: the clock was ahead when that was written, and it is due.
+        if due > now && due <= farthest {
+            look.next = look.next.or(Some(due));
+            continue;
         }
         if under_way.contains(&id) {
             continue;
@@ -304,6 +306,16 @@ pub(super) fn later(
     now: WallMs,
 ) -> Result<(), SpoolError> {
     spool_only(spool.postpone(id, due, &Remark::new(State::Queued, reason).to_note(), now)).map(drop)
+}
+
+/// Of those that were put off, the one whose time comes first is due now; which one it was.
+pub(super) fn hasten(spool: &mut Spool, now: WallMs) -> Result<Option<ItemId>, SpoolError> {
+    let waiting = spool.due(QUEUE, WallMs(ACCEPTED_DUE.0 - 1), LOOK_MAX)?;
+    let put_off = waiting.into_iter().find(|(_, due)| *due > now).map(|(id, _)| id);
+    if let Some(id) = put_off {
+        later(spool, id, now, "the relay takes messages again", now)?;
+    }
+    Ok(put_off)
 }
 
 pub(super) fn end(

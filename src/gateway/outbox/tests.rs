@@ -154,6 +154,42 @@ async fn what_a_relay_with_ids_has_is_repeatable_and_what_another_has_is_not() {
 }
 
 #[tokio::test]
+async fn what_was_put_off_comes_forward_one_at_a_time_the_next_one_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let (outbox, keeper) = open(settings(dir.path())).unwrap();
+    let ids = queue(&outbox, &["a@b.example", "c@d.example", "e@f.example"], b"x").await;
+    assert_eq!(outbox.hasten().await.unwrap(), None, "all are due");
+    for (id, seconds) in [(ids[0], 200), (ids[1], 100), (ids[2], 290)] {
+        outbox.later(id, clock::wall().plus(seconds * 1000), "disk full".to_owned()).await.unwrap();
+    }
+    outbox.accepted(ids[2], "at-relay".to_owned()).await.unwrap();
+    assert_eq!(due(&outbox).await, []);
+    assert_eq!(outbox.hasten().await.unwrap(), Some(ids[1]));
+    assert_eq!(due(&outbox).await, [ids[1]]);
+    assert_eq!(outbox.hasten().await.unwrap(), Some(ids[0]));
+    assert_eq!(outbox.hasten().await.unwrap(), None, "what waits for its result is not handed over again");
+    assert_eq!(due(&outbox).await, [ids[1], ids[0]]);
+    drop(outbox);
+    keeper.close().await;
+}
+
+#[tokio::test]
+async fn a_time_that_a_clock_ahead_has_set_is_not_waited_for() {
+    // P19
+    let dir = tempfile::tempdir().unwrap();
+    let (outbox, keeper) = open(settings(dir.path())).unwrap();
+    let ids = queue(&outbox, &["a@b.example", "c@d.example"], b"x").await;
+    let soon = clock::wall().plus(PUT_OFF_MS_MAX - 60_000);
+    outbox.later(ids[0], soon, "disk full".to_owned()).await.unwrap();
+    outbox.later(ids[1], clock::wall().plus(86_400_000), "disk full".to_owned()).await.unwrap();
+    let found = outbox.look(Vec::new(), 10).await.unwrap();
+    assert_eq!(found.due.iter().map(|due| due.id).collect::<Vec<_>>(), [ids[1]]);
+    assert_eq!(found.next, Some(soon));
+    drop(outbox);
+    keeper.close().await;
+}
+
+#[tokio::test]
 async fn what_waits_too_long_ends_as_it_stands() {
     let dir = tempfile::tempdir().unwrap();
     let (outbox, keeper) = open(settings(dir.path())).unwrap();
@@ -238,9 +274,13 @@ async fn the_newest_is_found_and_lists_are_short() {
     }
     let listed: Vec<String> = outbox.recent(5).await.unwrap().into_iter().map(|entry| entry.id).collect();
     assert_eq!(listed, ids.iter().rev().take(5).map(ToString::to_string).collect::<Vec<_>>());
+    // A minute before they came.
+    let before = clock::wall().0 - 60_000;
     let later = outbox
         .spooler()
-        .query(|spool| look(spool, &[], 10, WallMs(0)).map(|look| (look.due.len(), look.next.is_some())))
+        .query(move |spool| {
+            look(spool, &[], 10, WallMs(before)).map(|look| (look.due.len(), look.next.is_some()))
+        })
         .await
         .unwrap();
     assert_eq!(later, Ok((0, true)), "nothing is due before its time");
