@@ -3,6 +3,7 @@
 //! bind9 signs and serves a root, `test.` and three domains below it; unbound stands in between as the local name
 //! server of a relay, validating with the root's key or not. Skipped, with a line that says so, where the tools are not installed.
 
+use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -79,8 +80,14 @@ fn run(tool: &str, dir: &Path, arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
+/// Free for both protocols: a name server that gets one only does not start.
 fn port() -> u16 {
-    UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    loop {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        if UdpSocket::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// Writes, signs and names the zone; returns the text of its key-signing key.
