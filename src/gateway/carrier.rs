@@ -15,6 +15,7 @@
 mod handover;
 mod link;
 mod notices;
+mod postponed;
 pub mod redeem;
 
 use std::collections::{HashMap, HashSet};

@@ -23,6 +23,7 @@ mod story;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashSet;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -49,8 +50,8 @@ pub use story::{Counts, Entry, Event, State, Story};
 const QUEUE: &str = "relay";
 /// When something is due that waits for nothing but its result: the end of the year 9999.
 pub const ACCEPTED_DUE: WallMs = WallMs(253_402_300_799_000);
-/// Longest time for which a submission is put off, milliseconds: five minutes.
-pub(crate) const PUT_OFF_MS_MAX: u64 = 5 * 60 * 1000;
+/// Longest time for which a submission is put off that has cost the line nothing, milliseconds: five minutes.
+pub const PUT_OFF_MS_MAX: u64 = 5 * 60 * 1000;
 /// Most queued submissions looked at in one step.
 const LOOK_MAX: usize = 1000;
 
@@ -173,10 +174,10 @@ impl Outbox {
         self.ended.notified().await;
     }
 
-    /// What may be handed over now, at most `limit`, leaving out what is under way.
-    pub(crate) async fn look(&self, under_way: Vec<ItemId>, limit: usize) -> Result<Look, SpoolError> {
+    /// What may be handed over now, at most `limit`, leaving out what is under way or not to be tried yet.
+    pub(crate) async fn look(&self, not_now: HashSet<ItemId>, limit: usize) -> Result<Look, SpoolError> {
         let now = clock::wall();
-        self.spooler.query(move |spool| ledger::look(spool, &under_way, limit, now)).await?
+        self.spooler.query(move |spool| ledger::look(spool, &not_now, limit, now)).await?
     }
 
     /// Piece `n` of a message.
@@ -227,10 +228,10 @@ impl Outbox {
         self.spooler.call(move |spool| ledger::later(spool, id, due, &reason, now)).await?
     }
 
-    /// The relay takes messages again: one that was put off, if there is any, is due now.
-    pub(crate) async fn hasten(&self) -> Result<Option<ItemId>, SpoolError> {
+    /// The relay takes messages again: one that was put off is due now, if there is any beside `but_not`.
+    pub(crate) async fn hasten(&self, but_not: HashSet<ItemId>) -> Result<Option<ItemId>, SpoolError> {
         let now = clock::wall();
-        self.spooler.call(move |spool| ledger::hasten(spool, now)).await?
+        self.spooler.call(move |spool| ledger::hasten(spool, &but_not, now)).await?
     }
 
     /// Its one result. Stable when this returns.

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use waystation::clock::monotonic;
+use waystation::gateway::outbox::PUT_OFF_MS_MAX;
 
 use crate::faults::Fault;
 use crate::faults::syscalls::{CALLS, EFFECTS, hit};
@@ -13,8 +14,8 @@ use crate::support::storm::ledger::Verdict;
 use crate::world::World;
 use crate::{End, Plan, Sabotage};
 
-/// Longest wait for what was promised, without any of it coming: a gateway that was refused for long waits five minutes.
-const PATIENCE: Duration = Duration::from_secs(300 + 45);
+/// Longest wait for what was promised, without any of it coming: a gateway that was refused for long waits by itself.
+const PATIENCE: Duration = Duration::from_millis(PUT_OFF_MS_MAX + 45_000);
 /// The same when something is kept back on purpose.
 const LOSS_PATIENCE: Duration = Duration::from_secs(12);
 

@@ -346,6 +346,29 @@ async fn a_relay_that_takes_one_message_again_gets_those_it_put_off() {
     running.stop().await;
 }
 
+/// Goal: what the relay breaks off again and again does not eat the line because other messages are taken. Method: small ones
+/// are taken one after the other while a large one waits; it is tried in its own time only, and taken at last.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_message_that_is_broken_off_waits_for_its_own_time() {
+    let relay = ScriptRelay::start(Manner::RefusesLarge).await;
+    let home = Home::new(&relay.url());
+    let running = home.start(None);
+    until("it listens", || home.status().is_some()).await;
+    let text = format!("Subject: large\n\n{}", "0123456789012345678901234567890123456789\n".repeat(10_000));
+    assert!(home.send(&["large@example.org"], &text).status.success());
+    until("it waits for ten seconds", || home.log().contains("retry_seconds=10")).await;
+    let large = relay.ledger().starts[0].clone();
+    for n in 0..5 {
+        let small = sent_ids(&home, &[&format!("small{n}@example.org")]);
+        until("accepted", || state(&home, &small[0]) == "accepted").await;
+    }
+    assert!(!home.log().contains("gateway.submission.hastened"), "{}", home.log());
+    relay.behave(Manner::Accepts);
+    until("accepted", || state(&home, &large) == "accepted").await;
+    assert_eq!(relay.ledger().stored[&large].times, 1);
+    running.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_relay_without_ids_may_have_is_never_handed_over_twice() {
     // X4

@@ -13,6 +13,9 @@ use tokio_tungstenite::tungstenite::Message;
 use waystation::tunnel::Dialect;
 use waystation::tunnel::frame::Frame;
 
+/// Largest message that [`Manner::RefusesLarge`] takes.
+const SMALL_BYTES_MAX: usize = 16 * 1024;
+
 /// How it treats submissions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Manner {
@@ -22,6 +25,8 @@ pub(crate) enum Manner {
     Mute,
     /// Takes the feature, and cannot store anything now.
     Refuses,
+    /// Takes the feature, and breaks off what is larger than [`SMALL_BYTES_MAX`].
+    RefusesLarge,
     /// Knows no features, as the first relays.
     Forgets,
 }
@@ -207,8 +212,7 @@ impl ScriptRelay {
                 self.ledger().starts.push(stream.clone());
                 let known = !forgets && self.ledger().stored.contains_key(&stream);
                 if self.manner() == Manner::Refuses {
-                    let abort = Frame::Abort { stream, reason: "disk full".to_owned() };
-                    let _ = socket.send(Message::Binary(abort.encode().expect("short"))).await;
+                    abort(socket, stream, "disk full").await;
                 } else if known && self.manner() != Manner::Mute {
                     self.accept(socket, &stream).await;
                     self.tell(socket, &stream, forgets).await;
@@ -220,6 +224,10 @@ impl ScriptRelay {
             Frame::Chunk { stream, bytes } => {
                 if let Some(stored) = open.get_mut(&stream) {
                     stored.bytes.extend_from_slice(&bytes);
+                    if self.manner() == Manner::RefusesLarge && stored.bytes.len() > SMALL_BYTES_MAX {
+                        open.remove(&stream);
+                        abort(socket, stream, "the stream stood still").await;
+                    }
                 }
             }
             Frame::End { stream } => {
@@ -273,6 +281,11 @@ impl ScriptRelay {
 async fn say(socket: &mut Socket, value: &Value) {
     // A gateway that has gone is not told; the next session is.
     let _ = socket.send(Message::text(value.to_string())).await;
+}
+
+async fn abort(socket: &mut Socket, stream: String, reason: &str) {
+    let abort = Frame::Abort { stream, reason: reason.to_owned() };
+    let _ = socket.send(Message::Binary(abort.encode().expect("short"))).await;
 }
 
 async fn hear_json(socket: &mut Socket) -> Option<Value> {

@@ -6,12 +6,11 @@
 //! Order that carries the promise: noted as handed over (or armed) → the octets that complete the message; result on
 //! stable storage → its ack.
 //!
-//! Policy on failure: "not now" waits with growing delays, and each message that the relay takes brings one forward that
-//! was put off, so that an outage of hours is over for all when it is over for one; a message that cannot be read fails
-//! with that reason; an outbox that cannot be written ends the gateway.
+//! Policy on failure: "not now" waits as [`super::postponed`] says, and each message that the relay takes brings one
+//! forward that was put off, so that an outage of hours is over for all when it is over for one; a message that cannot
+//! be read fails with that reason; an outbox that cannot be written ends the gateway.
 
-use std::collections::HashMap;
-use std::collections::hash_map;
+use std::collections::{HashMap, hash_map};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -21,18 +20,15 @@ use futures_util::stream::FuturesUnordered;
 use spool::error::SpoolError;
 use spool::ids::ItemId;
 
+use super::postponed::Postponed;
 use crate::gateway::client::{ClientSession, End, Submitted, Wanted};
 use crate::gateway::handle::ClientError;
 use crate::gateway::memory::{Memory, MemoryError};
-use crate::gateway::outbox::{Due, Look, Noted, Outbox, PUT_OFF_MS_MAX};
+use crate::gateway::outbox::{Due, Look, Noted, Outbox};
 use crate::gateway::receipts::{Entry, Fate, Seen};
 use crate::tunnel::signed::Signed;
 use crate::{clock, crashpoint};
 
-/// First wait after "not now"; doubles up to [`PUT_OFF_MS_MAX`].
-const LATER_BASE: Duration = Duration::from_secs(5);
-/// Most submissions whose refusals are counted; beyond it counting starts anew.
-const COUNTED_MAX: usize = 10_000;
 /// How long a relay that forgets ids may take for a result (its own tries of the next hop included).
 const SILENT_PATIENCE: Duration = Duration::from_secs(3600);
 /// How often to see whether something has waited too long.
@@ -82,6 +78,8 @@ struct UnderWay {
     due: Due,
     /// What the relay said is being noted; until then the outbox still shows it as due.
     noting: bool,
+    /// Octets of it that the session got.
+    sent_bytes: u64,
 }
 
 /// See the module.
@@ -93,8 +91,8 @@ pub(super) struct Handover {
     under_way: HashMap<String, UnderWay>,
     /// Handed to a relay that forgets ids, without a result: until when it is waited for.
     silent: HashMap<String, Instant>,
-    /// How often the relay said "not now".
-    refusals: HashMap<ItemId, u32>,
+    /// What the relay could not take.
+    postponed: Postponed,
     /// Number of the session.
     session: u64,
     session_since: Option<Instant>,
@@ -115,7 +113,7 @@ impl Handover {
             work: FuturesUnordered::new(),
             under_way: HashMap::new(),
             silent: HashMap::new(),
-            refusals: HashMap::new(),
+            postponed: Postponed::default(),
             session: 0,
             session_since: None,
             look: false,
@@ -156,9 +154,10 @@ impl Handover {
         let room = session.submission_room();
         if self.look && !self.looking && room > 0 {
             (self.look, self.looking) = (false, true);
-            let under_way: Vec<ItemId> = self.under_way.values().map(|one| one.due.id).collect();
+            let mut not_now = self.postponed.costly(clock::monotonic());
+            not_now.extend(self.under_way.values().map(|one| one.due.id));
             self.work.push(Box::pin(async move {
-                outbox.look(under_way, room).await.map_or_else(Done::Failed, Done::Looked)
+                outbox.look(not_now, room).await.map_or_else(Done::Failed, Done::Looked)
             }));
         } else if line_is_idle && let Some(Wanted { stream, n }) = session.pull() {
             match self.under_way.get(&stream) {
@@ -201,7 +200,7 @@ impl Handover {
                     "the relay has {id}"
                 );
                 let kept = self.keep(&outbox, &stream, &submission_id, receipt);
-                self.refusals.remove(&id);
+                self.postponed.over(id);
                 self.hasten(&outbox);
                 self.noting(&stream);
                 self.work.push(Box::pin(async move {
@@ -220,7 +219,8 @@ impl Handover {
             }
             Submitted::Later { stream, reason } => {
                 let Some((outbox, id)) = self.named(&stream) else { return };
-                let delay = self.later_delay(id);
+                let sent_bytes = self.under_way.get(&stream).map_or(0, |one| one.sent_bytes);
+                let delay = self.postponed.refused(id, sent_bytes, clock::monotonic());
                 self.put_off = true;
                 tracing::info!(
                     event = "gateway.submission.deferred", submission.id = %id, reason,
@@ -260,7 +260,12 @@ impl Handover {
             Done::Piece { session: number, stream, bytes } => {
                 let Some(session) = session.filter(|_| number == self.session) else { return Ok(()) };
                 match bytes {
-                    Ok(bytes) => session.piece(&stream, bytes),
+                    Ok(bytes) => {
+                        if let Some(one) = self.under_way.get_mut(&stream) {
+                            one.sent_bytes += bytes.len() as u64;
+                        }
+                        session.piece(&stream, bytes);
+                    }
                     Err(SpoolError::Corrupt { problem, .. }) => {
                         tracing::error!(
                             event = "gateway.submission.damaged",
@@ -351,10 +356,11 @@ impl Handover {
         self.looking = false;
         self.look |= look.more;
         self.put_off |= look.next.is_some();
-        self.look_at = look.next.map(|at| {
+        let next = look.next.map(|at| {
             let wait = at.since(clock::wall()).min(u64::from(u32::MAX));
             clock::monotonic() + Duration::from_millis(wait)
         });
+        self.look_at = [next, self.postponed.next()].into_iter().flatten().min();
         let Some(session) = session.filter(|session| session.is_open()) else { return };
         for due in look.due {
             if session.submission_room() == 0 {
@@ -363,7 +369,7 @@ impl Handover {
             }
             let stream = due.submission.stream.clone();
             if let hash_map::Entry::Vacant(place) = self.under_way.entry(stream) {
-                place.insert(UnderWay { due: due.clone(), noting: false });
+                place.insert(UnderWay { due: due.clone(), noting: false, sent_bytes: 0 });
                 session.submit(due.submission);
             }
         }
@@ -396,7 +402,7 @@ impl Handover {
             let unknown = Done::Ended { stream, result_id, noted: Noted::Unknown };
             return self.work.push(Box::pin(async move { unknown }));
         };
-        self.refusals.remove(&id);
+        self.postponed.over(id);
         tracing::info!(
             event = "gateway.submission.ended", submission.id = %id, end = ?end, text, "{id} has its result"
         );
@@ -460,23 +466,12 @@ impl Handover {
             .push(Box::pin(async move { work.await.map_or_else(Done::Failed, |()| Done::Noted { stream }) }));
     }
 
-    fn later_delay(&mut self, id: ItemId) -> Duration {
-        if self.refusals.len() >= COUNTED_MAX {
-            self.refusals.clear();
-        }
-        let count = self.refusals.entry(id).or_default();
-        let delay =
-            LATER_BASE.saturating_mul(1 << (*count).min(16)).min(Duration::from_millis(PUT_OFF_MS_MAX));
-        *count += 1;
-        delay
-    }
-
     /// Something was put off, and the relay has just taken another. The outbox rings when it is due.
     fn hasten(&mut self, outbox: &Outbox) {
         if self.put_off {
-            let outbox = outbox.clone();
+            let (outbox, but_not) = (outbox.clone(), self.postponed.costly(clock::monotonic()));
             self.work.push(Box::pin(async move {
-                outbox.hasten().await.map_or_else(Done::Failed, Done::Hastened)
+                outbox.hasten(but_not).await.map_or_else(Done::Failed, Done::Hastened)
             }));
         }
     }

@@ -5,6 +5,7 @@
 //!
 //! Failure policy: an error of the spool ends the gateway; a state that does not allow a step is an answer.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -206,20 +207,20 @@ pub(super) fn cancel(spool: &mut Spool, ids: &[ItemId], now: WallMs) -> Result<(
 
 pub(super) fn look(
     spool: &Spool,
-    under_way: &[ItemId],
+    not_now: &HashSet<ItemId>,
     limit: usize,
     now: WallMs,
 ) -> Result<Look, SpoolError> {
     let mut look = Look::default();
-    let waiting = spool.due(QUEUE, WallMs(ACCEPTED_DUE.0 - 1), LOOK_MAX.min(under_way.len() + limit + 1))?;
+    let waiting = spool.due(QUEUE, WallMs(ACCEPTED_DUE.0 - 1), LOOK_MAX.min(not_now.len() + limit + 1))?;
     let farthest = now.plus(PUT_OFF_MS_MAX);
     for (id, due) in waiting {
-        // Nothing is put off for longer: the clock was ahead when that was written, and it is due.
+        // Nothing is put off for longer but what the caller names: the clock was ahead when that was written, and it is due.
         if due > now && due <= farthest {
             look.next = look.next.or(Some(due));
             continue;
         }
-        if under_way.contains(&id) {
+        if not_now.contains(&id) {
             continue;
         }
         if look.due.len() == limit {
@@ -308,10 +309,14 @@ pub(super) fn later(
     spool_only(spool.postpone(id, due, &Remark::new(State::Queued, reason).to_note(), now)).map(drop)
 }
 
-/// Of those that were put off, the one whose time comes first is due now; which one it was.
-pub(super) fn hasten(spool: &mut Spool, now: WallMs) -> Result<Option<ItemId>, SpoolError> {
+/// Of those that were put off, the one whose time comes first is due now, `but_not` one of these; which one it was.
+pub(super) fn hasten(
+    spool: &mut Spool,
+    but_not: &HashSet<ItemId>,
+    now: WallMs,
+) -> Result<Option<ItemId>, SpoolError> {
     let waiting = spool.due(QUEUE, WallMs(ACCEPTED_DUE.0 - 1), LOOK_MAX)?;
-    let put_off = waiting.into_iter().find(|(_, due)| *due > now).map(|(id, _)| id);
+    let put_off = waiting.into_iter().find(|(id, due)| *due > now && !but_not.contains(id)).map(|(id, _)| id);
     if let Some(id) = put_off {
         later(spool, id, now, "the relay takes messages again", now)?;
     }
