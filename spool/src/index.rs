@@ -131,6 +131,15 @@ pub trait Index: Debug + Send + Sync + 'static {
     /// [`SpoolError::Index`] when the engine fails; the caller then poisons the spool.
     fn apply(&self, changes: &[Change], applied: Lsn) -> Result<(), SpoolError>;
 
+    /// Applies `changes` while the journal is read from its beginning into an index that was emptied.
+    ///
+    /// Cheaper than [`Index::apply`], because it promises nothing: [`Index::applied`] stays `None` until the next apply,
+    /// which makes all of it stable. A stop before that leaves an empty index.
+    ///
+    /// # Errors
+    /// [`SpoolError::Index`] when the engine fails; the caller then gives up.
+    fn fill(&self, changes: &[Change]) -> Result<(), SpoolError>;
+
     /// Bytes on the medium, for `spool stats` and the decision to rebuild.
     ///
     /// # Errors

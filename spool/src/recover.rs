@@ -160,6 +160,9 @@ pub(crate) fn open_as(
             spool.journal.begin(epoch, floor)?;
             recovery.unheard = spool.remember_unheard(unheard, now)?;
             recovery.interrupted = spool.doubt_armed(now)?;
+            if recovery.rebuilt_index {
+                spool.claim_index(now)?;
+            }
         }
         Mode::ReadOnly => spool.journal.poison_with("opened for reading only"),
     }
@@ -217,12 +220,19 @@ impl Spool {
     }
 
     /// Keeps memory bounded while the whole journal is read.
-    fn checkpoint_while_rebuilding(&mut self, applied: Lsn) -> Result<(), SpoolError> {
+    fn fill_index(&mut self) -> Result<(), SpoolError> {
         self.put_live();
-        let job = self.tail.freeze(applied)?;
-        job.run()?;
+        let job = self.tail.freeze(Lsn(0))?;
+        job.fill()?;
         self.tail.thaw();
         Ok(())
+    }
+
+    /// From here on the index counts. Without this, a kill before the first checkpoint would build it all over.
+    fn claim_index(&mut self, now: WallMs) -> Result<(), SpoolError> {
+        let Some(job) = self.begin_checkpoint(now)? else { return Ok(()) };
+        let result = job.run();
+        self.end_checkpoint(&job, result)
     }
 
     /// Does the journal hold the place that an index claims to have been applied to?
@@ -309,7 +319,7 @@ impl Spool {
                             Some(Err(_)) | None => recovery.damaged.push((lsn, len)),
                         }
                         if from == Lsn(0) && self.tail.bytes() >= self.options.checkpoint_bytes {
-                            self.checkpoint_while_rebuilding(Lsn::at(number, end))?;
+                            self.fill_index()?;
                         }
                     }
                 }

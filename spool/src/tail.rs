@@ -109,6 +109,11 @@ impl CheckpointJob {
         self.index.apply(&self.changes, self.applied)
     }
 
+    /// Writes it without a promise, while the index is built anew: see [`Index::fill`].
+    pub(crate) fn fill(&self) -> Result<(), SpoolError> {
+        self.index.fill(&self.changes)
+    }
+
     /// Up to which lsn the index knows the journal afterwards.
     #[must_use]
     pub fn applied(&self) -> Lsn {

@@ -128,6 +128,29 @@ fn restart_with_and_without_index_gives_the_same_lane() {
     }
 }
 
+/// The journal is read once, and a kill right after the start does not make the next one read it again.
+#[test]
+fn index_that_was_built_anew_counts_at_once() {
+    let (disk, index) = (SimDisk::new(), Arc::new(MemoryIndex::new()));
+    let mut spool = open(&disk, &index);
+    let a = spool.register("a", NOW).unwrap();
+    for n in 1..100 {
+        put(&mut spool, n, &[a], b"one of many").unwrap();
+    }
+    drop(spool);
+    let (disk, index) = (disk.kill(), Arc::new(MemoryIndex::new()));
+    let often = Options { checkpoint_bytes: 1024, ..options() };
+    let open =
+        |disk: &SimDisk| Spool::open(Arc::new(disk.clone()), index.clone(), often.clone(), NOW).unwrap();
+    let (spool, recovery) = open(&disk);
+    assert!(recovery.rebuilt_index);
+    drop(spool);
+    let (mut spool, recovery) = open(&disk.kill());
+    assert_eq!((recovery.rebuilt_index, recovery.records), (false, 0));
+    let s = session(&mut spool, a);
+    assert_eq!(lent(&mut spool, s).len(), 99);
+}
+
 #[test]
 fn uncommitted_body_is_absent_after_a_crash() {
     let (disk, index) = (SimDisk::new(), Arc::new(MemoryIndex::new()));

@@ -27,6 +27,16 @@ struct State {
 }
 
 impl State {
+    fn take(&mut self, changes: &[Change]) {
+        for change in changes {
+            let map = self.now.trees.entry(change.tree).or_default();
+            match &change.value {
+                Some(value) => map.insert(change.key.clone(), value.clone()),
+                None => map.remove(&change.key),
+            };
+        }
+    }
+
     /// The pairs with `from <= key < to`.
     fn range<'a>(
         &'a self,
@@ -129,14 +139,15 @@ impl Index for MemoryIndex {
         if state.fail_at.is_some_and(|fail| call >= fail) {
             return Err(SpoolError::Index("simulated failure".to_owned()));
         }
-        for change in changes {
-            let map = state.now.trees.entry(change.tree).or_default();
-            match &change.value {
-                Some(value) => map.insert(change.key.clone(), value.clone()),
-                None => map.remove(&change.key),
-            };
-        }
+        state.take(changes);
         state.now.applied = Some(applied);
+        Ok(())
+    }
+
+    fn fill(&self, changes: &[Change]) -> Result<(), SpoolError> {
+        let mut state = self.hold();
+        debug_assert!(state.now.applied.is_none(), "it was emptied");
+        state.take(changes);
         Ok(())
     }
 

@@ -190,13 +190,15 @@ impl Engine {
         Ok(())
     }
 
-    /// Takes back an apply that was cut off, then adds everything up.
-    fn recover(&self) -> Result<StateRecord, Trouble> {
-        let record = match self.state.get(STATE_KEY)? {
-            None => StateRecord::default(),
-            Some(bytes) => StateRecord::decode(&bytes)
-                .ok_or_else(|| Trouble::Damaged("state record is damaged".to_owned()))?,
-        };
+    /// Takes back an apply that was cut off, then adds everything up. `None`: it was not filled to its end, and
+    /// claims nothing.
+    fn recover(&self) -> Result<Option<StateRecord>, Trouble> {
+        let Some(bytes) = self.state.get(STATE_KEY)? else { return Ok(None) };
+        let record = StateRecord::decode(&bytes)
+            .ok_or_else(|| Trouble::Damaged("state record is damaged".to_owned()))?;
+        if record.applied.is_none() {
+            return Ok(None);
+        }
         // Newest first: when a key was changed twice, the older value is the right one.
         for entry in self.undo.iter().rev() {
             let (key, value) = entry?;
@@ -220,7 +222,7 @@ impl Engine {
             )));
         }
         self.undo.clear()?;
-        Ok(record)
+        Ok(Some(record))
     }
 
     fn stabilize(&self, barrier: &mut Barrier) -> Result<(), Trouble> {
@@ -251,10 +253,11 @@ impl SledIndex {
                 })
             };
             match opened {
-                Ok((engine, record, barrier)) => {
+                Ok((engine, Some(record), barrier)) => {
                     place.sweep(generation);
                     return Ok(Self::with(place, engine, record, barrier, None));
                 }
+                Ok((_, None, _)) => {}
                 Err(Trouble::Held(text) | Trouble::Outside(text)) => return Err(SpoolError::Index(text)),
                 Err(Trouble::Damaged(text)) => {
                     let aside =
@@ -390,6 +393,38 @@ impl SledIndex {
         Ok(())
     }
 
+    fn fill_with(&self, writer: &mut Writer, changes: &[Change]) -> Result<(), Trouble> {
+        let engine = self.engine();
+        let digest = &mut writer.record.digest;
+        for Change { tree, key, value } in changes {
+            let old = match value {
+                Some(value) => {
+                    digest.add(*tree, key, value);
+                    engine.tree(*tree)?.insert(key, value.as_slice())?
+                }
+                None => engine.tree(*tree)?.remove(key)?,
+            };
+            if let Some(old) = old {
+                digest.take(*tree, key, &old);
+            }
+        }
+        Ok(())
+    }
+
+    /// Does `work` unless an earlier one failed; after a failure nothing more is done.
+    fn write(&self, work: impl FnOnce(&mut Writer) -> Result<(), Trouble>) -> Result<(), SpoolError> {
+        let mut writer = self.writer();
+        if let Some(error) = &writer.failed {
+            return Err(error.clone());
+        }
+        let result = self.judged(guarded(|| work(&mut writer)));
+        if let Err(error) = result {
+            writer.failed = Some(error.clone());
+            return Err(error);
+        }
+        self.keep_in_proportion(&mut writer)
+    }
+
     /// What `take` takes of the pairs with `from <= key < to`.
     fn pairs(
         &self,
@@ -456,16 +491,11 @@ impl Index for SledIndex {
     }
 
     fn apply(&self, changes: &[Change], applied: Lsn) -> Result<(), SpoolError> {
-        let mut writer = self.writer();
-        if let Some(error) = &writer.failed {
-            return Err(error.clone());
-        }
-        let result = self.judged(guarded(|| self.apply_with(&mut writer, changes, applied)));
-        if let Err(error) = result {
-            writer.failed = Some(error.clone());
-            return Err(error);
-        }
-        self.keep_in_proportion(&mut writer)
+        self.write(|writer| self.apply_with(writer, changes, applied))
+    }
+
+    fn fill(&self, changes: &[Change]) -> Result<(), SpoolError> {
+        self.write(|writer| self.fill_with(writer, changes))
     }
 
     fn size_bytes(&self) -> Result<u64, SpoolError> {

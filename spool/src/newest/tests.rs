@@ -73,6 +73,9 @@ impl Index for Counting {
     fn apply(&self, changes: &[Change], applied: Lsn) -> Result<(), SpoolError> {
         self.inner.apply(changes, applied)
     }
+    fn fill(&self, changes: &[Change]) -> Result<(), SpoolError> {
+        self.inner.fill(changes)
+    }
     fn size_bytes(&self) -> Result<u64, SpoolError> {
         self.inner.size_bytes()
     }

@@ -127,6 +127,58 @@ fn clear_and_compact_leave_one_generation_that_reopens() {
     assert_eq!(fs::read_dir(&path).unwrap().count(), 2, "CURRENT and one generation");
 }
 
+/// An index with a history, emptied and filled again; and what it was filled with.
+fn refilled(path: &Path, seed: u64) -> (SledIndex, MemoryIndex) {
+    filled(path, seed, 3);
+    let (index, model) = (SledIndex::open(path).unwrap(), MemoryIndex::new());
+    index.clear().unwrap();
+    let mut random = SplitMix64::new(seed + 1);
+    for _ in 0..6 {
+        let changes = batch(&mut random);
+        index.fill(&changes).unwrap();
+        model.fill(&changes).unwrap();
+    }
+    assert_eq!((index.applied().unwrap(), contents(&index)), (None, contents(&model)));
+    (index, model)
+}
+
+#[test]
+fn what_was_filled_counts_from_the_next_apply_on() {
+    for compact in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("index");
+        let (index, model) = refilled(&path, 4);
+        if compact {
+            index.compact().unwrap();
+        }
+        let changes = batch(&mut SplitMix64::new(6));
+        index.apply(&changes, Lsn(9)).unwrap();
+        model.apply(&changes, Lsn(9)).unwrap();
+        drop(index);
+        let index = SledIndex::open(&path).unwrap();
+        assert_eq!((index.applied().unwrap(), index.set_aside()), (Some(Lsn(9)), None));
+        assert_eq!(contents(&index), contents(&model));
+    }
+}
+
+#[test]
+fn a_fill_that_was_cut_off_leaves_an_empty_index() {
+    for compact in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("index");
+        let (index, _) = refilled(&path, 5);
+        if compact {
+            index.compact().unwrap();
+        }
+        index.engine().db.flush().unwrap();
+        drop(index);
+        let index = SledIndex::open(&path).unwrap();
+        assert_eq!((index.applied().unwrap(), index.set_aside()), (None, None));
+        assert_eq!(contents(&index).len(), 0);
+        assert_eq!(fs::read_dir(&path).unwrap().count(), 2, "CURRENT and one generation");
+    }
+}
+
 #[test]
 fn an_apply_cut_off_half_way_is_taken_back() {
     let dir = tempfile::tempdir().unwrap();
