@@ -76,6 +76,24 @@ impl Spooler {
         wait.await.map_err(|_| SpoolError::Closed)?
     }
 
+    /// Runs `f` on the ledger's thread and answers at once, although others of the same batch wait for their commit: for
+    /// what speaks of nothing but what is stable already, such as a lease.
+    ///
+    /// # Errors
+    /// [`SpoolError::Closed`] when the spool has been stopped.
+    pub async fn prompt<T: Send + 'static>(
+        &self,
+        f: impl FnOnce(&mut Spool) -> T + Send + 'static,
+    ) -> Result<T, SpoolError> {
+        let permit = self.calls.clone().acquire_owned().await.map_err(|_| SpoolError::Closed)?;
+        let (answer, wait) = oneshot::channel();
+        self.handle.prompt(Box::new(move |spool| {
+            drop(permit);
+            let _ = answer.send(f(spool));
+        }))?;
+        wait.await.map_err(|_| SpoolError::Closed)
+    }
+
     /// Runs `f` on the ledger's thread and answers at once. It may see what is not stable yet: for questions
     /// whose answer is no promise.
     ///

@@ -38,6 +38,8 @@ const COMPACT_STEP_BYTES: u32 = 4 * 1024 * 1024;
 pub type Answer = Box<dyn FnOnce(Result<(), SpoolError>) + Send>;
 /// A request that may stage something.
 pub type Call = Box<dyn FnOnce(&mut Spool) -> Answer + Send>;
+/// A request whose answer speaks of nothing but what is stable already; it gives the answer itself, at once.
+pub type Prompt = Box<dyn FnOnce(&mut Spool) + Send>;
 /// A request that only reads; answered at once.
 pub type Query = Box<dyn FnOnce(&Spool) + Send>;
 /// Wall clock, handed in.
@@ -46,6 +48,7 @@ pub type Clock = Arc<dyn Fn() -> WallMs + Send + Sync>;
 enum Request {
     Call(Call),
     Stage(Call),
+    Prompt(Prompt),
     Query(Query),
     CheckpointDone(Box<CheckpointJob>, Result<(), SpoolError>),
     SpareDone(Result<u32, SpoolError>),
@@ -115,6 +118,14 @@ impl Handle {
     /// [`SpoolError::Closed`] when the thread has ended.
     pub fn stage(&self, call: Call) -> Result<(), SpoolError> {
         self.requests.send(Request::Stage(call)).map_err(|_| SpoolError::Closed)
+    }
+
+    /// Runs `prompt`; blocks while the queue is full. What it stages is stable with the next commit or tick.
+    ///
+    /// # Errors
+    /// [`SpoolError::Closed`] when the thread has ended.
+    pub fn prompt(&self, prompt: Prompt) -> Result<(), SpoolError> {
+        self.requests.send(Request::Prompt(prompt)).map_err(|_| SpoolError::Closed)
     }
 
     /// Runs `query`; blocks while the queue is full.
@@ -282,7 +293,10 @@ impl<O: Observer> Ledger<O> {
                 Err(RecvTimeoutError::Timeout) => None,
                 Err(RecvTimeoutError::Disconnected) => Some(Request::Stop),
             };
-            let asked = matches!(first, Some(Request::Call(_) | Request::Stage(_) | Request::Query(_)));
+            let asked = matches!(
+                first,
+                Some(Request::Call(_) | Request::Stage(_) | Request::Prompt(_) | Request::Query(_))
+            );
             if !self.batch(first, queue) {
                 return self.stop(queue);
             }
@@ -313,6 +327,11 @@ impl<O: Observer> Ledger<O> {
                     self.held.push(call(&mut self.spool));
                 }
                 Request::Stage(call) => self.held.push(call(&mut self.spool)),
+                Request::Prompt(prompt) => {
+                    prompt(&mut self.spool);
+                    // A lane whose session is to come again hears of it with the commit.
+                    due |= self.spool.has_rings();
+                }
                 Request::Query(query) => query(&self.spool),
                 Request::CheckpointDone(job, result) => {
                     due = true;
@@ -459,7 +478,7 @@ mod tests {
     use std::sync::mpsc::{SyncSender, sync_channel};
     use std::time::Duration;
 
-    use super::{Engine, Observer};
+    use super::{Answer, Engine, Observer, Unobserved};
     use crate::disk::sim::SimDisk;
     use crate::error::SpoolError;
     use crate::ids::WallMs;
@@ -478,6 +497,26 @@ mod tests {
         fn micros(&mut self) -> u64 {
             0
         }
+    }
+
+    #[test]
+    fn what_speaks_of_stable_things_is_answered_before_the_commit_that_others_wait_for() {
+        let options = Options { segment_bytes: 64 * 1024, min_free_bytes: 0, ..Options::default() };
+        let index = Arc::new(MemoryIndex::new());
+        let (spool, _) = Spool::open(Arc::new(SimDisk::new()), index, options, WallMs(1)).unwrap();
+        let engine = Engine::start(spool, Arc::new(|| WallMs(1)), Unobserved).unwrap();
+        let (tell, told) = sync_channel(2);
+        let (go, wait) = sync_channel::<()>(1);
+        let (called, prompted) = (tell.clone(), tell);
+        let call = move |spool: &mut Spool| -> Answer {
+            wait.recv().unwrap();
+            spool.register("a", WallMs(1)).unwrap();
+            Box::new(move |outcome| called.send(outcome.is_ok().then_some("call")).unwrap())
+        };
+        engine.handle().call(Box::new(call)).unwrap();
+        engine.handle().prompt(Box::new(move |_| prompted.send(Some("prompt")).unwrap())).unwrap();
+        go.send(()).unwrap();
+        assert_eq!([told.recv().unwrap(), told.recv().unwrap()], [Some("prompt"), Some("call")]);
     }
 
     #[test]

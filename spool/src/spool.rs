@@ -215,6 +215,11 @@ impl Spool {
         Ok(())
     }
 
+    /// Somebody is to be woken by the next commit.
+    pub(crate) fn has_rings(&self) -> bool {
+        !self.rings.is_empty()
+    }
+
     /// Other terms for what is kept, and how much may be taken; everything else stays. Nothing is written.
     pub fn set_terms(&mut self, terms: &Options) {
         let own = &mut self.options;

@@ -10,6 +10,7 @@
 //! Failure policy: when the ledger fails or the session was replaced the lane is lost, which ends the tunnel
 //! session; the ledger offers everything unacked again.
 
+mod lent;
 mod offers;
 
 use std::collections::HashMap;
@@ -23,6 +24,7 @@ use spool::types::{AckOutcome, ItemInfo, Leased, Room};
 use spool::{ReplayFrom, Spool};
 use uuid::Uuid;
 
+use self::lent::{Lent, Loan};
 use super::admission::{self, Admission};
 use super::outbound::intake::{Submissions, Submitter};
 use super::signer::Signer;
@@ -42,6 +44,9 @@ use crate::tunnel::session::{
 use crate::tunnel::signed::RelayKey;
 use crate::tunnel::ws::{Admitted, Bell, Lane, LaneLost, Opening, Service, ServiceError, StillHere};
 
+/// When a session that got fewer loans than it wanted asks again, milliseconds.
+const LOANS_RETRY_MS: u64 = 1000;
+
 /// Who gets a lane, and what a gateway is told of the relay.
 #[derive(Debug)]
 struct Welcome {
@@ -57,6 +62,7 @@ pub struct Lanes {
     submissions: Arc<Submissions>,
     metrics: Arc<Metrics>,
     signer: Option<Arc<Signer>>,
+    lent: Arc<Lent>,
 }
 
 impl Lanes {
@@ -72,7 +78,8 @@ impl Lanes {
         signer: Option<Arc<Signer>>,
     ) -> Arc<Self> {
         let welcome = Current::new(Welcome { admission, domains });
-        Arc::new(Self { spooler, welcome, submissions, metrics, signer })
+        let lent = Lent::new(metrics.items_lent.clone());
+        Arc::new(Self { spooler, welcome, submissions, metrics, signer, lent })
     }
 
     /// Another admission and other domains, for logins from now on.
@@ -118,6 +125,7 @@ impl Service for Lanes {
                 lane,
                 session,
                 submitter,
+                lent: Arc::clone(&self.lent),
                 carried: Mutex::default(),
             };
             Ok(Arc::new(lane) as Arc<dyn Lane>)
@@ -164,8 +172,14 @@ struct GatewayLane {
     /// The ledger's name of the session.
     session: SessionId,
     submitter: Arc<Submitter>,
+    lent: Arc<Lent>,
     /// What is lent to the session now; bounded by its window.
-    carried: Mutex<HashMap<ItemId, Arc<ItemInfo>>>,
+    carried: Mutex<HashMap<ItemId, Carried>>,
+}
+
+struct Carried {
+    info: Arc<ItemInfo>,
+    _loan: Loan,
 }
 
 impl Drop for GatewayLane {
@@ -175,14 +189,20 @@ impl Drop for GatewayLane {
 }
 
 impl Lane for GatewayLane {
-    fn settle(self: Arc<Self>, batch: Batch) -> BoxFuture<'static, Result<Settled, LaneLost>> {
+    fn settle(self: Arc<Self>, mut batch: Batch) -> BoxFuture<'static, Result<Settled, LaneLost>> {
         Box::pin(async move {
             let (lane, session, now) = (self.lane, self.session, clock::wall());
             let acks = batch.changes.iter().any(|change| matches!(change, Change::Ack(_)));
             if acks {
                 crashpoint::reach("lane.before_ack");
             }
-            let answer = self.spooler.call(move |spool| carry_out(spool, lane, session, batch, now)).await;
+            let (loans, wanted) = self.borrow(&mut batch);
+            let is_short = loans.len() < wanted;
+            let only_lease = batch.changes.is_empty();
+            let work = move |spool: &mut Spool| carry_out(spool, lane, session, batch, now);
+            // Only what is stable is lent, so a lease need not wait for the commit that is being gathered.
+            let answer =
+                if only_lease { self.spooler.prompt(work).await } else { self.spooler.call(work).await };
             if acks {
                 crashpoint::reach("lane.after_ack");
             }
@@ -194,14 +214,20 @@ impl Lane for GatewayLane {
                 done.replayed = Some(done.replayed.unwrap_or(0) + part.items);
                 done.replay_on = part.go_on.map(|at| (from, at));
             }
-            Ok(self.note(done, now).await)
+            let mut settled = self.note(done, loans, now).await;
+            if is_short {
+                let again = now.plus(LOANS_RETRY_MS);
+                settled.retry_at = Some(settled.retry_at.map_or(again, |at| at.min(again)));
+            }
+            Ok(settled)
         })
     }
 
     fn read(self: Arc<Self>, item: ItemId, n: usize) -> BoxFuture<'static, Result<Bytes, PieceError>> {
         Box::pin(async move {
             crashpoint::reach("lane.before_read");
-            let Some(info) = self.with_carried(|carried| carried.get(&item).cloned()) else {
+            let Some(info) = self.with_carried(|carried| carried.get(&item).map(|one| Arc::clone(&one.info)))
+            else {
                 return Err(PieceError::Unreadable("not leased".to_owned()));
             };
             self.spooler.read_chunk(&info, n).await.map_err(|error| {
@@ -333,7 +359,17 @@ impl GatewayLane {
         }
     }
 
-    fn with_carried<T>(&self, f: impl FnOnce(&mut HashMap<ItemId, Arc<ItemInfo>>) -> T) -> T {
+    /// Loans for what the session wants to lease, which asks for no more than that from then on; and what it wanted.
+    fn borrow(&self, batch: &mut Batch) -> (Vec<Loan>, usize) {
+        let Some(lease) = &mut batch.lease else { return (Vec::new(), 0) };
+        let wanted = lease.items as usize;
+        let own = self.with_carried(|carried| carried.len()).saturating_sub(batch.changes.len());
+        let loans = self.lent.lend(wanted, own);
+        lease.items = u32::try_from(loans.len()).unwrap_or(u32::MAX);
+        (loans, wanted)
+    }
+
+    fn with_carried<T>(&self, f: impl FnOnce(&mut HashMap<ItemId, Carried>) -> T) -> T {
         let mut carried = self.carried.lock().unwrap_or_else(PoisonError::into_inner);
         let value = f(&mut carried);
         if carried.is_empty() && carried.capacity() > 0 {
@@ -350,7 +386,7 @@ impl GatewayLane {
     }
 
     /// Logs and counts what happened, and makes offers of what was leased.
-    async fn note(&self, done: Done, now: WallMs) -> Settled {
+    async fn note(&self, done: Done, mut loans: Vec<Loan>, now: WallMs) -> Settled {
         let session = self.id;
         for change in &done.changes {
             let Change::Ack(Flight { item, size_bytes, .. }) = change else {
@@ -358,7 +394,7 @@ impl GatewayLane {
                 continue;
             };
             let info = self.with_carried(|carried| carried.remove(item));
-            let wait_ms = info.map_or(0, |info| now.since(info.accepted_at));
+            let wait_ms = info.map_or(0, |one| now.since(one.info.accepted_at));
             self.metrics.acked(self.tunnel(), wait_ms);
             tracing::info!(
                 event = "relay.item.acked", item.id = %item, lane = %self.key, session.id = %session,
@@ -384,7 +420,11 @@ impl GatewayLane {
                         seq = info.seq.0, size_bytes = info.size_bytes, "item `{}` goes to the gateway", info.id
                     );
                     offers.push(offer);
-                    self.with_carried(|carried| carried.insert(info.id, Arc::new(info)));
+                    // There is one for each item that was leased.
+                    if let Some(loan) = loans.pop() {
+                        let one = Carried { info: Arc::new(info), _loan: loan };
+                        self.with_carried(|carried| carried.insert(one.info.id, one));
+                    }
                 }
                 Err(problem) => self.set_aside(info.id, problem, now).await,
             }
