@@ -10,6 +10,8 @@ use plotters::prelude::*;
 
 /// Width and height, pixels.
 const SIZE: (u32, u32) = (760, 420);
+/// Letters of a title that fit across; more of them are smaller.
+const TITLE_CHARS: usize = 90;
 /// Colours that are told apart by most eyes (Okabe and Ito), ours first.
 const COLORS: [RGBColor; 8] = [
     RGBColor(0, 114, 178),
@@ -60,7 +62,8 @@ pub(super) fn draw(file: &Path, title: &str, x: Axis, y: Axis, lines: &[Line]) -
     let drawn = (|| -> Result<(), Box<dyn std::error::Error>> {
         area.fill(&WHITE)?;
         let mut builder = ChartBuilder::on(&area);
-        builder.caption(title, ("sans-serif", 17)).margin(12);
+        let long = title.chars().count().max(TITLE_CHARS);
+        builder.caption(title, ("sans-serif", 17.0 * TITLE_CHARS as f64 / long as f64)).margin(12);
         builder.x_label_area_size(42).y_label_area_size(66);
         macro_rules! chart {
             ($x:expr, $y:expr) => {{
