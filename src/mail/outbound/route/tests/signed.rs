@@ -9,6 +9,8 @@ use std::process::{Child, Command, Stdio};
 
 use super::*;
 
+/// How long the name servers may take until they answer.
+const START_PATIENCE: Duration = Duration::from_secs(60);
 const TOOLS: [&str; 4] = ["named", "unbound", "dnssec-keygen", "dnssec-signzone"];
 
 /// Domains and what happens there; `DIGEST` and `FORGED` stand for 64 hexadecimal digits.
@@ -167,14 +169,14 @@ impl Signed {
         let mut settings = Settings { tls_policy: TlsPolicy::DaneMtaSts, ..settings(&world, dir) };
         settings.dns.timeout = Duration::from_secs(2);
         let router = Router::new(settings).unwrap();
-        for _ in 0..100 {
-            let answer = router.dns().mx(Eyes::Plain, "plain.test").await;
-            if answer.found().is_some() {
-                return router;
+        // One question without an answer takes seconds itself.
+        let answered = async {
+            while router.dns().mx(Eyes::Plain, "plain.test").await.found().is_none() {
+                tokio::time::sleep(Duration::from_millis(100)).await;
             }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-        panic!("the name servers do not answer");
+        };
+        tokio::time::timeout(START_PATIENCE, answered).await.expect("the name servers answer");
+        router
     }
 }
 
