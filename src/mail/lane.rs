@@ -78,7 +78,7 @@ impl Lanes {
         signer: Option<Arc<Signer>>,
     ) -> Arc<Self> {
         let welcome = Current::new(Welcome { admission, domains });
-        let lent = Lent::new(metrics.items_lent.clone());
+        let lent = Arc::new(Lent::default());
         Arc::new(Self { spooler, welcome, submissions, metrics, signer, lent })
     }
 

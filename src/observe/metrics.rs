@@ -189,8 +189,6 @@ pub struct Metrics {
     /// Sessions closed because the peer fell silent.
     pub tunnel_dead_peers: Counter,
     items_offered: Family<TunnelLabel, Counter>,
-    /// Items that sessions have and did not ack.
-    pub items_lent: Gauge,
     items_acked: Family<TunnelLabel, Counter>,
     /// Items a gateway said it cannot take now.
     pub items_nacked: Counter,
@@ -259,7 +257,6 @@ impl Metrics {
             tunnel_replaced: Counter::default(),
             tunnel_dead_peers: Counter::default(),
             items_offered: Family::default(),
-            items_lent: Gauge::default(),
             items_acked: Family::default(),
             items_nacked: Counter::default(),
             items_rejected: Counter::default(),
@@ -368,11 +365,6 @@ impl Metrics {
             "tunnel_dead_peers",
             "Sessions closed because the gateway fell silent",
             self.tunnel_dead_peers.clone(),
-        );
-        r.register(
-            "items_lent",
-            "Items made ready for gateways or sent to them, and not acked",
-            self.items_lent.clone(),
         );
         r.register("items_offered", "Items sent to a gateway, by tunnel version", self.items_offered.clone());
         r.register("items_acked", "Items a gateway confirmed, by tunnel version", self.items_acked.clone());

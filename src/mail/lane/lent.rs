@@ -11,18 +11,15 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use prometheus_client::metrics::gauge::Gauge;
-
 /// Most items on loan over all sessions: thirty-two sessions at their fastest.
-pub(super) const LENT_MAX: usize = 8192;
+const LENT_MAX: usize = 8192;
 /// What a session may have whatever the others have.
-pub(super) const OWN_MIN: usize = 4;
+const OWN_MIN: usize = 4;
 
 /// Items on loan, over all sessions.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Lent {
     total: AtomicUsize,
-    gauge: Gauge,
 }
 
 /// One item on loan; given back when dropped.
@@ -30,10 +27,6 @@ pub(super) struct Lent {
 pub(super) struct Loan(Arc<Lent>);
 
 impl Lent {
-    pub(super) fn new(gauge: Gauge) -> Arc<Self> {
-        Arc::new(Self { total: AtomicUsize::new(0), gauge })
-    }
-
     /// At most `wanted` loans for a session that has `own` already.
     pub(super) fn lend(self: &Arc<Self>, wanted: usize, own: usize) -> Vec<Loan> {
         let granted = |total: usize| {
@@ -43,7 +36,6 @@ impl Lent {
         let raised = |total: usize| Some(total + granted(total));
         let before = self.total.fetch_update(Ordering::Relaxed, Ordering::Relaxed, raised);
         let granted = granted(before.unwrap_or_else(|total| total));
-        self.gauge.inc_by(i64::try_from(granted).unwrap_or(i64::MAX));
         std::iter::repeat_with(|| Loan(Arc::clone(self))).take(granted).collect()
     }
 }
@@ -51,7 +43,6 @@ impl Lent {
 impl Drop for Loan {
     fn drop(&mut self) {
         self.0.total.fetch_sub(1, Ordering::Relaxed);
-        self.0.gauge.dec();
     }
 }
 
@@ -61,8 +52,7 @@ mod tests {
 
     #[test]
     fn all_together_have_a_limit_and_each_has_a_little_beyond_it() {
-        let (gauge, mut held) = (Gauge::default(), Vec::new());
-        let lent = Lent::new(gauge.clone());
+        let (lent, mut held) = (Arc::new(Lent::default()), Vec::new());
         while held.len() < LENT_MAX {
             held.extend(lent.lend(256, 256));
         }
@@ -71,11 +61,10 @@ mod tests {
         let own = lent.lend(32, 1);
         assert_eq!(own.len(), OWN_MIN - 1);
         assert_eq!(lent.lend(2, 0).len(), 2, "no more than was asked for");
-        assert_eq!(gauge.get(), i64::try_from(LENT_MAX + own.len()).unwrap());
         drop(own);
         held.truncate(LENT_MAX - 10);
         assert_eq!(lent.lend(32, 40).len(), 10);
         drop(held);
-        assert_eq!(gauge.get(), 0);
+        assert_eq!(lent.total.load(Ordering::Relaxed), 0, "all came back");
     }
 }
