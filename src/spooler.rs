@@ -103,13 +103,7 @@ impl Spooler {
         &self,
         f: impl FnOnce(&Spool) -> T + Send + 'static,
     ) -> Result<T, SpoolError> {
-        let permit = self.calls.clone().acquire_owned().await.map_err(|_| SpoolError::Closed)?;
-        let (answer, wait) = oneshot::channel();
-        self.handle.query(Box::new(move |spool| {
-            drop(permit);
-            let _ = answer.send(f(spool));
-        }))?;
-        wait.await.map_err(|_| SpoolError::Closed)
+        self.prompt(move |spool| f(spool)).await
     }
 
     /// Asks for something that nobody waits for, if the ledger has room for it; for clean-up in destructors.

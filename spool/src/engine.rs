@@ -49,7 +49,6 @@ enum Request {
     Call(Call),
     Stage(Call),
     Prompt(Prompt),
-    Query(Query),
     CheckpointDone(Box<CheckpointJob>, Result<(), SpoolError>),
     SpareDone(Result<u32, SpoolError>),
     TidyDone,
@@ -133,7 +132,7 @@ impl Handle {
     /// # Errors
     /// [`SpoolError::Closed`] when the thread has ended.
     pub fn query(&self, query: Query) -> Result<(), SpoolError> {
-        self.requests.send(Request::Query(query)).map_err(|_| SpoolError::Closed)
+        self.prompt(Box::new(move |spool| query(spool)))
     }
 
     /// Runs `call` if the queue has room; `Ok(false)` and `call` is dropped when it has none.
@@ -293,10 +292,7 @@ impl<O: Observer> Ledger<O> {
                 Err(RecvTimeoutError::Timeout) => None,
                 Err(RecvTimeoutError::Disconnected) => Some(Request::Stop),
             };
-            let asked = matches!(
-                first,
-                Some(Request::Call(_) | Request::Stage(_) | Request::Prompt(_) | Request::Query(_))
-            );
+            let asked = matches!(first, Some(Request::Call(_) | Request::Stage(_) | Request::Prompt(_)));
             if !self.batch(first, queue) {
                 return self.stop(queue);
             }
@@ -332,7 +328,6 @@ impl<O: Observer> Ledger<O> {
                     // A lane whose session is to come again hears of it with the commit.
                     due |= self.spool.has_rings();
                 }
-                Request::Query(query) => query(&self.spool),
                 Request::CheckpointDone(job, result) => {
                     due = true;
                     self.checkpoint_done(&job, result);

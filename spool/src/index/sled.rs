@@ -24,11 +24,13 @@ use crate::ids::Lsn;
 
 mod ledger;
 mod place;
+mod scan;
 #[cfg(test)]
 mod tests;
 
 use ledger::{Digest, StateRecord, Undo};
 use place::{Barrier, Place};
+use scan::Seen;
 
 /// Page cache of the engine, bytes.
 const CACHE_BYTES: u64 = 32 * 1024 * 1024;
@@ -71,6 +73,7 @@ pub struct SledIndex {
     place: Place,
     engine: RwLock<Arc<Engine>>,
     writer: Mutex<Writer>,
+    seen: Mutex<Seen>,
     set_aside: Option<String>,
 }
 
@@ -209,12 +212,10 @@ impl Engine {
             }
         }
         let mut digest = Digest::default();
-        for tree in Tree::ALL {
-            for entry in self.tree(tree)?.iter() {
-                let (key, value) = entry?;
-                digest.add(tree, &key, &value);
-            }
-        }
+        self.each(|tree, key, value| {
+            digest.add(tree, key, value);
+            Ok(())
+        })?;
         if digest != record.digest {
             return Err(Trouble::Damaged(format!(
                 "contents do not add up: {} pairs found, {} expected",
@@ -282,6 +283,7 @@ impl SledIndex {
             place,
             engine: RwLock::new(Arc::new(engine)),
             writer: Mutex::new(Writer { record, barrier, failed: None }),
+            seen: Mutex::default(),
             set_aside,
         }
     }
@@ -324,13 +326,11 @@ impl SledIndex {
         let record = writer.record;
         let copied = Self::fresh(&self.place, |new| {
             let mut digest = Digest::default();
-            for tree in Tree::ALL {
-                for entry in old.tree(tree)?.iter() {
-                    let (key, value) = entry?;
-                    digest.add(tree, &key, &value);
-                    new.tree(tree)?.insert(key, value)?;
-                }
-            }
+            old.each(|tree, key, value| {
+                digest.add(tree, key, value);
+                new.tree(tree)?.insert(key, value)?;
+                Ok(())
+            })?;
             if digest != record.digest {
                 return Err(Trouble::Damaged("contents do not add up".to_owned()));
             }
@@ -438,11 +438,15 @@ impl SledIndex {
         }
         let engine = self.engine();
         self.judged(guarded(|| {
-            let tree = engine.tree(tree)?;
-            take(match to {
-                Some(to) => tree.range(from..to),
-                None => tree.range(from..),
-            })
+            let range = match to {
+                Some(to) => engine.tree(tree)?.range(from..to),
+                None => engine.tree(tree)?.range(from..),
+            };
+            let pairs = take(range)?;
+            let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+            pairs.iter().for_each(|(key, value)| seen.note(tree, key, value));
+            seen.let_go(&engine)?;
+            Ok(pairs)
         }))
     }
 

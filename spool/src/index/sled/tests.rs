@@ -310,6 +310,29 @@ fn a_removed_directory_begins_empty() {
 }
 
 #[test]
+fn what_is_remembered_of_a_scan_is_little_and_gone_when_pages_were_let_go() {
+    let dir = tempfile::tempdir().unwrap();
+    let index = SledIndex::open(&dir.path().join("index")).unwrap();
+    let changes: Vec<_> = (0..400).map(|n| change(Tree::Block, n, Some(vec![7; 3000]))).collect();
+    index.apply(&changes, Lsn(1)).unwrap();
+    let remembered = || index.seen.lock().unwrap().remembered();
+    let mut most = 0;
+    // 1.2 MB each.
+    for round in 1..40 {
+        assert_eq!(index.scan(Tree::Block, &[], None, usize::MAX).unwrap().len(), 400);
+        let (keys, bytes) = remembered();
+        most = most.max(keys);
+        assert_eq!(keys == 0, bytes == 0);
+        assert!(bytes < 32 * 1024 * 1024, "{round}");
+    }
+    assert!(remembered().1 < 15_000_000, "it was let go once");
+    assert!(most > 0);
+    let mut seen = Seen::default();
+    (0..100_000_u64).for_each(|n| seen.note(Tree::Twin, &n.to_be_bytes(), &[]));
+    assert_eq!(seen.remembered().0, 2048);
+}
+
+#[test]
 fn readers_go_on_while_the_index_is_compacted() {
     let dir = tempfile::tempdir().unwrap();
     let index = Arc::new(SledIndex::open(&dir.path().join("index")).unwrap());
