@@ -1,6 +1,6 @@
 //! Reading much of the engine without keeping it in memory.
 //!
-//! sled 0.34 notes each access to a page in one of 256 queues, and looks whether its cache is too large only when 64 wait in
+//! The engine notes each access to a page in one of 256 queues, and looks whether its cache is too large only when 64 wait in
 //! one of them. So a scan may bring 16 384 pages into memory that nobody has counted; with the blocks of a full spool
 //! on them that is half a gigabyte, whatever the cache is allowed to have. Reading pages that are in memory anyway
 //! fills the queues, and the pages of before go.
@@ -25,7 +25,7 @@ const ACCESSES: usize = 256 * 64;
 #[derive(Default)]
 pub(super) struct Seen {
     /// One key of each, the newest [`KEYS_MAX`].
-    keys: VecDeque<(Tree, sled::IVec)>,
+    keys: VecDeque<(Tree, Vec<u8>)>,
     pairs: usize,
     bytes: usize,
 }
@@ -35,7 +35,7 @@ impl Seen {
     pub(super) fn note(&mut self, tree: Tree, key: &[u8], value: &[u8]) {
         if self.pairs.is_multiple_of(PAGE_PAIRS_MIN) {
             self.keys.truncate(KEYS_MAX - 1);
-            self.keys.push_front((tree, key.into()));
+            self.keys.push_front((tree, key.to_vec()));
         }
         self.pairs += 1;
         self.bytes += key.len() + value.len();
