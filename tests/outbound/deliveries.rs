@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use spool::disk::sim::SimDisk;
 use spool::types::{MailboxChange, State, Verb};
 use waystation::clock;
 
@@ -106,6 +107,37 @@ async fn a_lost_answer_is_indeterminate_and_never_sent_again() {
         assert_eq!(outlet.sink.copies(&format!("q{n}"), &format!("q{n}@d.test")), 1, "{act:?}");
         assert_eq!(outlet.submission(id).await.info.state, State::Indeterminate);
     }
+}
+
+/// What a host has said is known although the disk was full when it said so: it is written down as soon as there is room, not
+/// at the next start, which could not know it any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_result_that_a_full_disk_does_not_take_is_written_when_there_is_room() {
+    let disk = SimDisk::new();
+    let dot = Duration::from_secs(20);
+    let mut outlet = Outlet::start_on(disk.clone(), |settings| settings.dialing.timeouts.dot = dot).await;
+    outlet.dns.mail_domain("d.test", "127.0.0.2");
+    let late = Act::Delay(Duration::from_secs(1), Box::new(Act::Usual));
+    outlet.sink.play(Script::usual().on(Step::Dot, late));
+    let id = outlet.submit("one@d.test").await;
+    outlet.wait_for(id, &[State::Armed]).await;
+    disk.set_capacity(disk.used_bytes());
+    let mut written = 0;
+    let full = loop {
+        let change = MailboxChange::Quota { items: Some(written), bytes: None };
+        let changed = outlet.spooler.call(|spool| spool.change_mailbox(MAILBOX, change)).await;
+        match changed.expect("healthy") {
+            Ok(_) => written += 1,
+            Err(error) => break error,
+        }
+    };
+    assert!(full.to_string().contains("no space"), "{full}");
+    until("the sink has it", || outlet.sink.copies("one", "one@d.test") == 1).await;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert_eq!(outlet.submission(id).await.info.state, State::Armed, "it cannot be written yet");
+    disk.set_capacity(u64::MAX / 2);
+    let (state, note) = outlet.result(id).await;
+    assert_eq!((state, outlet.sink.copies("one", "one@d.test")), (State::Sent, 1), "{note:?}");
 }
 
 /// Q1-Q3, Q10, P7, P16: what was surely not taken is tried again, until it is.

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 use spool::accept::ChunkBuilder;
+use spool::disk::Disk;
 use spool::disk::real::RealDisk;
+use spool::disk::sim::SimDisk;
 use spool::engine::{Engine, Unobserved};
 use spool::ids::{ItemId, WallMs};
 use spool::index::sled::SledIndex;
@@ -59,6 +61,24 @@ pub(super) struct Outlet {
 impl Outlet {
     /// With impatient settings that `change` may change.
     pub(super) async fn start_with(change: impl FnOnce(&mut Settings)) -> Self {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let engine = open(dir.path(), 0);
+        Self::start_in(dir, engine, change).await
+    }
+
+    /// On a simulated disk with small segments; it cannot be restarted.
+    pub(super) async fn start_on(disk: SimDisk, change: impl FnOnce(&mut Settings)) -> Self {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let options = Options { segment_bytes: 64 * 1024, min_free_bytes: 0, ..Options::default() };
+        let engine = open_on(Arc::new(disk), dir.path(), options);
+        Self::start_in(dir, engine, change).await
+    }
+
+    async fn start_in(
+        dir: tempfile::TempDir,
+        (engine, spooler): (Engine, Spooler),
+        change: impl FnOnce(&mut Settings),
+    ) -> Self {
         let mut settings = Settings {
             schedule: schedule::Settings {
                 total_max: 20,
@@ -75,8 +95,6 @@ impl Outlet {
             class: DeliveryClass::Direct,
         };
         change(&mut settings);
-        let dir = tempfile::tempdir().expect("temporary directory");
-        let (engine, spooler) = open(dir.path(), 0);
         spooler.call(|spool| spool.register(MAILBOX, clock::wall())).await.expect("commit").expect("mailbox");
         let mut outlet = Self {
             dns: Dns::start().await,
@@ -238,9 +256,12 @@ impl Outlet {
 }
 
 fn open(dir: &std::path::Path, min_free_bytes: u64) -> (Engine, Spooler) {
-    let disk = Arc::new(RealDisk::new(dir.to_owned()));
-    let index = Arc::new(SledIndex::open(&dir.join("index")).expect("index"));
     let options = Options { segment_bytes: 4 * 1024 * 1024, min_free_bytes, ..Options::default() };
+    open_on(Arc::new(RealDisk::new(dir.to_owned())), dir, options)
+}
+
+fn open_on(disk: Arc<dyn Disk>, dir: &std::path::Path, options: Options) -> (Engine, Spooler) {
+    let index = Arc::new(SledIndex::open(&dir.join("index")).expect("index"));
     let (spool, _) = Spool::open(disk, index, options, clock::wall()).expect("spool");
     let reader = spool.reader();
     let engine = Engine::start(spool, Arc::new(clock::wall), Unobserved).expect("engine");

@@ -1,7 +1,8 @@
 //! One attempt: the driver between [`Submission`]'s machine and DNS, connections and the spool.
 //!
-//! It performs steps in order and tells what came of them. Policy: when the spool does not answer the attempt ends
-//! without a word, because what is stable decides at the next start; when the relay stops, what is not armed is
+//! It performs steps in order and tells what came of them. Policy: an end that a full
+//! disk does not take is written again until it does; a spool that has failed for good ends the attempt
+//! without a word, because what is stable decides at the next start. When the relay stops, what is not armed is
 //! dropped, and what is armed waits for its verdict.
 
 use std::sync::Arc;
@@ -41,6 +42,11 @@ pub(super) struct Report {
     /// When the submission is to be looked at again; `None`: it is done, or somebody will ring.
     pub(super) next: Option<WallMs>,
 }
+
+/// First wait before an attempt's end that could not be written is written again; doubles.
+const WRITE_AGAIN_MIN: Duration = Duration::from_secs(1);
+/// Longest such wait.
+const WRITE_AGAIN_MAX: Duration = Duration::from_secs(30);
 
 const NOTHING: Report = Report { health: Health::Unknown, next: None };
 
@@ -350,30 +356,59 @@ impl<'a> Attempting<'a> {
     }
 
     async fn conclude(&self, step: Step) -> Report {
-        let (now, ledger) = (clock::wall(), &self.shared.ledger);
-        let (written, next, word, note) = match step {
+        let now = clock::wall();
+        let written = self.write(&step, now).await;
+        let is_stable = matches!(written, Ok(Written::Stable));
+        let next = match step {
             Step::Defer { due, note } => {
-                (ledger.defer(self.id, due, &note, now).await, Some(due), "deferred", note)
+                if is_stable {
+                    self.tell("deferred", Some(due), &note, now);
+                }
+                Some(due)
             }
-            Step::Postpone { due, note } => {
-                let written = ledger.postpone(self.id, due, &note, now).await;
-                return self.report(written, Some(due));
-            }
+            Step::Postpone { due, .. } => Some(due),
             Step::Settle { verdict, note } => {
-                crashpoint::reach("delivery.before_settle");
-                let written = ledger.settle(self.id, verdict, &note, now).await;
-                crashpoint::reach("delivery.after_settle");
-                (written, None, verdict.word(), note)
+                if is_stable {
+                    self.tell(verdict.word(), None, &note, now);
+                }
+                None
             }
-            // Withdrawn, stopped or paused: whoever did it rings, or the next look finds it.
-            Step::Leave | Step::Route | Step::Try(_) | Step::Wait => {
-                return Report { health: self.health, next: None };
-            }
+            Step::Leave | Step::Route | Step::Try(_) | Step::Wait => None,
         };
-        if matches!(written, Ok(Written::Stable)) {
-            self.tell(word, next, &note, now);
-        }
         self.report(written, next)
+    }
+
+    /// Makes the end of the attempt stable. A disk that is full has room again one day, and nobody but this attempt knows
+    /// what came of it: it is tried until it can be written, or the relay stops.
+    async fn write(&self, step: &Step, now: WallMs) -> Result<Written, SpoolError> {
+        let (id, ledger, stop) = (self.id, &self.shared.ledger, &self.shared.stop);
+        let mut wait = WRITE_AGAIN_MIN;
+        loop {
+            let written = match step {
+                Step::Defer { due, note } => ledger.defer(id, *due, note, now).await,
+                Step::Postpone { due, note } => ledger.postpone(id, *due, note, now).await,
+                Step::Settle { verdict, note } => {
+                    crashpoint::reach("delivery.before_settle");
+                    let written = ledger.settle(id, *verdict, note, now).await;
+                    crashpoint::reach("delivery.after_settle");
+                    written
+                }
+                // Withdrawn, stopped or paused: whoever did it rings, or the next look finds it.
+                Step::Leave | Step::Route | Step::Try(_) | Step::Wait => Ok(Written::Withdrawn),
+            };
+            match written {
+                Err(error @ SpoolError::Io { .. }) if !stop.is_cancelled() => {
+                    tracing::warn!(event = "relay.spool.unavailable", submission.id = %id, %error,
+                        retry_seconds = wait.as_secs(), "an attempt's end cannot be written now; it is tried again");
+                    tokio::select! {
+                        () = tokio::time::sleep(wait) => {}
+                        () = stop.cancelled() => {}
+                    }
+                    wait = wait.saturating_mul(2).min(WRITE_AGAIN_MAX);
+                }
+                written => return written,
+            }
+        }
     }
 
     fn report(&self, written: Result<Written, SpoolError>, next: Option<WallMs>) -> Report {
