@@ -348,7 +348,6 @@ impl BodyWriter {
     }
 }
 
-/// What [`BodyWriter::submit`] needs to know beside the body; the fields are those of
 /// What became of a submission.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Made {
@@ -360,6 +359,7 @@ pub struct Made {
     pub items: Vec<(ItemId, String)>,
 }
 
+/// What [`BodyWriter::submit`] needs to know beside the body; the fields are those of
 /// [`spool::submission::NewSubmission`].
 #[derive(Clone, Debug)]
 pub struct Outgoing {

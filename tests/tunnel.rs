@@ -2,6 +2,7 @@
 
 mod admission;
 mod custody;
+mod loans;
 mod relay;
 mod submissions;
 

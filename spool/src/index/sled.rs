@@ -194,9 +194,12 @@ impl Engine {
     }
 
     /// Takes back an apply that was cut off, then adds everything up. `None`: it was not filled to its end, and
-    /// claims nothing.
+    /// says so.
     fn recover(&self) -> Result<Option<StateRecord>, Trouble> {
-        let Some(bytes) = self.state.get(STATE_KEY)? else { return Ok(None) };
+        let bytes = self
+            .state
+            .get(STATE_KEY)?
+            .ok_or_else(|| Trouble::Damaged("state record is missing".to_owned()))?;
         let record = StateRecord::decode(&bytes)
             .ok_or_else(|| Trouble::Damaged("state record is damaged".to_owned()))?;
         if record.applied.is_none() {
@@ -267,7 +270,7 @@ impl SledIndex {
                 }
             }
         }
-        let (engine, barrier) = Self::fresh(&place, |_| Ok(()))?;
+        let (engine, barrier) = Self::fresh(&place, StateRecord::default(), |_| Ok(()))?;
         place.sweep(engine.generation);
         Ok(Self::with(place, engine, StateRecord::default(), barrier, set_aside))
     }
@@ -288,14 +291,16 @@ impl SledIndex {
         }
     }
 
-    /// Makes a new generation, lets `fill` write to it, makes it stable, and lets it count.
+    /// Makes a new generation, lets `fill` write to it, makes it stable with `record`, and lets it count.
     fn fresh(
         place: &Place,
+        record: StateRecord,
         fill: impl FnOnce(&Engine) -> Result<(), Trouble>,
     ) -> Result<(Engine, Barrier), Trouble> {
         guarded(|| {
             let engine = Engine::open(place, place.next()?)?;
             fill(&engine)?;
+            engine.state.insert(STATE_KEY, record.encode().to_vec())?;
             engine.db.flush()?;
             let barrier = Barrier::new(&engine.dir)?;
             place.set_current(engine.generation)?;
@@ -324,7 +329,7 @@ impl SledIndex {
         }
         let old = self.engine();
         let record = writer.record;
-        let copied = Self::fresh(&self.place, |new| {
+        let copied = Self::fresh(&self.place, record, |new| {
             let mut digest = Digest::default();
             old.each(|tree, key, value| {
                 digest.add(tree, key, value);
@@ -334,7 +339,6 @@ impl SledIndex {
             if digest != record.digest {
                 return Err(Trouble::Damaged("contents do not add up".to_owned()));
             }
-            new.state.insert(STATE_KEY, record.encode().to_vec())?;
             Ok(())
         });
         self.swap(writer, self.judged(copied)?, record);
@@ -517,8 +521,9 @@ impl Index for SledIndex {
 
     fn clear(&self) -> Result<(), SpoolError> {
         let mut writer = self.writer();
-        let fresh = Self::fresh(&self.place, |_| Ok(()))?;
-        self.swap(&mut writer, fresh, StateRecord::default());
+        let record = StateRecord::default();
+        let fresh = Self::fresh(&self.place, record, |_| Ok(()))?;
+        self.swap(&mut writer, fresh, record);
         writer.failed = None;
         Ok(())
     }

@@ -5,7 +5,8 @@
 //!   submissions when it ends for one, so this wait is cut short when the relay takes another message.
 //! - The octets that were sent for nothing: on average no more than [`WASTED_BYTES_PER_SECOND`] of the line. A large
 //!   message that the relay breaks off again and again for reasons of its own must not eat a metered line, whatever
-//!   happens to other messages: this wait is not cut short.
+//!   happens to other messages: this wait is not cut short. The first piece leaves before the relay can say no, so a
+//!   message of many pieces costs one each time.
 //!
 //! Policy on failure: what is remembered here is lost when the process stops, and then a submission is tried early;
 //! where there is no room for another, the one whose time comes first is tried early.

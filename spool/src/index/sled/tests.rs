@@ -180,6 +180,21 @@ fn a_fill_that_was_cut_off_leaves_an_empty_index() {
 }
 
 #[test]
+fn an_index_that_lost_its_state_record_is_set_aside() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("index");
+    filled(&path, 7, 5);
+    {
+        let index = SledIndex::open(&path).unwrap();
+        index.engine().state.remove(STATE_KEY).unwrap();
+        index.engine().db.flush().unwrap();
+    }
+    let index = SledIndex::open(&path).unwrap();
+    assert!(index.set_aside().unwrap().contains("state record is missing"));
+    assert_eq!((index.applied().unwrap(), contents(&index).len()), (None, 0));
+}
+
+#[test]
 fn an_apply_cut_off_half_way_is_taken_back() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("index");
