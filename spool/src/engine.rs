@@ -3,24 +3,31 @@
 //! A request is a closure run on that thread. Requests that wait together share one commit: all are run,
 //! what they staged is written and synced once, then every answer is given. An answer is therefore never
 //! given before what it speaks of is stable. When the commit fails every answer of the batch is
-//! [`SpoolError`], and so is every later one.
+//! [`SpoolError`], and so is every later one. Who needs no such promise is answered at once ([`Handle::prompt`]); what
+//! he staged waits for company, at most [`COMPANY_MAX`], and he may hear of the commit, too.
+//!
+//! Whether mail is taken at all can be asked without a request ([`Handle::accepts`]): the thread says so after each
+//! batch and each look at upkeep, and for good when it ends.
 //!
 //! The queue is bounded ([`QUEUE_MAX`]): a caller that may not block bounds its own requests below that.
 //! Checkpoints and the preparing of spare segments run on a second thread, so that neither delays a commit.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::compact::Effort;
-use crate::error::SpoolError;
+use crate::error::{AcceptError, SpoolError};
 use crate::ids::WallMs;
 use crate::index::Index;
 use crate::spare::SpareJob;
 use crate::spool::Spool;
 use crate::tail::CheckpointJob;
+
+#[cfg(test)]
+mod tests;
 
 /// Requests that may wait.
 pub const QUEUE_MAX: usize = 8192;
@@ -29,6 +36,9 @@ pub const BATCH_REQUESTS_MAX: usize = 512;
 /// Bytes that may be staged before they are written although nobody waits for them: pieces of bodies whose end is
 /// still to come. Large enough that a sync costs little beside the bytes, small beside what memory may hold.
 pub const STAGED_BYTES_MAX: u64 = 2 * 1024 * 1024;
+/// How long what a [`Prompt`] staged may wait for somebody who needs a commit: a sync for one ack costs as much as one for
+/// many and a message.
+const COMPANY_MAX: Duration = Duration::from_millis(10);
 /// Pause between two looks at what upkeep there is to do.
 const TICK: Duration = Duration::from_millis(200);
 /// Bytes of a segment that one step of compaction reads.
@@ -38,8 +48,9 @@ const COMPACT_STEP_BYTES: u32 = 4 * 1024 * 1024;
 pub type Answer = Box<dyn FnOnce(Result<(), SpoolError>) + Send>;
 /// A request that may stage something.
 pub type Call = Box<dyn FnOnce(&mut Spool) -> Answer + Send>;
-/// A request whose answer speaks of nothing but what is stable already; it gives the answer itself, at once.
-pub type Prompt = Box<dyn FnOnce(&mut Spool) + Send>;
+/// A request that is answered at once, because it promises nothing about what it stages, or stages nothing. When it
+/// staged something it says what to do after the commit.
+pub type Prompt = Box<dyn FnOnce(&mut Spool) -> Option<Answer> + Send>;
 /// A request that only reads; answered at once.
 pub type Query = Box<dyn FnOnce(&Spool) + Send>;
 /// Wall clock, handed in.
@@ -89,10 +100,25 @@ impl Observer for Unobserved {
     }
 }
 
+/// What the thread last said of [`Spool::accepts`].
+#[derive(Debug)]
+struct Gate(Mutex<Result<(), AcceptError>>);
+
+impl Gate {
+    fn state(&self) -> Result<(), AcceptError> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, state: Result<(), AcceptError>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = state;
+    }
+}
+
 /// Reaches the ledger's thread. Cheap to clone.
 #[derive(Clone)]
 pub struct Handle {
     requests: SyncSender<Request>,
+    gate: Arc<Gate>,
 }
 
 impl fmt::Debug for Handle {
@@ -119,7 +145,8 @@ impl Handle {
         self.requests.send(Request::Stage(call)).map_err(|_| SpoolError::Closed)
     }
 
-    /// Runs `prompt`; blocks while the queue is full. What it stages is stable with the next commit or tick.
+    /// Runs `prompt`; blocks while the queue is full. If it has an [`Answer`] to give, there is a commit within
+    /// [`COMPANY_MAX`].
     ///
     /// # Errors
     /// [`SpoolError::Closed`] when the thread has ended.
@@ -127,12 +154,23 @@ impl Handle {
         self.requests.send(Request::Prompt(prompt)).map_err(|_| SpoolError::Closed)
     }
 
+    /// [`Spool::accepts`] as it was after the last batch; asks nobody and waits for nothing.
+    ///
+    /// # Errors
+    /// [`AcceptError::NoSpace`], [`AcceptError::Spool`] when the spool is poisoned or its thread has ended.
+    pub fn accepts(&self) -> Result<(), AcceptError> {
+        self.gate.state()
+    }
+
     /// Runs `query`; blocks while the queue is full.
     ///
     /// # Errors
     /// [`SpoolError::Closed`] when the thread has ended.
     pub fn query(&self, query: Query) -> Result<(), SpoolError> {
-        self.prompt(Box::new(move |spool| query(spool)))
+        self.prompt(Box::new(move |spool| {
+            query(spool);
+            None
+        }))
     }
 
     /// Runs `call` if the queue has room; `Ok(false)` and `call` is dropped when it has none.
@@ -181,6 +219,8 @@ impl Engine {
     pub fn start(spool: Spool, clock: Clock, observer: impl Observer) -> Result<Self, SpoolError> {
         let (requests, queue) = sync_channel(QUEUE_MAX);
         let (chores, chore_queue) = sync_channel(3);
+        let accepts = spool.accepts();
+        let gate = Arc::new(Gate(Mutex::new(accepts.clone())));
         let io = |error: std::io::Error| SpoolError::io("start", "thread", &error);
         let back = requests.clone();
         let helper = std::thread::Builder::new()
@@ -197,12 +237,15 @@ impl Engine {
             tidy_asked: false,
             told_poison: false,
             held: Vec::new(),
+            patient_since: None,
+            gate: Arc::clone(&gate),
+            accepts,
         };
         let thread = std::thread::Builder::new()
             .name("spool".to_owned())
             .spawn(move || ledger.run(&queue))
             .map_err(io)?;
-        Ok(Self { handle: Handle { requests }, thread: Some(thread) })
+        Ok(Self { handle: Handle { requests, gate }, thread: Some(thread) })
     }
 
     /// Another handle.
@@ -268,11 +311,17 @@ struct Ledger<O: Observer> {
     told_poison: bool,
     /// Answers for what is staged and not yet committed.
     held: Vec<Answer>,
+    /// Since when a prompt's answer is among them.
+    patient_since: Option<WallMs>,
+    gate: Arc<Gate>,
+    /// What the gate was told last.
+    accepts: Result<(), AcceptError>,
 }
 
 /// A panic on the ledger's thread ends the ledger: its owner is told, so that the process ends and recovers.
 impl<O: Observer> Drop for Ledger<O> {
     fn drop(&mut self) {
+        self.gate.set(Err(AcceptError::Spool(SpoolError::Closed)));
         if std::thread::panicking() && !self.told_poison {
             let reason = "the thread of the spool panicked".to_owned();
             self.observer.poisoned(&SpoolError::Poisoned { reason });
@@ -286,7 +335,11 @@ impl<O: Observer> Ledger<O> {
         let mut last_request = WallMs(0);
         let mut working = false;
         loop {
-            let wait = if working { Duration::ZERO } else { TICK };
+            let wait = match (working, self.patient_since) {
+                (true, _) => Duration::ZERO,
+                (false, None) => TICK,
+                (false, Some(_)) => COMPANY_MAX,
+            };
             let first = match queue.recv_timeout(wait) {
                 Ok(request) => Some(request),
                 Err(RecvTimeoutError::Timeout) => None,
@@ -303,7 +356,16 @@ impl<O: Observer> Ledger<O> {
             if working || elapsed(last_tick, now) >= TICK {
                 last_tick = now;
                 working = self.tick(now, elapsed(last_request, now) >= TICK);
+                self.tell_gate();
             }
+        }
+    }
+
+    fn tell_gate(&mut self) {
+        let accepts = self.spool.accepts();
+        if accepts != self.accepts {
+            self.gate.set(accepts.clone());
+            self.accepts = accepts;
         }
     }
 
@@ -311,7 +373,7 @@ impl<O: Observer> Ledger<O> {
     fn batch(&mut self, first: Option<Request>, queue: &Receiver<Request>) -> bool {
         let started = self.observer.micros();
         let bytes_before = self.spool.counters().bytes_written;
-        let mut due = false;
+        let mut due = self.patient_since.is_some() && first.is_none();
         let mut go_on = true;
         let mut next = first;
         let mut taken = 0;
@@ -324,7 +386,10 @@ impl<O: Observer> Ledger<O> {
                 }
                 Request::Stage(call) => self.held.push(call(&mut self.spool)),
                 Request::Prompt(prompt) => {
-                    prompt(&mut self.spool);
+                    if let Some(answer) = prompt(&mut self.spool) {
+                        self.patient_since.get_or_insert_with(|| (self.clock)());
+                        self.held.push(answer);
+                    }
                     // A lane whose session is to come again hears of it with the commit.
                     due |= self.spool.has_rings();
                 }
@@ -352,6 +417,7 @@ impl<O: Observer> Ledger<O> {
                 due = true;
             }
         }
+        due |= self.patient_since.is_some_and(|since| elapsed(since, (self.clock)()) >= COMPANY_MAX);
         if due || self.spool.staged_bytes() >= STAGED_BYTES_MAX || self.spool.healthy().is_err() {
             let requests = self.held.len();
             let _ = self.commit();
@@ -367,7 +433,10 @@ impl<O: Observer> Ledger<O> {
     /// Makes everything staged stable and gives every answer that waited for it.
     fn commit(&mut self) -> Result<(), SpoolError> {
         let outcome = self.spool.commit((self.clock)());
+        self.patient_since = None;
         self.note(&outcome);
+        // Before the answers: who has heard of it finds the gate in the same state.
+        self.tell_gate();
         for answer in std::mem::take(&mut self.held) {
             answer(outcome.clone());
         }
@@ -464,66 +533,5 @@ impl<O: Observer> Ledger<O> {
         self.spool.abandon_checkpoint();
         let now = (self.clock)();
         self.spool.close(now)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-    use std::sync::mpsc::{SyncSender, sync_channel};
-    use std::time::Duration;
-
-    use super::{Answer, Engine, Observer, Unobserved};
-    use crate::disk::sim::SimDisk;
-    use crate::error::SpoolError;
-    use crate::ids::WallMs;
-    use crate::index::memory::MemoryIndex;
-    use crate::spool::{Options, Spool};
-
-    struct Tells(SyncSender<SpoolError>);
-
-    impl Observer for Tells {
-        fn committed(&mut self, _: usize, _: u64, _: u64) {}
-        fn upkeep(&mut self, _: &Spool, _: &crate::upkeep::Upkeep) {}
-        fn segments_removed(&mut self, _: &[u32]) {}
-        fn poisoned(&mut self, error: &SpoolError) {
-            let _ = self.0.try_send(error.clone());
-        }
-        fn micros(&mut self) -> u64 {
-            0
-        }
-    }
-
-    #[test]
-    fn what_speaks_of_stable_things_is_answered_before_the_commit_that_others_wait_for() {
-        let options = Options { segment_bytes: 64 * 1024, min_free_bytes: 0, ..Options::default() };
-        let index = Arc::new(MemoryIndex::new());
-        let (spool, _) = Spool::open(Arc::new(SimDisk::new()), index, options, WallMs(1)).unwrap();
-        let engine = Engine::start(spool, Arc::new(|| WallMs(1)), Unobserved).unwrap();
-        let (tell, told) = sync_channel(2);
-        let (go, wait) = sync_channel::<()>(1);
-        let (called, prompted) = (tell.clone(), tell);
-        let call = move |spool: &mut Spool| -> Answer {
-            wait.recv().unwrap();
-            spool.register("a", WallMs(1)).unwrap();
-            Box::new(move |outcome| called.send(outcome.is_ok().then_some("call")).unwrap())
-        };
-        engine.handle().call(Box::new(call)).unwrap();
-        engine.handle().prompt(Box::new(move |_| prompted.send(Some("prompt")).unwrap())).unwrap();
-        go.send(()).unwrap();
-        assert_eq!([told.recv().unwrap(), told.recv().unwrap()], [Some("prompt"), Some("call")]);
-    }
-
-    #[test]
-    fn panic_on_the_ledgers_thread_is_told_and_answers_nobody() {
-        let (tell, told) = sync_channel(1);
-        let options = Options { segment_bytes: 64 * 1024, min_free_bytes: 0, ..Options::default() };
-        let index = Arc::new(MemoryIndex::new());
-        let (spool, _) = Spool::open(Arc::new(SimDisk::new()), index, options, WallMs(1)).unwrap();
-        let engine = Engine::start(spool, Arc::new(|| WallMs(1)), Tells(tell)).unwrap();
-        let answer = engine.handle().run(|_: &mut Spool| panic!("a bug"));
-        assert_eq!(answer, Err::<(), _>(SpoolError::Closed));
-        let error = told.recv_timeout(Duration::from_secs(10)).unwrap();
-        assert!(matches!(error, SpoolError::Poisoned { .. }), "{error:?}");
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! The tunnel moves offers and acks and knows no mail; here an item becomes an [`Offer`] (stream id, start body)
 //! and an ack becomes a durable change. One batch of changes and the next lease are one request to the ledger,
-//! so that many acks share one commit.
+//! so that many acks share one commit. Acks of tunnel 2 do not wait for it: they make room for the next lease at once.
 //!
 //! Promises: an offer's stream id is the same each time the item is offered; an item whose metadata cannot be
 //! read is set aside and does not block its lane; the session's leases end with the [`Lane`] value.
@@ -12,6 +12,7 @@
 
 mod lent;
 mod offers;
+mod telling;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -38,11 +39,11 @@ use crate::observe::Metrics;
 use crate::spooler::Spooler;
 use crate::tunnel::Dialect;
 use crate::tunnel::control::{ReplayRequest, SessionRole};
-use crate::tunnel::session::{
-    Batch, Change, Flight, OutboundPiece, OutboundWord, PieceError, Settled, Window,
-};
+use crate::tunnel::session::{Batch, Change, OutboundPiece, OutboundWord, PieceError, Settled, Window};
 use crate::tunnel::signed::RelayKey;
-use crate::tunnel::ws::{Admitted, Bell, Lane, LaneLost, Opening, Service, ServiceError, StillHere};
+use crate::tunnel::ws::{
+    Admitted, Answered, Bell, Lane, LaneLost, Opening, Service, ServiceError, StillHere,
+};
 
 /// When a session that got fewer loans than it wanted asks again, milliseconds.
 const LOANS_RETRY_MS: u64 = 1000;
@@ -189,7 +190,7 @@ impl Drop for GatewayLane {
 }
 
 impl Lane for GatewayLane {
-    fn settle(self: Arc<Self>, mut batch: Batch) -> BoxFuture<'static, Result<Settled, LaneLost>> {
+    fn settle(self: Arc<Self>, mut batch: Batch) -> BoxFuture<'static, Result<Answered, LaneLost>> {
         Box::pin(async move {
             let (lane, session, now) = (self.lane, self.session, clock::wall());
             let acks = batch.changes.iter().any(|change| matches!(change, Change::Ack(_)));
@@ -198,15 +199,21 @@ impl Lane for GatewayLane {
             }
             let (loans, wanted) = self.borrow(&mut batch);
             let is_short = loans.len() < wanted;
-            let only_lease = batch.changes.is_empty();
+            let need_not_wait = self.need_not_wait(&batch.changes);
             let work = move |spool: &mut Spool| carry_out(spool, lane, session, batch, now);
-            // Only what is stable is lent, so a lease need not wait for the commit that is being gathered.
-            let answer =
-                if only_lease { self.spooler.prompt(work).await } else { self.spooler.call(work).await };
+            let (answer, stable) = match need_not_wait {
+                true => self
+                    .spooler
+                    .prompt(work)
+                    .await
+                    .map_or_else(|error| (Err(error), None), |(answer, stable)| (Ok(answer), stable)),
+                false => (self.spooler.call(work).await, None),
+            };
             if acks {
                 crashpoint::reach("lane.after_ack");
             }
             let mut done = self.or_lost(answer)?;
+            let rest = self.note_acks(&done.changes, stable, now);
             // A long replay is asked for in parts, so that other lanes get their turn in between.
             while let Some((from, at)) = done.replay_on.take() {
                 let answer = self.spooler.call(move |spool| spool.replay(lane, from, Some(at), now)).await;
@@ -219,7 +226,7 @@ impl Lane for GatewayLane {
                 let again = now.plus(LOANS_RETRY_MS);
                 settled.retry_at = Some(settled.retry_at.map_or(again, |at| at.min(again)));
             }
-            Ok(settled)
+            Ok(Answered { settled, rest })
         })
     }
 
@@ -259,7 +266,7 @@ impl Lane for GatewayLane {
 struct SendingLane(Arc<Submitter>);
 
 impl Lane for SendingLane {
-    fn settle(self: Arc<Self>, _batch: Batch) -> BoxFuture<'static, Result<Settled, LaneLost>> {
+    fn settle(self: Arc<Self>, _batch: Batch) -> BoxFuture<'static, Result<Answered, LaneLost>> {
         Box::pin(async { Err(LaneLost) })
     }
 
@@ -359,6 +366,16 @@ impl GatewayLane {
         }
     }
 
+    /// Whether a batch is answered before its commit. Only what is stable is lent, so a lease need not wait for the commit
+    /// that is being gathered. Nobody is told that an ack has been written down: should the relay be killed before it is,
+    /// the gateway knows the item when it comes again. One of tunnel 1 does not, and so its acks wait.
+    fn need_not_wait(&self, changes: &[Change]) -> bool {
+        match self.dialect {
+            Dialect::One => changes.is_empty(),
+            Dialect::Two => changes.iter().all(|change| matches!(change, Change::Ack(_))),
+        }
+    }
+
     /// Loans for what the session wants to lease, which asks for no more than that from then on; and what it wanted.
     fn borrow(&self, batch: &mut Batch) -> (Vec<Loan>, usize) {
         let Some(lease) = &mut batch.lease else { return (Vec::new(), 0) };
@@ -388,19 +405,7 @@ impl GatewayLane {
     /// Logs and counts what happened, and makes offers of what was leased.
     async fn note(&self, done: Done, mut loans: Vec<Loan>, now: WallMs) -> Settled {
         let session = self.id;
-        for change in &done.changes {
-            let Change::Ack(Flight { item, size_bytes, .. }) = change else {
-                self.note_refusal(change);
-                continue;
-            };
-            let info = self.with_carried(|carried| carried.remove(item));
-            let wait_ms = info.map_or(0, |one| now.since(one.info.accepted_at));
-            self.metrics.acked(self.tunnel(), wait_ms);
-            tracing::info!(
-                event = "relay.item.acked", item.id = %item, lane = %self.key, session.id = %session,
-                size_bytes, duration_ms = wait_ms, "gateway has item `{item}`"
-            );
-        }
+        done.changes.iter().for_each(|change| self.note_refusal(change));
         if let Some(items) = done.replayed {
             self.metrics.replayed(items);
             tracing::info!(
@@ -430,36 +435,6 @@ impl GatewayLane {
             }
         }
         Settled { offers, retry_at: done.leased.retry_at, replayed: done.replayed }
-    }
-
-    fn note_refusal(&self, change: &Change) {
-        let session = self.id;
-        match change {
-            Change::Ack(_) | Change::Replay(_) => {}
-            Change::Nack { item, retry_after_ms } => {
-                self.with_carried(|carried| carried.remove(item));
-                self.metrics.items_nacked.inc();
-                tracing::info!(
-                    event = "relay.item.nacked", item.id = %item, lane = %self.key, session.id = %session,
-                    retry_after_ms, "item `{item}` goes later"
-                );
-            }
-            Change::Reject { item, reason } => {
-                self.with_carried(|carried| carried.remove(item));
-                self.metrics.items_rejected.inc();
-                tracing::warn!(
-                    event = "relay.item.held", item.id = %item, lane = %self.key, session.id = %session, reason,
-                    "gateway refuses item `{item}`; it is held"
-                );
-            }
-            Change::Damaged { item, problem } => {
-                self.with_carried(|carried| carried.remove(item));
-                tracing::error!(
-                    event = "relay.item.quarantined", item.id = %item, lane = %self.key, session.id = %session,
-                    problem, "a damaged item is set aside"
-                );
-            }
-        }
     }
 
     /// An item that cannot be offered does not block those behind it.

@@ -18,7 +18,7 @@ use super::session::{Batch, Input, Note, OutboundWord, Output, PieceError, Sessi
 use super::tally::Tally;
 use super::wake::{Told, Wake};
 use super::wire::{Happened, Wire};
-use super::ws::{Lane, LaneLost, Tunnel, close_deadline};
+use super::ws::{Answered, Lane, LaneLost, Tunnel, close_deadline};
 use crate::clock;
 use crate::identity::key::KeyText;
 
@@ -37,7 +37,9 @@ pub(super) struct Pump<'a> {
 /// What the lane is doing for us.
 #[derive(Default)]
 struct Work {
-    batch: Option<BoxFuture<'static, Result<Settled, LaneLost>>>,
+    batch: Option<BoxFuture<'static, Result<Answered, LaneLost>>>,
+    /// What batches that were answered have left to do; as many as there can be before one commit.
+    rest: Vec<BoxFuture<'static, ()>>,
     piece: Option<Fetch>,
     outbound: Option<BoxFuture<'static, Result<Vec<OutboundWord>, LaneLost>>>,
 }
@@ -161,7 +163,7 @@ impl Pump<'_> {
         }
     }
 
-    fn ask(&self, batch: Batch) -> BoxFuture<'static, Result<Settled, LaneLost>> {
+    fn ask(&self, batch: Batch) -> BoxFuture<'static, Result<Answered, LaneLost>> {
         Arc::clone(&self.lane).settle(batch)
     }
 
@@ -177,11 +179,20 @@ impl Pump<'_> {
                 }
             }
             if self.session.is_done() {
-                return;
+                break;
             }
-            let Some(batch) = work.batch.take() else { return };
-            let input = batch.await.map_or(Input::LaneLost, Input::Settled);
+            let Some(batch) = work.batch.take() else { break };
+            let input = match batch.await {
+                Ok(answered) => {
+                    work.rest.extend(answered.rest);
+                    Input::Settled(answered.settled)
+                }
+                Err(LaneLost) => Input::LaneLost,
+            };
             self.session.handle(input, clock::monotonic(), clock::wall());
+        }
+        for rest in work.rest {
+            rest.await;
         }
     }
 
@@ -241,8 +252,12 @@ fn next<'a>(wire: &'a mut Wire, work: &'a mut Work, may_read: bool) -> impl Futu
             && let Poll::Ready(settled) = batch.as_mut().poll(cx)
         {
             work.batch = None;
-            return Poll::Ready(Event::Settled(settled));
+            return Poll::Ready(Event::Settled(settled.map(|answered| {
+                work.rest.extend(answered.rest);
+                answered.settled
+            })));
         }
+        work.rest.retain_mut(|rest| rest.as_mut().poll(cx).is_pending());
         if let Some(fetch) = &mut work.piece
             && let Poll::Ready(bytes) = fetch.bytes.as_mut().poll(cx)
         {

@@ -101,10 +101,25 @@ pub trait Service: Send + Sync + 'static {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LaneLost;
 
+/// What a batch came to.
+pub struct Answered {
+    /// For the session.
+    pub settled: Settled,
+    /// What is left to be done when the changes are stable, if they were not yet. To be polled to its end.
+    pub rest: Option<BoxFuture<'static, ()>>,
+}
+
+impl From<Settled> for Answered {
+    fn from(settled: Settled) -> Self {
+        Self { settled, rest: None }
+    }
+}
+
 /// One session's view of its lane. Dropping it gives back what was leased.
 pub trait Lane: Send + Sync + 'static {
-    /// Carries out changes in order, durably, then leases.
-    fn settle(self: Arc<Self>, batch: Batch) -> BoxFuture<'static, Result<Settled, LaneLost>>;
+    /// Carries out changes in order, durably, then leases. Changes of which nobody is told may become durable a little
+    /// later than that.
+    fn settle(self: Arc<Self>, batch: Batch) -> BoxFuture<'static, Result<Answered, LaneLost>>;
 
     /// Fetches one piece of a leased item's body.
     fn read(self: Arc<Self>, item: ItemId, n: usize) -> BoxFuture<'static, Result<Bytes, PieceError>>;

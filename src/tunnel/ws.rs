@@ -39,7 +39,9 @@ pub use super::farewell::Farewell;
 use super::handshake::{Door, Handshake, Proof, Step};
 use super::pump::Pump;
 use super::rates::Rates;
-pub use super::service::{Admitted, Bell, Lane, LaneLost, Opening, Service, ServiceError, StillHere};
+pub use super::service::{
+    Admitted, Answered, Bell, Lane, LaneLost, Opening, Service, ServiceError, StillHere,
+};
 use super::session::{self, Eviction, Outgoing, Session};
 use super::signed::RelayKey;
 use super::tally::Departed;

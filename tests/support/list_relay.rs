@@ -19,7 +19,7 @@ use waystation::observe::Metrics;
 use waystation::tunnel::frame::StartBody;
 use waystation::tunnel::session::{Batch, Change, Offer, OutboundPiece, OutboundWord, PieceError, Settled};
 use waystation::tunnel::ws::{
-    Admitted, Bell, Lane, LaneLost, Opening, Service, ServiceError, Settings, Tunnel,
+    Admitted, Answered, Bell, Lane, LaneLost, Opening, Service, ServiceError, Settings, Tunnel,
 };
 
 /// Body bytes of one piece.
@@ -105,7 +105,7 @@ struct Session {
 }
 
 impl Lane for Session {
-    fn settle(self: Arc<Self>, batch: Batch) -> BoxFuture<'static, Result<Settled, LaneLost>> {
+    fn settle(self: Arc<Self>, batch: Batch) -> BoxFuture<'static, Result<Answered, LaneLost>> {
         Box::pin(async move {
             let mut settled = Settled::default();
             let mut again = false;
@@ -139,7 +139,7 @@ impl Lane for Session {
             if again {
                 self.lane.ring();
             }
-            Ok(settled)
+            Ok(settled.into())
         })
     }
 

@@ -82,7 +82,9 @@ async fn one_id_tells_the_whole_life_of_a_message_in_one_line_each() {
 
     let events: Vec<Value> = lines.iter().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     let of_item: Vec<_> = events.iter().filter(|event| event["item.id"] == id.as_str()).collect();
-    let names: Vec<_> = of_item.iter().map(|event| event["event"].as_str().expect("a name")).collect();
+    let mut names: Vec<_> = of_item.iter().map(|event| event["event"].as_str().expect("a name")).collect();
+    // Two tasks tell of the same commit.
+    names[..2].sort_unstable();
     assert_eq!(names, ["relay.ingress.accepted", "relay.item.offered", "relay.item.acked"], "{of_item:#?}");
     let lane = address.split('@').next().expect("a key");
     for event in of_item {

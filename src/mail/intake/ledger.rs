@@ -1,12 +1,11 @@
 //! What a session asks of the spool: who is this, is there room, keep this.
 
 use std::net::IpAddr;
-use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 use spool::Spool;
 use spool::error::{AcceptError, SpoolError};
-use spool::ids::ItemId;
+use spool::ids::{ItemId, WallMs};
 
 use super::{OPERATOR_LANE, Settings, TWIN_MS};
 use crate::clock;
@@ -42,13 +41,8 @@ pub(super) async fn ensure_operator_lane(spooler: &Spooler) {
 }
 
 /// May a transaction begin, as far as storage goes?
-pub(super) async fn transaction(spooler: &Spooler, patience: Duration) -> Answer {
-    let asked = spooler.query(|spool| spool.accepts());
-    match tokio::time::timeout(patience, asked).await {
-        Ok(Ok(Ok(()))) => Answer::Begin,
-        Ok(Ok(Err(error))) => refusal(&error),
-        Ok(Err(_)) | Err(_) => Answer::Failed,
-    }
+pub(super) fn transaction(spooler: &Spooler) -> Answer {
+    spooler.accepts().map_or_else(|error| refusal(&error), |()| Answer::Begin)
 }
 
 /// Where does this recipient go?
@@ -124,9 +118,9 @@ pub(super) fn fingerprint(client: IpAddr, acceptance: &Acceptance, body: &BodyWr
     hash.finalize().into()
 }
 
-/// Makes a message durable for all its recipients or for none.
+/// Makes a message durable for all its recipients or for none, unless it is a repeat.
 ///
-/// Runs to its end even when nobody waits any more: the caller spawns it.
+/// One request of the ledger does all of it. Once that has been sent it is carried out, whether anybody waits or not.
 pub(super) async fn store(
     spooler: Spooler,
     settings: StoreSettings,
@@ -134,16 +128,8 @@ pub(super) async fn store(
     mut body: BodyWriter,
 ) -> Result<Stored, Answer> {
     let now = clock::wall();
-    let fingerprint = settings.fingerprint;
-    if settings.suppress_twins {
-        match spooler.query(move |spool| spool.twin(&fingerprint, now)).await {
-            Ok(Ok(Some(first))) => return Ok(Stored::Twin(first)),
-            Ok(Ok(None)) => {}
-            Ok(Err(error)) | Err(error) => {
-                // Twice is better than not at all.
-                tracing::warn!(event = "relay.spool.unavailable", %error, "cannot look for twins: {error}");
-            }
-        }
+    let repeats = settings.suppress_twins.then_some(settings.fingerprint);
+    if let Some(fingerprint) = repeats {
         body.set_fingerprint(fingerprint);
     }
     let id = body.id();
@@ -177,13 +163,31 @@ pub(super) async fn store(
     };
     let targets =
         acceptance.recipients.iter().map(|r| (r.lane, r.path.verbatim().as_bytes().to_vec())).collect();
-    match body.commit(head, meta.encode(), targets, now).await {
-        Ok(accepted) => Ok(Stored::New(accepted)),
-        Err(error) => {
-            tracing::warn!(event = "relay.ingress.not_stored", item.id = %id, %error, "message {id} was not stored: {error}");
-            Err(refusal(&error))
+    let size_bytes = head.len() as u64 + body.len();
+    let meta = meta.encode();
+    let body = body.seal();
+    let stored = spooler.call(move |spool| {
+        if let Some(first) = repeats.and_then(|fingerprint| twin(spool, &fingerprint, now)) {
+            body.abandon(spool);
+            return Ok(Stored::Twin(first));
         }
-    }
+        let message = body.addressed(spool, head, meta, targets)?;
+        let (ids, sha256) = (message.targets.iter().map(|target| target.id).collect(), message.sha256);
+        spool.accept(message, now)?;
+        Ok(Stored::New(Accepted { ids, sha256, size_bytes }))
+    });
+    stored.await.map_err(AcceptError::Spool).flatten().map_err(|error| {
+        tracing::warn!(event = "relay.ingress.not_stored", item.id = %id, %error, "message {id} was not stored: {error}");
+        refusal(&error)
+    })
+}
+
+fn twin(spool: &Spool, fingerprint: &[u8; 32], now: WallMs) -> Option<ItemId> {
+    spool.twin(fingerprint, now).unwrap_or_else(|error| {
+        // Twice is better than not at all.
+        tracing::warn!(event = "relay.spool.unavailable", %error, "cannot look for twins: {error}");
+        None
+    })
 }
 
 /// What [`store`] needs to know besides the message.

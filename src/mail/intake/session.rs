@@ -223,7 +223,7 @@ impl Session<'_> {
             Question::Transaction(_) if !shared.limits.message(self.client) => Answer::Busy,
             Question::Transaction(from) => match self.guard.sender(&from, &self.manner, shared).await {
                 Some(refusal) => Answer::Refused(refusal),
-                None => ledger::transaction(&shared.spooler, settings.commit_timeout).await,
+                None => ledger::transaction(&shared.spooler),
             },
             Question::Recipient(path) => match self.guard.recipient(&path).await {
                 Some(refusal) => Answer::Refused(refusal),
@@ -288,10 +288,9 @@ impl Session<'_> {
         let lanes: Vec<_> =
             acceptance.recipients.iter().map(|r| (r.lane_name.clone(), r.path.to_string())).collect();
         let spooler = self.shared.spooler.clone();
-        let mut job = tokio::spawn(ledger::store(spooler.clone(), settings, acceptance, body));
-        let stored = match timeout(self.manner.settings.commit_timeout, &mut job).await {
-            Ok(Ok(stored)) => stored,
-            Ok(Err(_)) => Err(Answer::Failed),
+        let mut storing = Box::pin(ledger::store(spooler.clone(), settings, acceptance, body));
+        let stored = match timeout(self.manner.settings.commit_timeout, &mut storing).await {
+            Ok(stored) => stored,
             Err(_) => {
                 // We say 451 now; should the commit come through after all, the repeat is a twin.
                 tracing::error!(
@@ -300,7 +299,7 @@ impl Session<'_> {
                     "commit takes too long, answering 451"
                 );
                 tokio::spawn(async move {
-                    if let Ok(Ok(Stored::New(late))) = job.await
+                    if let Ok(Stored::New(late)) = storing.await
                         && let Some(&id) = late.ids.first()
                     {
                         ledger::remember(&spooler, fingerprint, id).await;
