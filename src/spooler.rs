@@ -146,7 +146,7 @@ impl Spooler {
         BodyWriter::new(self.clone(), id)
     }
 
-    /// Piece `n` of an item's body, at most [`CHUNK_BYTES_MAX`] bytes, checked.
+    /// Piece `n` of an item's body, at most [`spool::types::CHUNK_BYTES_MAX`] bytes, checked.
     ///
     /// A piece that compaction has moved in the meantime is found again by asking for the item once more.
     ///

@@ -38,7 +38,7 @@ pub const BATCH_REQUESTS_MAX: usize = 512;
 pub const STAGED_BYTES_MAX: u64 = 2 * 1024 * 1024;
 /// How long what a [`Prompt`] staged may wait for somebody who needs a commit: a sync for one ack costs as much as one for
 /// many and a message.
-const COMPANY_MAX: Duration = Duration::from_millis(10);
+pub const COMPANY_MAX: Duration = Duration::from_millis(10);
 /// Pause between two looks at what upkeep there is to do.
 const TICK: Duration = Duration::from_millis(200);
 /// Bytes of a segment that one step of compaction reads.

@@ -110,7 +110,7 @@ pub fn bind(socket: &Path) -> std::io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Serves the socket until `stop`; requests under way may finish, within [`DRAIN_MAX`].
+/// Serves the socket until `stop`; requests under way may finish, within `DRAIN_MAX`.
 pub async fn serve(listener: UnixListener, router: Router, stop: CancellationToken) {
     let served = axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned());
     let too_late = async {

@@ -1,4 +1,4 @@
-//! Driver: the admin API below `/admin`, behind the [`Guard`].
+//! Driver: the admin API below `/admin`, behind the `Guard`.
 //!
 //! Promises: nothing below `/admin` is reached without the token; every answer is marked as not for caches; there are no CORS
 //! fields, so no page of another site can read one. Does not: know what the requests mean.

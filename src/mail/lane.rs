@@ -1,6 +1,6 @@
 //! Driver: what the relay does with one gateway's lane.
 //!
-//! The tunnel moves offers and acks and knows no mail; here an item becomes an [`Offer`] (stream id, start body)
+//! The tunnel moves offers and acks and knows no mail; here an item becomes an [`crate::tunnel::session::Offer`] (stream id, start body)
 //! and an ack becomes a durable change. One batch of changes and the next lease are one request to the ledger,
 //! so that many acks share one commit. Acks of tunnel 2 do not wait for it: they make room for the next lease at once.
 //!
