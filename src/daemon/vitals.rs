@@ -1,4 +1,4 @@
-//! The relay's pulse: looks at itself every second, for `/health`, `/ready` and the gauges.
+//! The relay's pulse: looks at itself every second, and when deliveries are paused or go on, for `/health`, `/ready` and the gauges.
 //!
 //! Failure policy: a look that gets no answer is a finding like others; what it means is said in [`super::readiness`].
 
@@ -88,6 +88,8 @@ impl Pulse {
             tokio::select! {
                 () = stop.cancelled() => break,
                 _ = ticks.tick() => {}
+                // Who has just paused or resumed deliveries sees it in the next answer.
+                () = senses.switch.turned() => {}
             }
             let (spool, stats) = look(&senses.spooler).await;
             if spool != SpoolFact::Silent {

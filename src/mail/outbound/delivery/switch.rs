@@ -41,6 +41,8 @@ pub struct Switch {
     file: PathBuf,
     state: Mutex<State>,
     changed: Notify,
+    /// For whoever shows it.
+    turned: Notify,
 }
 
 impl Switch {
@@ -56,7 +58,8 @@ impl Switch {
                 Some(serde_json::from_str(&text).unwrap_or_else(|_| unreadable()))
             }
         };
-        Self { file, state: Mutex::new(State { operator, unfit: None }), changed: Notify::new() }
+        let state = Mutex::new(State { operator, unfit: None });
+        Self { file, state, changed: Notify::new(), turned: Notify::new() }
     }
 
     /// Stops handing anything over, for as long as it takes. Blocks for two syncs.
@@ -146,9 +149,15 @@ impl Switch {
         self.changed.notified().await;
     }
 
+    /// The same, for the one who shows what the relay is like.
+    pub async fn turned(&self) {
+        self.turned.notified().await;
+    }
+
     fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         let value = change(&mut self.lock());
         self.changed.notify_one();
+        self.turned.notify_one();
         value
     }
 
