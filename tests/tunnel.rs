@@ -65,6 +65,22 @@ async fn what_was_not_ponged_comes_again_under_the_same_stream_id() {
 }
 
 #[tokio::test]
+async fn a_gateway_that_knows_no_ids_gets_nothing_new_before_its_acks_are_stable() {
+    let relay = Relay::start().await;
+    relay.register(&key(1)).await;
+    for n in 0..12 {
+        relay.put(&key(1), format!("{n}").as_bytes()).await;
+    }
+    let mut gateway = Gateway::login(&relay, &key(1)).await;
+    let window = u64::from(Settings::default().session.legacy_items_max);
+    for n in 0..12 {
+        gateway.mail().await;
+        let acked = relay.count_if_killed(&key(1), State::Acked);
+        assert!(acked + window > n, "{n} were here before, {acked} of them cannot come again");
+    }
+}
+
+#[tokio::test]
 async fn unacked_mail_survives_a_restart_of_the_relay() {
     let relay = Relay::start().await;
     relay.register(&key(1)).await;

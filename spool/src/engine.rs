@@ -219,8 +219,7 @@ impl Engine {
     pub fn start(spool: Spool, clock: Clock, observer: impl Observer) -> Result<Self, SpoolError> {
         let (requests, queue) = sync_channel(QUEUE_MAX);
         let (chores, chore_queue) = sync_channel(3);
-        let accepts = spool.accepts();
-        let gate = Arc::new(Gate(Mutex::new(accepts.clone())));
+        let gate = Arc::new(Gate(Mutex::new(spool.accepts())));
         let io = |error: std::io::Error| SpoolError::io("start", "thread", &error);
         let back = requests.clone();
         let helper = std::thread::Builder::new()
@@ -239,7 +238,6 @@ impl Engine {
             held: Vec::new(),
             patient_since: None,
             gate: Arc::clone(&gate),
-            accepts,
         };
         let thread = std::thread::Builder::new()
             .name("spool".to_owned())
@@ -314,8 +312,6 @@ struct Ledger<O: Observer> {
     /// Since when a prompt's answer is among them.
     patient_since: Option<WallMs>,
     gate: Arc<Gate>,
-    /// What the gate was told last.
-    accepts: Result<(), AcceptError>,
 }
 
 /// A panic on the ledger's thread ends the ledger: its owner is told, so that the process ends and recovers.
@@ -356,16 +352,8 @@ impl<O: Observer> Ledger<O> {
             if working || elapsed(last_tick, now) >= TICK {
                 last_tick = now;
                 working = self.tick(now, elapsed(last_request, now) >= TICK);
-                self.tell_gate();
+                self.gate.set(self.spool.accepts());
             }
-        }
-    }
-
-    fn tell_gate(&mut self) {
-        let accepts = self.spool.accepts();
-        if accepts != self.accepts {
-            self.gate.set(accepts.clone());
-            self.accepts = accepts;
         }
     }
 
@@ -436,7 +424,7 @@ impl<O: Observer> Ledger<O> {
         self.patient_since = None;
         self.note(&outcome);
         // Before the answers: who has heard of it finds the gate in the same state.
-        self.tell_gate();
+        self.gate.set(self.spool.accepts());
         for answer in std::mem::take(&mut self.held) {
             answer(outcome.clone());
         }

@@ -201,18 +201,16 @@ impl Lane for GatewayLane {
             let is_short = loans.len() < wanted;
             let need_not_wait = self.need_not_wait(&batch.changes);
             let work = move |spool: &mut Spool| carry_out(spool, lane, session, batch, now);
-            let (answer, stable) = match need_not_wait {
-                true => self
-                    .spooler
-                    .prompt(work)
-                    .await
-                    .map_or_else(|error| (Err(error), None), |(answer, stable)| (Ok(answer), stable)),
-                false => (self.spooler.call(work).await, None),
+            let answer = if need_not_wait {
+                self.spooler.prompt(work).await
+            } else {
+                self.spooler.call(work).await.map(|done| (done, None))
             };
             if acks {
-                crashpoint::reach("lane.after_ack");
+                crashpoint::reach("lane.ack_answered");
             }
-            let mut done = self.or_lost(answer)?;
+            let (mut done, stable) =
+                self.or_lost(answer.map(|(done, stable)| done.map(|done| (done, stable))))?;
             let rest = self.note_acks(&done.changes, stable, now);
             // A long replay is asked for in parts, so that other lanes get their turn in between.
             while let Some((from, at)) = done.replay_on.take() {

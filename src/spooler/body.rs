@@ -16,6 +16,9 @@ use tokio::sync::oneshot;
 
 use super::Spooler;
 
+#[cfg(test)]
+mod tests;
+
 /// What a commit answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Accepted {
@@ -137,14 +140,9 @@ impl BodyWriter {
         targets: Vec<(LaneId, Vec<u8>)>,
         now: WallMs,
     ) -> Result<Accepted, AcceptError> {
-        let size_bytes = head.len() as u64 + self.bytes;
-        let sha256 = self.sha256();
-        self.commit_by(head, meta, targets, move |spool, message| {
-            let ids = message.targets.iter().map(|target| target.id).collect();
-            spool.accept(message, now)?;
-            Ok(Accepted { ids, sha256, size_bytes })
-        })
-        .await
+        let (spooler, body) = (self.spooler.clone(), self.seal());
+        let accepted = spooler.call(move |spool| body.accept(spool, head, meta, targets, now));
+        accepted.await.map_err(AcceptError::Spool)?
     }
 
     /// Hands the message to `f` on the ledger's thread, which accepts it, or abandons its body, and may write more
@@ -351,6 +349,25 @@ impl SealedBody {
         let targets =
             targets.into_iter().zip(ids).map(|((lane, tag), id)| Target { lane, id, tag }).collect();
         Ok(NewMessage { targets, ..self.message(spool, head, meta)? })
+    }
+
+    /// On the ledger's thread: makes it visible in each lane, or in none.
+    ///
+    /// # Errors
+    /// [`AcceptError`]; the body is abandoned then.
+    pub fn accept(
+        self,
+        spool: &mut Spool,
+        head: Vec<u8>,
+        meta: Vec<u8>,
+        targets: Vec<(LaneId, Vec<u8>)>,
+        now: WallMs,
+    ) -> Result<Accepted, AcceptError> {
+        let (size_bytes, sha256) = (head.len() as u64 + self.bytes, self.sha256);
+        let message = self.addressed(spool, head, meta, targets)?;
+        let ids = message.targets.iter().map(|target| target.id).collect();
+        spool.accept(message, now)?;
+        Ok(Accepted { ids, sha256, size_bytes })
     }
 
     /// On the ledger's thread: nothing becomes of it.

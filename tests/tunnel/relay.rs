@@ -71,6 +71,11 @@ fn signing(dir: &Path) -> signer::Settings {
     }
 }
 
+fn open(disk: SimDisk) -> Spool {
+    let options = Options { min_free_bytes: 0, segment_bytes: 1 << 20, ..Options::default() };
+    Spool::open(Arc::new(disk), Arc::new(MemoryIndex::new()), options, clock::wall()).unwrap().0
+}
+
 /// How submissions are taken if a scenario does not say.
 pub(super) fn submissions() -> intake::Settings {
     intake::Settings::new("relay.example", &["mail.example".to_owned()])
@@ -97,9 +102,7 @@ impl Relay {
         admission: Admission,
         names: intake::Settings,
     ) -> Self {
-        let options = Options { min_free_bytes: 0, segment_bytes: 1 << 20, ..Options::default() };
-        let index = Arc::new(MemoryIndex::new());
-        let (spool, _) = Spool::open(Arc::new(disk.clone()), index, options, clock::wall()).unwrap();
+        let spool = open(disk.clone());
         let reader = spool.reader();
         let engine = Engine::start(spool, Arc::new(clock::wall), Unobserved).unwrap();
         let spooler = Spooler::new(engine.handle(), reader, clock::wall);
@@ -173,6 +176,12 @@ impl Relay {
         let tag = key.key_text().address("mail.example").into_bytes();
         let head = b"Received: here\r\n".to_vec();
         body.commit(head, meta, vec![(lane, tag)], clock::wall()).await.unwrap().ids[0]
+    }
+
+    /// Items of `key` in `state` for the next start, if the relay were killed now.
+    pub(super) fn count_if_killed(&self, key: &SecretKey, state: State) -> u64 {
+        let mailbox = open(self.disk.kill()).mailbox(&key.key_text().to_string()).unwrap().unwrap();
+        mailbox.stats.items[state as usize]
     }
 
     /// Items of `key` in `state`.

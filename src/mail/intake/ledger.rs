@@ -163,7 +163,6 @@ pub(super) async fn store(
     };
     let targets =
         acceptance.recipients.iter().map(|r| (r.lane, r.path.verbatim().as_bytes().to_vec())).collect();
-    let size_bytes = head.len() as u64 + body.len();
     let meta = meta.encode();
     let body = body.seal();
     let stored = spooler.call(move |spool| {
@@ -171,10 +170,7 @@ pub(super) async fn store(
             body.abandon(spool);
             return Ok(Stored::Twin(first));
         }
-        let message = body.addressed(spool, head, meta, targets)?;
-        let (ids, sha256) = (message.targets.iter().map(|target| target.id).collect(), message.sha256);
-        spool.accept(message, now)?;
-        Ok(Stored::New(Accepted { ids, sha256, size_bytes }))
+        body.accept(spool, head, meta, targets, now).map(Stored::New)
     });
     stored.await.map_err(AcceptError::Spool).flatten().map_err(|error| {
         tracing::warn!(event = "relay.ingress.not_stored", item.id = %id, %error, "message {id} was not stored: {error}");

@@ -8,6 +8,7 @@ use futures_util::future::BoxFuture;
 use spool::ids::WallMs;
 
 use super::GatewayLane;
+use crate::crashpoint;
 use crate::spooler::Stable;
 use crate::tunnel::session::{Change, Flight};
 
@@ -46,6 +47,9 @@ impl GatewayLane {
     }
 
     fn tell_acked(&self, acked: &[(Flight, u64)]) {
+        if !acked.is_empty() {
+            crashpoint::reach("lane.after_ack");
+        }
         let session = self.id;
         for (Flight { item, size_bytes, .. }, wait_ms) in acked {
             self.metrics.acked(self.tunnel(), *wait_ms);

@@ -24,12 +24,13 @@ pub(crate) const OUTBOUND_POINTS: [&str; 10] = [
     "outbound.after_told",
 ];
 /// Points in the relay, in the order a message passes them.
-pub(crate) const RELAY_POINTS: [&str; 6] = [
+pub(crate) const RELAY_POINTS: [&str; 7] = [
     "intake.before_commit",
     "intake.after_commit",
     "intake.after_reply",
     "lane.before_read",
     "lane.before_ack",
+    "lane.ack_answered",
     "lane.after_ack",
 ];
 
