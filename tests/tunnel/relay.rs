@@ -180,7 +180,7 @@ impl Relay {
 
     /// Items of `key` in `state` for the next start, if the relay were killed now.
     pub(super) fn count_if_killed(&self, key: &SecretKey, state: State) -> u64 {
-        let mailbox = open(self.disk.kill()).mailbox(&key.key_text().to_string()).unwrap().unwrap();
+        let mailbox = open(self.disk.kill()).mailbox(key.key_text().as_ref()).unwrap().unwrap();
         mailbox.stats.items[state as usize]
     }
 
