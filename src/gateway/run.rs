@@ -174,6 +174,7 @@ pub async fn run(config: Config, manager: Manager, stop: CancellationToken) -> R
             .and_then(|local| local.local_addr().ok())
             .map(|address| address.to_string())
             .unwrap_or_default(),
+        pid: Some(std::process::id()),
         started_ms: started.0,
         status: Status::default(),
         outbox: outbox::Counts::default(),

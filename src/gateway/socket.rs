@@ -56,6 +56,9 @@ pub struct Report {
     /// Where local programs may connect; empty: nowhere.
     #[serde(default)]
     pub submission: String,
+    /// Number of the process, in its own namespace.
+    #[serde(default)]
+    pub pid: Option<u32>,
     /// When the process started, milliseconds since 1970 UTC.
     pub started_ms: u64,
     /// The connection and the counts.

@@ -16,7 +16,7 @@ use time::macros::format_description;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
-use super::judge::net::{Bound, is_in_the_way, listening};
+use super::judge::net::{Bound, Holder, is_in_the_way, listening};
 
 /// Processes that are looked at for the holder of a port.
 const PROCESSES_MAX: usize = 5000;
@@ -45,7 +45,7 @@ pub(crate) fn bound(address: SocketAddr) -> Bound {
 }
 
 /// Programs that hold one of the sockets, as far as this account may see them.
-fn holders(inodes: &HashSet<u64>) -> Vec<String> {
+fn holders(inodes: &HashSet<u64>) -> Vec<Holder> {
     let mut found = Vec::new();
     let Ok(processes) = fs::read_dir("/proc") else { return found };
     for process in processes.flatten().take(PROCESSES_MAX) {
@@ -61,7 +61,7 @@ fn holders(inodes: &HashSet<u64>) -> Vec<String> {
         });
         if holds {
             let name = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
-            found.push(format!("{} ({pid})", name.trim()));
+            found.push(Holder { name: name.trim().to_owned(), pid });
         }
     }
     found
@@ -156,8 +156,8 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let Bound::Taken { holders, uid } = bound(address) else { panic!("it is taken") };
-        let me = std::process::id().to_string();
-        assert!(holders.iter().any(|holder| holder.contains(&me)), "{holders:?}");
+        let me = std::process::id();
+        assert!(holders.iter().any(|holder| holder.pid == me), "{holders:?}");
         assert_eq!(uid, Some(rustix::process::geteuid().as_raw()));
         drop(listener);
         assert_eq!(bound(address), Bound::Free);

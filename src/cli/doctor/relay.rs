@@ -35,13 +35,18 @@ pub(super) async fn examine(config: &Config, board: &Board) {
             return;
         }
     };
-    let runs = client.is_some();
-    board.add(40, vec![socket(config, runs)]);
-    match &client {
-        Some(client) => board.add(70, running(config, client).await),
-        None => board.add(70, stopped(config).await),
-    }
-    board.add(50, ports(config, runs).await);
+    board.add(40, vec![socket(config, client.is_some())]);
+    let relay = match &client {
+        Some(client) => {
+            board.add(70, running(config, client).await);
+            Some(process(client).await)
+        }
+        None => {
+            board.add(70, stopped(config).await);
+            None
+        }
+    };
+    board.add(50, ports(config, relay).await);
 }
 
 /// The admin socket.
@@ -150,8 +155,16 @@ async fn stopped(config: &Config) -> Vec<Finding> {
     findings
 }
 
+/// Which process answers on the admin socket; by its program's name alone it would be a stranger on its own ports
+/// whenever somebody calls the program otherwise.
+async fn process(client: &Client) -> net::Running {
+    let asked = tokio::time::timeout(ANSWER_PATIENCE, client.get("/restart")).await;
+    let pid = asked.ok().and_then(Result::ok).and_then(|answer| answer["pid"].as_u64());
+    net::Running { what: "relay", pid: pid.and_then(|pid| u32::try_from(pid).ok()) }
+}
+
 /// Every listener, and what answers there.
-async fn ports(config: &Config, runs: bool) -> Vec<Finding> {
+async fn ports(config: &Config, relay: Option<net::Running>) -> Vec<Finding> {
     let mut wanted = vec![("HTTP", config.http.listen)];
     wanted.extend(config.http.tls_listen.map(|address| ("HTTPS", address)));
     if config.smtp.enabled {
@@ -164,8 +177,8 @@ async fn ports(config: &Config, runs: bool) -> Vec<Finding> {
     });
     let mut findings = Vec::new();
     for (what, address, bound) in looking.await.unwrap_or_default() {
-        let finding = net::port(what, address, &bound, runs);
-        let answers = runs && matches!(bound, net::Bound::Taken { .. } | net::Bound::Forbidden);
+        let finding = net::port(what, address, &bound, relay);
+        let answers = relay.is_some() && matches!(bound, net::Bound::Taken { .. } | net::Bound::Forbidden);
         findings.push(finding);
         if !answers {
             continue;

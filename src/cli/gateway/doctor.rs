@@ -400,7 +400,8 @@ async fn home(config: &Config, board: &Board) {
     {
         let bound = tokio::task::spawn_blocking(move || probe::bound(address)).await;
         if let Ok(bound) = bound {
-            findings.push(judge::net::port("submission", address, &bound, report.is_some()));
+            let running = report.map(|report| judge::net::Running { what: "gateway", pid: report.pid });
+            findings.push(judge::net::port("submission", address, &bound, running));
         }
     }
     board.add(70, findings);

@@ -9,6 +9,7 @@ fn report() -> Report {
         address: "k@mail.example.org".to_owned(),
         destination: "maildir".to_owned(),
         submission: String::new(),
+        pid: Some(77),
         started_ms: 1000,
         status: Status::default(),
         outbox: Counts::default(),

@@ -1,5 +1,6 @@
 //! PURE: ports, and what answers on them; certificates.
 
+use core::fmt;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::super::finding::Finding;
@@ -55,6 +56,30 @@ pub(crate) fn is_in_the_way(listening: SocketAddr, wanted: SocketAddr) -> bool {
     listening.port() == wanted.port() && (a == b || wide(a) || wide(b))
 }
 
+/// A process that has a port open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Holder {
+    /// Its program's name, as the kernel has it.
+    pub(crate) name: String,
+    /// Its number.
+    pub(crate) pid: u32,
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.name, self.pid)
+    }
+}
+
+/// The process that a doctor looks at, as it answers on its own socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Running {
+    /// `relay` or `gateway`.
+    pub(crate) what: &'static str,
+    /// Its number, in its own namespace; `None` when it did not say.
+    pub(crate) pid: Option<u32>,
+}
+
 /// What became of an attempt to listen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Bound {
@@ -62,8 +87,8 @@ pub(crate) enum Bound {
     Free,
     /// Somebody has it: names of programs with their numbers, as far as they can be seen, and the account's number.
     Taken {
-        /// `name (pid)`.
-        holders: Vec<String>,
+        /// By whom.
+        holders: Vec<Holder>,
         /// Number of the account.
         uid: Option<u32>,
     },
@@ -73,38 +98,39 @@ pub(crate) enum Bound {
     Impossible(String),
 }
 
-/// A listener of the relay.
-pub(crate) fn port(what: &str, address: SocketAddr, bound: &Bound, relay_runs: bool) -> Finding {
+/// A listener of a relay or gateway; `running`: it, if it runs.
+pub(crate) fn port(what: &str, address: SocketAddr, bound: &Bound, running: Option<Running>) -> Finding {
     let check = format!("{what} port");
-    let ours = |holders: &[String]| {
-        holders.is_empty() || holders.iter().any(|holder| holder.starts_with("waystation"))
+    // The name is for a process in a container, whose number is another one here.
+    let ours = |running: Running, holders: &[Holder]| {
+        let is_it =
+            |holder: &Holder| Some(holder.pid) == running.pid || holder.name.starts_with("waystation");
+        holders.is_empty() || holders.iter().any(is_it)
     };
-    match (bound, relay_runs) {
-        (Bound::Taken { holders, .. }, true) if ours(holders) => {
-            Finding::good(check, format!("{address}, held by the running relay"))
+    match (bound, running) {
+        (Bound::Taken { holders, .. }, Some(running)) if ours(running, holders) => {
+            Finding::good(check, format!("{address}, held by the running {}", running.what))
         }
         (Bound::Taken { holders, uid }, _) => {
             let who = match (holders.as_slice(), uid) {
                 ([], Some(uid)) => format!("a program of account {uid} (ask as root for its name)"),
                 ([], None) => "another program".to_owned(),
-                (holders, _) => holders.join(", "),
+                (holders, _) => holders.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
             };
-            let advice = format!(
-                "stop it, or let the relay listen elsewhere; `ss -ltnp sport = :{}` shows it",
-                address.port()
-            );
+            let advice =
+                format!("stop it, or listen elsewhere; `ss -ltnp sport = :{}` shows it", address.port());
             Finding::bad(check, format!("{address} is taken by {who}"), advice)
         }
-        (Bound::Free, true) => Finding::bad(
+        (Bound::Free, Some(running)) => Finding::bad(
             check,
             format!("nobody listens on {address}"),
-            "the relay runs with another configuration: restart it with this one",
+            format!("the {} runs with another configuration: restart it with this one", running.what),
         ),
-        (Bound::Free, false) => Finding::good(check, format!("{address} is free")),
-        (Bound::Forbidden, true) => {
+        (Bound::Free, None) => Finding::good(check, format!("{address} is free")),
+        (Bound::Forbidden, Some(_)) => {
             Finding::good(check, format!("{address}; who holds it cannot be seen from this account"))
         }
-        (Bound::Forbidden, false) => Finding::warn(
+        (Bound::Forbidden, None) => Finding::warn(
             check,
             format!("this account may not listen on {address}"),
             "let systemd open it (deploy/), or give the service CAP_NET_BIND_SERVICE",

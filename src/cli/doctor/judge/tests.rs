@@ -149,25 +149,33 @@ fn the_kernels_table_is_read_and_names_who_is_in_the_way() {
 #[test]
 fn ports_are_ours_or_free() {
     let at = "127.0.0.1:25".parse().unwrap();
-    let taken = |holders: &[&str], uid| Bound::Taken {
-        holders: holders.iter().map(|h| (*h).to_owned()).collect(),
+    let taken = |holders: &[(&str, u32)], uid| Bound::Taken {
+        holders: holders
+            .iter()
+            .map(|(name, pid)| net::Holder { name: (*name).to_owned(), pid: *pid })
+            .collect(),
         uid,
     };
-    for (bound, runs, level, words) in [
-        (Bound::Free, false, Level::Good, "is free"),
-        (Bound::Free, true, Level::Bad, "nobody listens"),
-        (taken(&["waystation (12)"], Some(0)), true, Level::Good, "running relay"),
-        (taken(&["systemd (1)", "waystation (12)"], Some(0)), true, Level::Good, "running relay"),
-        (taken(&[], Some(105)), true, Level::Good, "running relay"),
-        (taken(&["master (9)"], Some(0)), true, Level::Bad, "taken by master (9)"),
-        (taken(&["master (9)"], Some(0)), false, Level::Bad, "taken by master (9)"),
-        (taken(&[], Some(105)), false, Level::Bad, "account 105"),
-        (taken(&[], None), false, Level::Bad, "another program"),
-        (Bound::Forbidden, false, Level::Warn, "CAP_NET_BIND_SERVICE"),
-        (Bound::Forbidden, true, Level::Good, "cannot be seen"),
-        (Bound::Impossible("no such address".to_owned()), false, Level::Bad, "ip address"),
+    let relay = |pid| Some(net::Running { what: "relay", pid });
+    let (none, silent, twelve) = (None, relay(None), relay(Some(12)));
+    for (bound, relay, level, words) in [
+        (Bound::Free, none, Level::Good, "is free"),
+        (Bound::Free, twelve, Level::Bad, "nobody listens"),
+        (taken(&[("waystation", 12)], Some(0)), twelve, Level::Good, "running relay"),
+        (taken(&[("systemd", 1), ("waystation", 12)], Some(0)), twelve, Level::Good, "running relay"),
+        (taken(&[("relay-2.1", 12)], Some(0)), twelve, Level::Good, "running relay"),
+        (taken(&[("relay-2.1", 12)], Some(0)), silent, Level::Bad, "taken by relay-2.1 (12)"),
+        (taken(&[("waystation", 4012)], Some(0)), twelve, Level::Good, "running relay"),
+        (taken(&[], Some(105)), twelve, Level::Good, "running relay"),
+        (taken(&[("master", 9)], Some(0)), twelve, Level::Bad, "taken by master (9)"),
+        (taken(&[("master", 9)], Some(0)), none, Level::Bad, "taken by master (9)"),
+        (taken(&[], Some(105)), none, Level::Bad, "account 105"),
+        (taken(&[], None), none, Level::Bad, "another program"),
+        (Bound::Forbidden, none, Level::Warn, "CAP_NET_BIND_SERVICE"),
+        (Bound::Forbidden, twelve, Level::Good, "cannot be seen"),
+        (Bound::Impossible("no such address".to_owned()), none, Level::Bad, "ip address"),
     ] {
-        is(&net::port("SMTP", at, &bound, runs), level, words);
+        is(&net::port("SMTP", at, &bound, relay), level, words);
     }
 }
 
