@@ -147,6 +147,17 @@ impl Spool {
         self.room_for(lane, 1, 0).map(|_| ())
     }
 
+    /// The lane that mail for `name` goes to and its mailbox's name, when one more small item would be taken for it;
+    /// `None`: nobody is called that.
+    ///
+    /// # Errors
+    /// [`AcceptError`].
+    pub fn room_by_name(&self, name: &str) -> Result<Option<(LaneId, String)>, AcceptError> {
+        let Some(id) = self.lane_by_name(name)? else { return Ok(None) };
+        self.accepts()?;
+        Ok(Some((id, self.room_for(id, 1, 0)?.name)))
+    }
+
     fn room_for(&self, id: LaneId, items: u64, bytes: u64) -> Result<Lane, AcceptError> {
         let lane = self.tail.lane(id)?.filter(|lane| lane.defined != 0).ok_or(AcceptError::UnknownLane)?;
         if lane.revoked {

@@ -55,7 +55,9 @@ impl Spool {
 
     fn apply_target(&mut self, lsn: Lsn, item: &ItemRecord, target: &TargetRecord) -> Result<(), SpoolError> {
         let (lane_id, seq) = (LaneId(target.lane), Seq(target.seq));
-        let old = self.tail.entry(lane_id, seq)?;
+        // There is none at and above the next seq; asking would read a block once more than writing it does.
+        let is_new = seq.0 >= self.tail.lane_mut(lane_id)?.next_seq;
+        let old = if is_new { None } else { self.tail.entry(lane_id, seq)? };
         if old.is_some_and(|old| old.item_lsn >= lsn) {
             return Ok(());
         }

@@ -4,6 +4,7 @@
 //! written by a checkpoint), the [`Index`]. A value found in an upper layer is whole; layers are never merged
 //! per key. Memory is bounded by the ledger, which starts a checkpoint when [`Tail::entries`] passes its limit.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
@@ -20,6 +21,8 @@ use crate::types::{STATES, State};
 
 /// Least pairs that one page of a scan asks of the index.
 const SCAN_PAGE: usize = 64;
+/// Unchanged lanes that are kept: some more than sessions are between a recipient and the end of its message.
+const KEPT_MAX: usize = 256;
 
 type Layer = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 
@@ -74,18 +77,18 @@ impl Lane {
 }
 
 /// An index of another version is emptied and rebuilt.
-const LANE_VERSION: u8 = 3;
+const LANE_VERSION: u8 = 4;
 
 fn encode_lane(lane: &Lane) -> Result<Vec<u8>, SpoolError> {
     let mut out = vec![LANE_VERSION];
-    bincode::encode_into_std_write(lane, &mut out, bincode::config::legacy())
+    bincode::encode_into_std_write(lane, &mut out, bincode::config::standard())
         .map_err(|error| SpoolError::Index(format!("lane does not encode: {error}")))?;
     Ok(out)
 }
 
 fn decode_lane(bytes: &[u8]) -> Result<Lane, SpoolError> {
     match bytes.split_first() {
-        Some((&LANE_VERSION, rest)) => bincode::decode_from_slice(rest, bincode::config::legacy())
+        Some((&LANE_VERSION, rest)) => bincode::decode_from_slice(rest, bincode::config::standard())
             .map(|(lane, _)| lane)
             .map_err(|error| SpoolError::Index(format!("lane does not decode: {error}"))),
         _ => Err(SpoolError::Index("lane of an unknown version".to_owned())),
@@ -126,7 +129,10 @@ pub(crate) struct Tail {
     index: Arc<dyn Index>,
     live: [Layer; Tree::ALL.len()],
     frozen: Option<Arc<[Layer; Tree::ALL.len()]>>,
-    lanes: HashMap<LaneId, Lane>,
+    /// Changed since the last freeze.
+    lanes: BTreeMap<LaneId, Lane>,
+    /// Read lately, unchanged, none of `lanes`: one is looked at several times before it changes.
+    kept: RefCell<HashMap<LaneId, Lane>>,
     bytes: usize,
 }
 
@@ -136,7 +142,14 @@ fn layer(tree: Tree) -> usize {
 
 impl Tail {
     pub(crate) fn new(index: Arc<dyn Index>) -> Self {
-        Self { index, live: Default::default(), frozen: None, lanes: HashMap::new(), bytes: 0 }
+        Self {
+            index,
+            live: Default::default(),
+            frozen: None,
+            lanes: BTreeMap::new(),
+            kept: RefCell::default(),
+            bytes: 0,
+        }
     }
 
     pub(crate) fn index(&self) -> &Arc<dyn Index> {
@@ -297,16 +310,24 @@ impl Tail {
     }
 
     pub(crate) fn lane(&self, id: LaneId) -> Result<Option<Lane>, SpoolError> {
-        if let Some(lane) = self.lanes.get(&id) {
+        let mut kept = self.kept.borrow_mut();
+        if let Some(lane) = self.lanes.get(&id).or_else(|| kept.get(&id)) {
             return Ok(Some(lane.clone()));
         }
-        self.get(Tree::Lane, &entry::lane_key(id))?.map(|bytes| decode_lane(&bytes)).transpose()
+        let Some(bytes) = self.get(Tree::Lane, &entry::lane_key(id))? else { return Ok(None) };
+        let lane = decode_lane(&bytes)?;
+        if kept.len() >= KEPT_MAX {
+            kept.clear();
+        }
+        kept.insert(id, lane.clone());
+        Ok(Some(lane))
     }
 
     /// The lane, to be changed; made as a placeholder when nobody has heard of it.
     pub(crate) fn lane_mut(&mut self, id: LaneId) -> Result<&mut Lane, SpoolError> {
         if !self.lanes.contains_key(&id) {
             let lane = self.lane(id)?.unwrap_or_default();
+            self.kept.get_mut().remove(&id);
             self.bytes += 256;
             self.lanes.insert(id, lane);
         }
@@ -320,20 +341,15 @@ impl Tail {
         limit: usize,
     ) -> Result<Vec<(LaneId, Lane)>, SpoolError> {
         let start = after.map_or(0, |lane| lane.0.saturating_add(1));
+        let begins = |id: &LaneId| id.0 >= start && after.is_none_or(|after| *id > after);
         let mut out: BTreeMap<LaneId, Lane> = BTreeMap::new();
         for (key, value) in self.scan(Tree::Lane, &start.to_be_bytes(), None, limit)? {
-            if let Some(id) = entry::lane_of_key(&key) {
+            if let Some(id) = entry::lane_of_key(&key).filter(begins) {
                 out.insert(id, decode_lane(&value)?);
             }
         }
-        let full = out.len() == limit;
-        let last = out.keys().next_back().copied();
-        for (id, lane) in &self.lanes {
-            let inside = !full || last.is_none_or(|last| *id <= last);
-            if id.0 >= start && inside && after.is_none_or(|after| *id > after) {
-                out.insert(*id, lane.clone());
-            }
-        }
+        let changed = self.lanes.range(LaneId(start)..).filter(|(id, _)| begins(id)).take(limit);
+        out.extend(changed.map(|(id, lane)| (*id, lane.clone())));
         Ok(out.into_iter().take(limit).collect())
     }
 

@@ -56,18 +56,18 @@ impl Spool {
         self.sweep_twins(now)?;
         self.sweep_invitations(now)?;
         let mut blocks = BLOCKS_PER_STEP;
-        for _ in 0..LANES_PER_STEP {
-            let Some((id, _)) = self.tail.lanes(self.sweep.lane, 1)?.into_iter().next() else {
-                self.oldest_ready = self.sweep.oldest.take();
-                self.sweep.lane = None;
-                done.round_done = true;
-                break;
-            };
-            if !self.sweep_lane(id, now, &mut blocks, &mut done)? {
-                break;
+        let page = self.tail.lanes(self.sweep.lane, LANES_PER_STEP)?;
+        for (id, _) in &page {
+            if !self.sweep_lane(*id, now, &mut blocks, &mut done)? {
+                return Ok(done);
             }
-            self.sweep.lane = Some(id);
+            self.sweep.lane = Some(*id);
             self.sweep.inside = None;
+        }
+        if page.len() < LANES_PER_STEP {
+            self.oldest_ready = self.sweep.oldest.take();
+            self.sweep.lane = None;
+            done.round_done = true;
         }
         Ok(done)
     }

@@ -27,10 +27,12 @@ mod place;
 mod scan;
 #[cfg(test)]
 mod tests;
+mod undo;
 
 use ledger::{Digest, StateRecord, Undo};
 use place::{Barrier, Place};
 use scan::Seen;
+use undo::UndoFile;
 
 /// Page cache of the engine, bytes.
 const CACHE_BYTES: u64 = 32 * 1024 * 1024;
@@ -48,8 +50,8 @@ const LOCK_PAUSE: Duration = Duration::from_millis(20);
 /// Where the state record lies.
 const STATE_TREE: &str = "state";
 const STATE_KEY: &[u8] = b"state";
-/// Old values of the apply that is under way.
-const UNDO_TREE: &str = "undo";
+/// Changes whose old values are written at once, before the first of them is made.
+const GROUP_CHANGES: usize = 256;
 
 /// One opened generation.
 struct Engine {
@@ -58,7 +60,7 @@ struct Engine {
     db: sled::Db,
     trees: Vec<sled::Tree>,
     state: sled::Tree,
-    undo: sled::Tree,
+    undo: UndoFile,
 }
 
 /// What only the one who applies may touch.
@@ -166,7 +168,7 @@ impl Engine {
             .flush_every_ms(None)
             .open()?;
         let trees = Tree::ALL.iter().map(|tree| db.open_tree(tree.name())).collect::<Result<_, _>>()?;
-        let (state, undo) = (db.open_tree(STATE_TREE)?, db.open_tree(UNDO_TREE)?);
+        let (state, undo) = (db.open_tree(STATE_TREE)?, UndoFile::open(&dir)?);
         Ok(Self { generation, dir, db, trees, state, undo })
     }
 
@@ -185,11 +187,18 @@ impl Engine {
         at.and_then(|at| self.trees.get(at)).ok_or_else(|| Trouble::Damaged("tree is missing".to_owned()))
     }
 
-    fn put(&self, tree: Tree, key: &[u8], value: Option<&[u8]>) -> Result<(), Trouble> {
-        match value {
-            Some(value) => self.tree(tree)?.insert(key, value)?,
+    /// Changes one pair, and the sum over all of them.
+    fn put(&self, digest: &mut Digest, tree: Tree, key: &[u8], value: Option<&[u8]>) -> Result<(), Trouble> {
+        let old = match value {
+            Some(value) => {
+                digest.add(tree, key, value);
+                self.tree(tree)?.insert(key, value)?
+            }
             None => self.tree(tree)?.remove(key)?,
         };
+        if let Some(old) = old {
+            digest.take(tree, key, &old);
+        }
         Ok(())
     }
 
@@ -205,14 +214,10 @@ impl Engine {
         if record.applied.is_none() {
             return Ok(None);
         }
+        let undos = self.undo.read(record.round.wrapping_add(1))?;
         // Newest first: when a key was changed twice, the older value is the right one.
-        for entry in self.undo.iter().rev() {
-            let (key, value) = entry?;
-            if Undo::round_of(&key) == Some(record.round.wrapping_add(1)) {
-                let undo = Undo::decode(&value)
-                    .ok_or_else(|| Trouble::Damaged("undo entry is damaged".to_owned()))?;
-                self.put(undo.tree, &undo.key, undo.value.as_deref())?;
-            }
+        for undo in undos.iter().rev() {
+            self.put(&mut Digest::default(), undo.tree, &undo.key, undo.value.as_deref())?;
         }
         let mut digest = Digest::default();
         self.each(|tree, key, value| {
@@ -224,6 +229,10 @@ impl Engine {
                 "contents do not add up: {} pairs found, {} expected",
                 digest.count, record.digest.count
             )));
+        }
+        if !undos.is_empty() {
+            // Until then a kill would leave both what is taken back here and what is not.
+            self.db.flush()?;
         }
         self.undo.clear()?;
         Ok(Some(record))
@@ -373,21 +382,17 @@ impl SledIndex {
         let engine = self.engine();
         let round = writer.record.round.wrapping_add(1);
         let mut digest = writer.record.digest;
-        for (n, change) in changes.iter().enumerate() {
-            let old = engine.tree(change.tree)?.get(&change.key)?;
-            if old.as_deref() == change.value.as_deref() {
-                continue;
+        for group in changes.chunks(GROUP_CHANGES) {
+            let mut undos = Vec::new();
+            for Change { tree, key, .. } in group {
+                Undo::append(&mut undos, *tree, key, engine.tree(*tree)?.get(key)?.as_deref());
             }
-            let undo = Undo::encode(change.tree, &change.key, old.as_deref());
-            engine.undo.insert(Undo::key(round, n as u64), undo)?;
-            if let Some(old) = &old {
-                digest.take(change.tree, &change.key, old);
+            engine.undo.write(round, &undos)?;
+            for Change { tree, key, value } in group {
+                engine.put(&mut digest, *tree, key, value.as_deref())?;
             }
-            if let Some(value) = &change.value {
-                digest.add(change.tree, &change.key, value);
-            }
-            engine.put(change.tree, &change.key, change.value.as_deref())?;
         }
+        engine.undo.sync()?;
         engine.stabilize(&mut writer.barrier)?;
         let record = StateRecord { round, applied: Some(applied.0), digest };
         engine.state.insert(STATE_KEY, record.encode().to_vec())?;
@@ -399,18 +404,8 @@ impl SledIndex {
 
     fn fill_with(&self, writer: &mut Writer, changes: &[Change]) -> Result<(), Trouble> {
         let engine = self.engine();
-        let digest = &mut writer.record.digest;
         for Change { tree, key, value } in changes {
-            let old = match value {
-                Some(value) => {
-                    digest.add(*tree, key, value);
-                    engine.tree(*tree)?.insert(key, value.as_slice())?
-                }
-                None => engine.tree(*tree)?.remove(key)?,
-            };
-            if let Some(old) = old {
-                digest.take(*tree, key, &old);
-            }
+            engine.put(&mut writer.record.digest, *tree, key, value.as_deref())?;
         }
         Ok(())
     }

@@ -121,6 +121,32 @@ impl Spool {
         Ok(out)
     }
 
+    /// At most `limit` mailboxes with results that have not been told, in the order of their outboxes, and the outbox to
+    /// go on behind, if there may be more.
+    ///
+    /// # Errors
+    /// [`SpoolError::Index`].
+    pub fn untold_mailboxes(
+        &self,
+        behind: Option<LaneId>,
+        limit: usize,
+    ) -> Result<(Vec<LaneId>, Option<LaneId>), SpoolError> {
+        let (mut out, mut behind) = (Vec::new(), behind);
+        while out.len() < limit {
+            let from = behind.map_or_else(Vec::new, |lane| entry::lane_key(LaneId(lane.0.saturating_add(1))));
+            let found = self.tail.scan(Tree::Untold, &from, None, 1)?;
+            let outbox =
+                found.first().and_then(|(key, _)| entry::block_of_key(key)).map(|(outbox, _)| outbox);
+            // Twice the same: there is no lane behind it.
+            let Some(outbox) = outbox.filter(|outbox| Some(*outbox) != behind) else {
+                return Ok((out, None));
+            };
+            out.extend(self.lane_by_name(&self.owner_of(outbox)?)?);
+            behind = Some(outbox);
+        }
+        Ok((out, behind))
+    }
+
     /// What an item record must say of a submission when it is written again.
     pub(crate) fn outbound_record(
         &self,

@@ -224,6 +224,39 @@ fn a_result_is_told_once_and_remembered() {
 }
 
 #[test]
+fn mailboxes_with_untold_results_are_found_among_those_without() {
+    let mut post = Post::new();
+    let homes: Vec<_> = (0..9).map(|n| post.spool.register(&format!("home{n}"), NOW).unwrap()).collect();
+    for (n, home) in homes.iter().enumerate() {
+        post.mailbox = *home;
+        // More than one result each, and some mailboxes whose submissions have none, or whose gateway has it.
+        for key in 0..3 {
+            let id = post.submit(10 * n as u8 + key, "d.example");
+            if n % 3 > 0 {
+                post.spool.settle(id, Settlement::Failed, "", NOW).unwrap();
+            }
+            if n % 3 == 1 {
+                post.spool.tell(id, NOW).unwrap();
+            }
+        }
+    }
+    post.spool.commit(NOW).unwrap();
+    let (post, _) = post.restart();
+    let expected = [homes[2], homes[5], homes[8]];
+    assert_eq!(post.spool.untold_mailboxes(None, 9).unwrap(), (expected.to_vec(), None));
+    let (mut found, mut behind) = (Vec::new(), None);
+    loop {
+        let (page, next) = post.spool.untold_mailboxes(behind, 1).unwrap();
+        found.extend(page);
+        behind = next;
+        if behind.is_none() {
+            break;
+        }
+    }
+    assert_eq!(found, expected);
+}
+
+#[test]
 fn results_known_at_once_and_local_items_come_in_one_record() {
     let mut post = Post::new();
     let work = post.spool.register("work", NOW).unwrap();

@@ -78,11 +78,11 @@ pub(in crate::mail) fn names(path: &ForwardPath, postmaster: &str) -> Vec<String
 
 pub(in crate::mail) fn look_up(spool: &Spool, names: &[String]) -> Result<Answer, SpoolError> {
     for name in names {
-        if let Some(mailbox) = spool.mailbox(name)? {
-            return Ok(match spool.room(mailbox.lane) {
-                Ok(()) => Answer::Lane { lane: mailbox.lane, name: mailbox.name },
-                Err(error) => refusal(&error),
-            });
+        match spool.room_by_name(name) {
+            Ok(Some((lane, name))) => return Ok(Answer::Lane { lane, name }),
+            Ok(None) => {}
+            Err(AcceptError::Spool(error)) => return Err(error),
+            Err(error) => return Ok(refusal(&error)),
         }
     }
     Ok(Answer::Unknown)

@@ -2,14 +2,18 @@
 //!
 //! The engine checks single pages but may lose whole ones without a word. So the state record counts all
 //! pairs and carries the sum of a hash of each; opening adds them up again. Changes of one apply are
-//! preceded by undo entries, so that an apply cut off half-way is rolled back to the last state record.
+//! preceded by their old values, so that an apply cut off half-way is rolled back to the last state record.
 
 use crate::index::Tree;
 
 /// Bytes of an encoded [`StateRecord`].
 const STATE_BYTES: usize = 46;
-/// First byte of an encoded [`StateRecord`] and of an undo entry.
+/// First byte of an encoded [`StateRecord`].
 const VERSION: u8 = 1;
+/// Bytes of an [`Undo`] before its key: tree, whether there was a value, lengths of key and value.
+const UNDO_HEAD_BYTES: usize = 10;
+/// Bytes of a frame before its entries: apply, length, checksum.
+const FRAME_HEAD_BYTES: usize = 16;
 
 /// Sum over pairs, whatever their order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -103,41 +107,57 @@ pub(super) struct Undo {
 }
 
 impl Undo {
-    /// Orders undo entries by apply, then by change.
-    pub(super) fn key(round: u64, n: u64) -> [u8; 16] {
-        let mut key = [0; 16];
-        key[..8].copy_from_slice(&round.to_be_bytes());
-        key[8..].copy_from_slice(&n.to_be_bytes());
-        key
-    }
-
-    /// The apply an undo entry belongs to.
-    pub(super) fn round_of(key: &[u8]) -> Option<u64> {
-        key.first_chunk::<8>().map(|round| u64::from_be_bytes(*round))
-    }
-
-    pub(super) fn encode(tree: Tree, key: &[u8], value: Option<&[u8]>) -> Vec<u8> {
-        let mut out = Vec::with_capacity(7 + key.len() + value.map_or(0, <[u8]>::len));
-        out.extend([VERSION, number(tree) as u8, u8::from(value.is_some())]);
+    /// Adds to `out` that `key` led to `value`.
+    pub(super) fn append(out: &mut Vec<u8>, tree: Tree, key: &[u8], value: Option<&[u8]>) {
+        out.extend([number(tree) as u8, u8::from(value.is_some())]);
         out.extend((key.len() as u32).to_be_bytes());
+        out.extend((value.map_or(0, <[u8]>::len) as u32).to_be_bytes());
         out.extend(key);
         out.extend(value.unwrap_or_default());
-        out
     }
 
-    /// `None` when the bytes are no undo entry.
-    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
-        let (head, rest) = bytes.split_at_checked(7)?;
-        let tree = *Tree::ALL.get(usize::from(head[1]))?;
-        let len = u32::from_be_bytes([head[3], head[4], head[5], head[6]]) as usize;
-        let (key, value) = rest.split_at_checked(len)?;
-        let value = match (head[0], head[2]) {
-            (VERSION, 0) if value.is_empty() => None,
-            (VERSION, 1) => Some(value.to_vec()),
-            _ => return None,
-        };
-        Some(Self { tree, key: key.to_vec(), value })
+    /// Takes the first entry off `bytes`; `None` when there is none.
+    fn take(bytes: &mut &[u8]) -> Option<Self> {
+        let (head, rest) = bytes.split_first_chunk::<UNDO_HEAD_BYTES>()?;
+        let tree = *Tree::ALL.get(usize::from(head[0]))?;
+        let len =
+            |at: usize| u32::from_be_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]) as usize;
+        let (key, rest) = rest.split_at_checked(len(2))?;
+        let (value, rest) = rest.split_at_checked(len(6))?;
+        *bytes = rest;
+        Some(Self { tree, key: key.to_vec(), value: (head[1] == 1).then(|| value.to_vec()) })
     }
+}
+
+/// Entries of one apply, so that they are found whole or not at all.
+pub(super) fn frame(round: u64, undos: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(FRAME_HEAD_BYTES + undos.len());
+    out.extend(round.to_be_bytes());
+    out.extend((undos.len() as u32).to_be_bytes());
+    out.extend(frame_crc(round, undos).to_be_bytes());
+    out.extend(undos);
+    out
+}
+
+fn frame_crc(round: u64, undos: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(&round.to_be_bytes()), undos)
+}
+
+/// Entries of the apply `round` in `bytes`, up to the first frame that is not whole or belongs to another apply.
+pub(super) fn frames(round: u64, mut bytes: &[u8]) -> Vec<Undo> {
+    let mut out = Vec::new();
+    while let Some((head, rest)) = bytes.split_first_chunk::<FRAME_HEAD_BYTES>() {
+        let [.., l0, l1, l2, l3, c0, c1, c2, c3] = *head;
+        let len = u32::from_be_bytes([l0, l1, l2, l3]) as usize;
+        let Some((mut undos, rest)) = rest.split_at_checked(len) else { break };
+        let crc = u32::from_be_bytes([c0, c1, c2, c3]);
+        if head[..8] != round.to_be_bytes() || crc != frame_crc(round, undos) {
+            break;
+        }
+        out.extend(std::iter::from_fn(|| Undo::take(&mut undos)));
+        bytes = rest;
+    }
+    out
 }
 
 #[cfg(test)]
@@ -162,14 +182,32 @@ mod tests {
     }
 
     #[test]
-    fn undo_decodes_what_was_encoded() {
-        for value in [None, Some(Vec::new()), Some(vec![1, 2, 3])] {
-            let undo = Undo { tree: Tree::Segment, key: vec![5; 9], value };
-            let bytes = Undo::encode(undo.tree, &undo.key, undo.value.as_deref());
-            assert_eq!(Undo::decode(&bytes), Some(undo));
-            assert_eq!(Undo::decode(&bytes[..6]), None);
+    fn frames_give_back_what_was_framed_up_to_the_first_that_is_not_whole() {
+        let undo = |n: u8, value| Undo { tree: Tree::Segment, key: vec![n; 9], value };
+        let groups = [
+            vec![undo(1, None), undo(2, Some(Vec::new()))],
+            vec![undo(3, Some(vec![1, 2, 3]))],
+            vec![undo(4, Some(vec![7; 300])), undo(4, None)],
+        ];
+        let mut bytes = Vec::new();
+        let mut ends = vec![0];
+        for group in &groups {
+            let mut undos = Vec::new();
+            for undo in group {
+                Undo::append(&mut undos, undo.tree, &undo.key, undo.value.as_deref());
+            }
+            bytes.extend(frame(7, &undos));
+            ends.push(bytes.len());
         }
-        assert_eq!(Undo::round_of(&Undo::key(3, 4)), Some(3));
+        assert_eq!(frames(7, &bytes), groups.concat());
+        assert_eq!(frames(8, &bytes), []);
+        for cut in 0..bytes.len() {
+            let whole = ends.iter().filter(|end| **end <= cut).count() - 1;
+            assert_eq!(frames(7, &bytes[..cut]), groups[..whole].concat(), "cut at {cut}");
+            let mut flipped = bytes.clone();
+            flipped[cut] ^= 0x10;
+            assert_eq!(frames(7, &flipped), groups[..whole].concat(), "flipped at {cut}");
+        }
     }
 
     #[test]

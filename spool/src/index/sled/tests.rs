@@ -8,6 +8,8 @@ use super::*;
 use crate::disk::sim::SplitMix64;
 use crate::index::memory::MemoryIndex;
 
+mod kill;
+
 type Contents = BTreeMap<(Tree, Vec<u8>), Vec<u8>>;
 
 fn change(tree: Tree, key: u64, value: Option<Vec<u8>>) -> Change {
@@ -49,11 +51,16 @@ fn filled(path: &Path, seed: u64, applies: u64) -> BTreeMap<Option<Lsn>, Content
     states
 }
 
+/// Files that have something in them.
 fn files(dir: &Path) -> Vec<PathBuf> {
     let mut all = Vec::new();
     for entry in fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
-        if path.is_dir() { all.extend(files(&path)) } else { all.push(path) }
+        if path.is_dir() {
+            all.extend(files(&path));
+        } else if fs::metadata(&path).unwrap().len() > 0 {
+            all.push(path);
+        }
     }
     all.sort();
     all
@@ -203,12 +210,16 @@ fn an_apply_cut_off_half_way_is_taken_back() {
         let index = SledIndex::open(&path).unwrap();
         let engine = index.engine();
         // What apply does up to its first barrier.
-        for (n, (tree, key)) in [(Tree::Lane, 1u64), (Tree::Lane, 1), (Tree::Name, 900)].iter().enumerate() {
-            let key = key.to_be_bytes();
-            let old = engine.tree(*tree).ok().and_then(|tree| tree.get(key).unwrap());
-            let undo = Undo::encode(*tree, &key, old.as_deref());
-            engine.undo.insert(Undo::key(6, n as u64), undo).unwrap();
-            assert!(engine.put(*tree, &key, Some(&[n as u8; 9])).is_ok());
+        let changes = [(Tree::Lane, 1u64), (Tree::Lane, 1), (Tree::Name, 900)];
+        let mut undos = Vec::new();
+        for (tree, key) in changes {
+            let old = engine.tree(tree).ok().and_then(|tree| tree.get(key.to_be_bytes()).unwrap());
+            Undo::append(&mut undos, tree, &key.to_be_bytes(), old.as_deref());
+        }
+        engine.undo.write(6, &undos).unwrap();
+        for (n, (tree, key)) in changes.into_iter().enumerate() {
+            let put = engine.put(&mut Digest::default(), tree, &key.to_be_bytes(), Some(&[n as u8; 9]));
+            assert!(put.is_ok());
         }
         engine.db.flush().unwrap();
     }
@@ -224,7 +235,7 @@ fn contents_that_do_not_add_up_are_not_used() {
     filled(&path, 4, 5);
     {
         let index = SledIndex::open(&path).unwrap();
-        assert!(index.engine().put(Tree::Lane, b"smuggled", Some(b"in")).is_ok());
+        assert!(index.engine().put(&mut Digest::default(), Tree::Lane, b"smuggled", Some(b"in")).is_ok());
         index.engine().db.flush().unwrap();
     }
     let index = SledIndex::open(&path).unwrap();

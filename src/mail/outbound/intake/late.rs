@@ -7,7 +7,7 @@
 //!
 //! Failure policy: a report that cannot be stored now is tried again after [`AGAIN`]; the result stays untold.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -46,16 +46,28 @@ const REPORT_PROTOCOL: &str = "LOCAL";
 /// Mailboxes to look at, and when.
 #[derive(Debug, Default)]
 pub(super) struct Late {
-    due: Mutex<HashMap<LaneId, WallMs>>,
+    due: Mutex<Due>,
     bell: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Due {
+    of: HashMap<LaneId, WallMs>,
+    order: BTreeSet<(WallMs, LaneId)>,
 }
 
 impl Late {
     /// There may be something for this mailbox; looked at not before `at`.
     fn look_at(&self, mailbox: LaneId, at: WallMs) {
         let mut due = self.lock();
-        let known = due.entry(mailbox).or_insert(at);
-        *known = at.min(*known);
+        let known = due.of.get(&mailbox).copied();
+        if known.is_none_or(|known| at < known) {
+            if let Some(known) = known {
+                due.order.remove(&(known, mailbox));
+            }
+            due.of.insert(mailbox, at);
+            due.order.insert((at, mailbox));
+        }
         drop(due);
         self.bell.notify_one();
     }
@@ -63,18 +75,18 @@ impl Late {
     /// The mailbox that is due first, if it is due; else when one is.
     fn next(&self, now: WallMs) -> Result<LaneId, Option<WallMs>> {
         let mut due = self.lock();
-        let first = due.iter().min_by_key(|(_, at)| **at).map(|(mailbox, at)| (*mailbox, *at));
-        match first {
-            Some((mailbox, at)) if at <= now => {
-                due.remove(&mailbox);
+        match due.order.first().copied() {
+            Some((at, mailbox)) if at <= now => {
+                due.order.remove(&(at, mailbox));
+                due.of.remove(&mailbox);
                 Ok(mailbox)
             }
-            Some((_, at)) => Err(Some(at)),
+            Some((at, _)) => Err(Some(at)),
             None => Err(None),
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<LaneId, WallMs>> {
+    fn lock(&self) -> MutexGuard<'_, Due> {
         self.due.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -121,17 +133,18 @@ impl Submissions {
         }
     }
 
-    /// After a start: every mailbox may have results that nobody was told.
+    /// After a start: some mailboxes have results that nobody was told.
     async fn look_at_all(&self) -> Result<(), SpoolError> {
-        let mut after = None;
+        let mut behind = None;
         loop {
-            let page = self.spooler.query(move |spool| spool.mailboxes(after, MAILBOXES_PAGE)).await??;
-            for mailbox in &page {
-                self.late.look_at(mailbox.lane, WallMs(0));
+            let asked = self.spooler.query(move |spool| spool.untold_mailboxes(behind, MAILBOXES_PAGE));
+            let (page, next) = asked.await??;
+            for mailbox in page {
+                self.late.look_at(mailbox, WallMs(0));
             }
-            match page.last() {
-                Some(last) if page.len() == MAILBOXES_PAGE => after = Some(last.lane),
-                Some(_) | None => return Ok(()),
+            match next {
+                Some(next) => behind = Some(next),
+                None => return Ok(()),
             }
         }
     }
@@ -301,5 +314,25 @@ fn tell(spool: &mut Spool, id: ItemId, now: WallMs) -> Result<(), AcceptError> {
             | RequestError::WrongState { .. }
             | RequestError::NoSession,
         ) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mailboxes_come_when_they_are_due_each_once_at_its_earliest_time() {
+        let late = Late::default();
+        assert_eq!(late.next(WallMs(9)), Err(None));
+        late.look_at(LaneId(1), WallMs(30));
+        late.look_at(LaneId(2), WallMs(20));
+        late.look_at(LaneId(1), WallMs(10));
+        late.look_at(LaneId(2), WallMs(40));
+        assert_eq!(late.next(WallMs(9)), Err(Some(WallMs(10))));
+        assert_eq!(late.next(WallMs(10)), Ok(LaneId(1)));
+        assert_eq!(late.next(WallMs(10)), Err(Some(WallMs(20))));
+        assert_eq!(late.next(WallMs(50)), Ok(LaneId(2)));
+        assert_eq!(late.next(WallMs(50)), Err(None));
     }
 }
