@@ -2,8 +2,9 @@
 
 use std::fs::Permissions;
 use std::net::TcpListener;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
+use std::process::Command;
 
 use serde_json::Value;
 
@@ -69,6 +70,20 @@ fn expect(findings: &[Value], check: &str, level: &str, words: &str) {
 
 fn set_mode(path: &Path, mode: u32) {
     std::fs::set_permissions(path, Permissions::from_mode(mode)).expect("permissions");
+}
+
+#[test]
+fn doctor_knows_its_relay_by_whatever_name_somebody_calls_the_program() {
+    let relay = Relay::new();
+    let program = relay.dir.path().join("relay-2.1");
+    symlink(waystation().get_program(), &program).expect("link");
+    let running = RelayProcess::start_as(Command::new(&program), &relay.data(), &relay.env());
+    let (code, findings) = relay.doctor(&[]);
+    assert_eq!(code, 0, "{findings:#?}");
+    for check in ["SMTP port", "HTTP port"] {
+        expect(&findings, check, "ok", "held by the running relay");
+    }
+    assert_eq!(running.terminate(), 0);
 }
 
 #[test]

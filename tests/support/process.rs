@@ -94,7 +94,12 @@ impl RelayProcess {
 
     /// The same with more environment.
     pub(crate) fn start_with(data_dir: &Path, env: &[(&str, &str)]) -> Self {
-        let mut child = waystation()
+        Self::start_as(waystation(), data_dir, env)
+    }
+
+    /// The same with a program that is called otherwise.
+    pub(crate) fn start_as(mut program: Command, data_dir: &Path, env: &[(&str, &str)]) -> Self {
+        let mut child = program
             .args(["serve", "--data-dir"])
             .arg(data_dir)
             .env("WAYSTATION_HTTP__LISTEN", "127.0.0.1:0")
