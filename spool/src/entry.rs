@@ -6,6 +6,10 @@
 use crate::ids::{ItemId, LaneId, Lsn, Seq, WallMs};
 use crate::types::State;
 
+mod packed;
+
+pub(crate) use packed::{pack, unpack};
+
 /// Items in one block.
 pub const BLOCK_ITEMS: u64 = 64;
 /// Bytes of one entry.
@@ -106,9 +110,6 @@ impl Entry {
     fn decode(bytes: &[u8]) -> Option<Self> {
         let u32_at = |at: usize| Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
         let u64_at = |at: usize| Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?));
-        let flags = *bytes.get(1)?;
-        let outbound = (flags & OUTBOUND_BIT != 0)
-            .then_some(Outbound { attempts: flags & ATTEMPTS_MAX, told: flags & TOLD_BIT != 0 });
         Some(Self {
             state: state_from_code(*bytes.first()?)?,
             overhead_bytes: u16::from_le_bytes(bytes.get(2..4)?.try_into().ok()?),
@@ -118,9 +119,14 @@ impl Entry {
             state_lsn: Lsn(u64_at(20)?),
             accepted_at: WallMs(u64_at(28)?),
             changed_at: WallMs(u64_at(36)?),
-            outbound,
+            outbound: outbound_of(*bytes.get(1)?),
         })
     }
+}
+
+fn outbound_of(flags: u8) -> Option<Outbound> {
+    (flags & OUTBOUND_BIT != 0)
+        .then_some(Outbound { attempts: flags & ATTEMPTS_MAX, told: flags & TOLD_BIT != 0 })
 }
 
 /// Number of the block that holds `seq`.

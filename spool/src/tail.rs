@@ -136,6 +136,19 @@ pub(crate) struct Tail {
     bytes: usize,
 }
 
+/// A value as the index keeps it.
+fn packed(tree: Tree, value: &[u8]) -> Vec<u8> {
+    if tree == Tree::Block { entry::pack(value) } else { value.to_vec() }
+}
+
+/// A value of the index as it is in memory.
+fn unpacked(tree: Tree, value: Vec<u8>) -> Result<Vec<u8>, SpoolError> {
+    if tree != Tree::Block {
+        return Ok(value);
+    }
+    entry::unpack(&value).ok_or_else(|| SpoolError::Index("block does not decode".to_owned()))
+}
+
 fn layer(tree: Tree) -> usize {
     tree as usize
 }
@@ -178,7 +191,7 @@ impl Tail {
         if let Some(value) = self.frozen.as_ref().and_then(|frozen| frozen[layer(tree)].get(key)) {
             return Ok(value.clone());
         }
-        self.index.get(tree, key)
+        self.index.get(tree, key)?.map(|value| unpacked(tree, value)).transpose()
     }
 
     pub(crate) fn put(&mut self, tree: Tree, key: Vec<u8>, value: Vec<u8>) {
@@ -248,7 +261,11 @@ impl Tail {
                     }
                 }
                 let below = page.next_if(|(known, _)| *known == key).map(|(_, value)| value);
-                if let Some(value) = value.unwrap_or(below) {
+                let value = match value {
+                    Some(value) => value,
+                    None => below.map(|value| unpacked(tree, value)).transpose()?,
+                };
+                if let Some(value) = value {
                     out.push((key, value));
                     if out.len() == limit {
                         return Ok(out);
@@ -296,7 +313,11 @@ impl Tail {
                     }
                 }
                 let below = page.next_if(|(known, _)| *known == key).map(|(_, value)| value);
-                if let Some(value) = value.unwrap_or(below) {
+                let value = match value {
+                    Some(value) => value,
+                    None => below.map(|value| unpacked(tree, value)).transpose()?,
+                };
+                if let Some(value) = value {
                     out.push((key, value));
                     if out.len() == limit {
                         return Ok(out);
@@ -423,7 +444,7 @@ impl Tail {
                 frozen[layer(tree)].iter().map(move |(key, value)| Change {
                     tree,
                     key: key.clone(),
-                    value: value.clone(),
+                    value: value.as_deref().map(|value| packed(tree, value)),
                 })
             })
             .collect();
