@@ -19,7 +19,7 @@ use crate::support::home::{GATEWAY_POINTS, Home, Running};
 use crate::support::process::Launch;
 use crate::support::storm::collector::Collector;
 use crate::support::storm::dice::Dice;
-use crate::support::storm::free_port;
+use crate::support::storm::free_ports;
 use crate::support::storm::ledger::{Ledger, Sizes};
 use crate::support::storm::relay::{RELAY_POINTS, Relay};
 use crate::support::storm::senders::{Senders, Task};
@@ -46,8 +46,8 @@ struct Storm {
 impl Storm {
     fn new(seed: u64) -> Self {
         let dir = tempfile::tempdir().expect("temporary directory");
-        let mut dice = Dice::new(seed);
-        let (smtp_port, http_port) = (free_port(&mut dice), free_port(&mut dice));
+        let dice = Dice::new(seed);
+        let [smtp_port, http_port] = free_ports();
         // Relative paths of the configuration are relative to where the process runs.
         let data = dir.path().join("data");
         fs::write(

@@ -22,7 +22,7 @@ use crate::support::home::{Home, Running};
 use crate::support::process::{Launch, waystation};
 use crate::support::storm::collector::Collector;
 use crate::support::storm::dice::Dice;
-use crate::support::storm::free_port;
+use crate::support::storm::free_ports;
 use crate::support::storm::ledger::{self, Ledger, Sizes};
 use crate::support::storm::relay::Relay;
 use crate::support::storm::senders::{Senders, Task};
@@ -86,8 +86,8 @@ pub(crate) enum Way {
 impl World {
     /// Configures both and starts everything but the senders.
     pub(crate) async fn start(plan: &Plan, dir: &Path) -> Result<Self, String> {
-        let mut dice = Dice::new(plan.seed);
-        let (smtp_port, http_port) = (free_port(&mut dice), free_port(&mut dice));
+        let dice = Dice::new(plan.seed);
+        let [smtp_port, http_port] = free_ports();
         let disk = plan.disk.map(|kind| Disk::mount(kind, &dir.join("disk"))).transpose()?;
         let data = disk.as_ref().map_or_else(|| dir.join("data"), |disk| disk.path().join("data"));
         let home =

@@ -14,12 +14,17 @@ use std::net::TcpListener;
 use dice::Dice;
 
 /// Ports that the system does not give to those who connect: while nobody listens, nobody else has them, and who tries to
-/// connect does not meet himself.
-pub(crate) fn free_port(dice: &mut Dice) -> u16 {
-    loop {
-        let port = 15_000 + u16::try_from(dice.below(15_000)).expect("small");
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
+/// connect does not meet himself. Of this process, not of its seed: storms with one seed run side by side.
+pub(crate) fn free_ports<const N: usize>() -> [u16; N] {
+    let mut dice = Dice::new(u64::from(std::process::id()));
+    let mut held = Vec::new();
+    std::array::from_fn(|_| {
+        loop {
+            let port = 15_000 + u16::try_from(dice.below(15_000)).expect("small");
+            if let Ok(listener) = TcpListener::bind(("127.0.0.1", port)) {
+                held.push(listener);
+                return port;
+            }
         }
-    }
+    })
 }
