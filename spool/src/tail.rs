@@ -76,11 +76,12 @@ impl Lane {
     }
 }
 
-/// An index of another version is emptied and rebuilt.
-const LANE_VERSION: u8 = 4;
+/// Version of what the index holds, lanes and packed blocks alike, on the first octet of each lane; an index of another
+/// one is emptied and rebuilt.
+const INDEX_VERSION: u8 = 5;
 
 fn encode_lane(lane: &Lane) -> Result<Vec<u8>, SpoolError> {
-    let mut out = vec![LANE_VERSION];
+    let mut out = vec![INDEX_VERSION];
     bincode::encode_into_std_write(lane, &mut out, bincode::config::standard())
         .map_err(|error| SpoolError::Index(format!("lane does not encode: {error}")))?;
     Ok(out)
@@ -88,7 +89,7 @@ fn encode_lane(lane: &Lane) -> Result<Vec<u8>, SpoolError> {
 
 fn decode_lane(bytes: &[u8]) -> Result<Lane, SpoolError> {
     match bytes.split_first() {
-        Some((&LANE_VERSION, rest)) => bincode::decode_from_slice(rest, bincode::config::standard())
+        Some((&INDEX_VERSION, rest)) => bincode::decode_from_slice(rest, bincode::config::standard())
             .map(|(lane, _)| lane)
             .map_err(|error| SpoolError::Index(format!("lane does not decode: {error}"))),
         _ => Err(SpoolError::Index("lane of an unknown version".to_owned())),
