@@ -61,14 +61,7 @@ pub(super) fn run(global: &Global, args: &Args) -> anyhow::Result<Exit> {
             return floor::measure(dir, args.traffic.messages, args.traffic.size).map(Ok);
         }
         let peer = match side {
-            Side::Waystation | Side::Baseline => {
-                let (peer, http) = relay(&args.common, side, dir)?;
-                let mut outcome = measure(&peer, dir, args)?;
-                let commits = server::commits(http, &mut outcome)?;
-                let messages = super::count(args.traffic.messages);
-                outcome.figure("messages_per_commit", Unit::Count, messages / commits);
-                return Ok(Ok(outcome));
-            }
+            Side::Waystation | Side::Baseline => return relay(dir, args, side).map(Ok),
             Side::Postfix | Side::Opensmtpd | Side::Exim | Side::SmtpServer | Side::SmtpSink | Side::Disk => {
                 peers::start(side, dir, &args.common.peers)?
             }
@@ -91,25 +84,29 @@ pub(super) fn run(global: &Global, args: &Args) -> anyhow::Result<Exit> {
     report::finish(global, &args.common, &subject, &turns)
 }
 
-/// This relay, or its baseline, with one mailbox whose gateway is away.
-fn relay(common: &Common, side: Side, dir: &Path) -> anyhow::Result<(Peer, SocketAddr)> {
-    let place = Place::make(dir, &common.program(side)?, "")?;
+/// This relay, or its baseline, with one mailbox whose gateway is away. What it took must be there after it was killed.
+fn relay(dir: &Path, args: &Args, side: Side) -> anyhow::Result<Outcome> {
+    let place = Place::make(dir, &args.common.program(side)?, "")?;
     let recipients = place.mailboxes(1)?;
     let relay = place.start()?;
-    let (smtp, pid) = (relay.smtp()?, relay.pid());
-    let http = relay.http;
-    let stored = move || server::metric(http, "waystation_inbound_accepted_total");
-    let peer = Peer { smtp, recipients, pid, stored: Some(Box::new(stored)), _running: Box::new(relay) };
-    Ok((peer, http))
+    let mut outcome = cost_of(load(args, relay.smtp()?, &recipients), relay.pid(), dir)?;
+    let commits = server::commits(relay.http, &mut outcome)?;
+    outcome.figure("messages_per_commit", Unit::Count, super::count(args.traffic.messages) / commits);
+    drop(relay);
+    place.start()?.has_ready(args.traffic.messages)?;
+    Ok(outcome)
+}
+
+fn load(args: &Args, smtp: SocketAddr, recipients: &[String]) -> Load {
+    Load {
+        per_connection: args.per_connection,
+        pipelining: !args.no_pipelining,
+        ..args.traffic.load(smtp, recipients.to_vec())
+    }
 }
 
 fn measure(peer: &Peer, dir: &Path, args: &Args) -> anyhow::Result<Outcome> {
-    let load = Load {
-        per_connection: args.per_connection,
-        pipelining: !args.no_pipelining,
-        ..args.traffic.load(peer.smtp, peer.recipients.clone())
-    };
-    let outcome = cost_of(load, peer.pid, dir)?;
+    let outcome = cost_of(load(args, peer.smtp, &peer.recipients), peer.pid, dir)?;
     if let Some(stored) = &peer.stored {
         let stored = stored()?;
         let all = args.traffic.messages;

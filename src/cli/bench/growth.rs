@@ -10,14 +10,13 @@ mod fill;
 mod table;
 
 use std::path::Path;
-use std::time::Duration;
 
 use spool::ids::ItemId;
 
 use super::figures::{Outcome, Unit};
-use super::server::{Place, Relay};
+use super::server::Place;
 use super::smtp::{Load, Size};
-use super::{Common, Scratch, Side, accept, report, stop, usage};
+use super::{Common, Scratch, Side, accept, report, usage};
 use crate::cli::{Exit, Global};
 use crate::clock;
 use crate::daemon::ledger;
@@ -26,8 +25,6 @@ use crate::daemon::ledger;
 const ASKED: usize = 5;
 /// Items in an operator's list.
 const LISTED: usize = 50;
-/// Longest wait for the metric of stored items to say what is stored.
-const COUNT_PATIENCE: Duration = Duration::from_secs(60);
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -139,7 +136,7 @@ impl<'a> Full<'a> {
 
         let relay = self.place.start()?;
         let (start, memory) = (relay.ready, usage::memory_of_tree(relay.pid()));
-        self.has_all(&relay)?;
+        relay.has_ready(self.stored)?;
         let load = Load {
             sessions: usize::from(args.sessions),
             first: self.stored,
@@ -156,7 +153,7 @@ impl<'a> Full<'a> {
         drop(relay);
         let relay = self.place.start()?;
         outcome.figure("start_after_kill_seconds", Unit::Seconds, relay.ready.as_secs_f64());
-        self.has_all(&relay)?;
+        relay.has_ready(self.stored)?;
         relay.stop()?;
         let disk = usage::bytes_below(&self.dir.join("data"));
         outcome.figure("disk_bytes_per_item", Unit::Bytes, super::count(disk) / super::count(self.stored));
@@ -164,7 +161,7 @@ impl<'a> Full<'a> {
             ledger::remove_index(&self.place.config()?)?;
             let relay = self.place.start()?;
             outcome.figure("start_without_index_seconds", Unit::Seconds, relay.ready.as_secs_f64());
-            self.has_all(&relay)?;
+            relay.has_ready(self.stored)?;
             relay.stop()?;
         }
         Ok(outcome)
@@ -195,19 +192,5 @@ impl<'a> Full<'a> {
             times.push(took.as_secs_f64() * 1000.0);
         }
         Ok(report::median(&times))
-    }
-
-    /// Whether a relay counts all that is stored.
-    fn has_all(&self, relay: &Relay) -> anyhow::Result<()> {
-        let begun = clock::monotonic();
-        loop {
-            let ready = relay.metric("waystation_spool_items{state=\"ready\"}")?;
-            if ready == self.stored {
-                return Ok(());
-            }
-            let waited = clock::monotonic().duration_since(begun);
-            anyhow::ensure!(waited < COUNT_PATIENCE, "{ready} of {} items are stored", self.stored);
-            stop::sleep(Duration::from_millis(20))?;
-        }
     }
 }

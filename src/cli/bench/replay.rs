@@ -8,7 +8,7 @@ use serde_json::{Map, json};
 use super::figures::{Outcome, Unit};
 use super::gateways::Gateway;
 use super::report::{self, Subject};
-use super::server::Place;
+use super::server::{self, Place};
 use super::smtp::{self, Load, Size};
 use super::usage::Watch;
 use super::{Common, Side, stop};
@@ -18,6 +18,8 @@ use crate::tunnel::Dialect;
 
 /// Longest wait for the last ack to be written down.
 const ACK_PATIENCE: Duration = Duration::from_secs(120);
+/// How often the relay is asked whether it is.
+const ACK_LOOK: Duration = Duration::from_millis(2);
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -87,15 +89,6 @@ fn measure(dir: &Path, args: &Args, side: Side) -> anyhow::Result<Outcome> {
     let begun = clock::monotonic();
     let dialect = if args.tunnel == 1 { Dialect::One } else { Dialect::Two };
     let received = stop::drive(&runtime, fetch(relay.http, args.gateways, args.messages, dialect))?;
-    loop {
-        let acked = relay.metric(&format!("waystation_items_acked_total{{tunnel=\"{}\"}}", args.tunnel))?;
-        if acked >= args.messages {
-            break;
-        }
-        let waited = clock::monotonic().duration_since(begun).saturating_sub(received);
-        anyhow::ensure!(waited < ACK_PATIENCE, "{acked} of {} acks are written down", args.messages);
-        stop::sleep(Duration::from_millis(2))?;
-    }
     let wall = clock::monotonic().duration_since(begun);
     watch.finish(wall, args.messages, &mut outcome);
     let rate = super::count(args.messages) / received.as_secs_f64();
@@ -104,7 +97,8 @@ fn measure(dir: &Path, args: &Args, side: Side) -> anyhow::Result<Outcome> {
     Ok(outcome)
 }
 
-/// All gateways log in and take everything; the time until the last message was there.
+/// All gateways log in, take everything and stay until the last ack is written down; the time until the last message was
+/// there.
 async fn fetch(
     relay: std::net::SocketAddr,
     gateways: u32,
@@ -130,15 +124,31 @@ async fn fetch(
             while left.borrow().left > 0 && left.borrow().broken.is_none() {
                 done.notified().await;
             }
-            // The acks that are still in buffers go out, and tunnel 1 answers its pings.
             let received = clock::monotonic().duration_since(begun);
-            tokio::time::sleep(Duration::from_millis(200)).await;
-            match left.borrow_mut().broken.take() {
-                Some(error) => Err(error),
-                None => Ok(received),
+            // Acks that are still in buffers go out meanwhile, and tunnel 1 answers its pings.
+            loop {
+                if let Some(error) = left.borrow_mut().broken.take() {
+                    return Err(error);
+                }
+                let acked = tokio::task::spawn_blocking(move || acked(relay, dialect)).await??;
+                if acked >= messages {
+                    return Ok(received);
+                }
+                let waited = clock::monotonic().duration_since(begun).saturating_sub(received);
+                anyhow::ensure!(waited < ACK_PATIENCE, "{acked} of {messages} acks are written down");
+                tokio::time::sleep(ACK_LOOK).await;
             }
         })
         .await
+}
+
+/// How many acks of that dialect the relay has written down.
+fn acked(relay: std::net::SocketAddr, dialect: Dialect) -> anyhow::Result<u64> {
+    let tunnel = match dialect {
+        Dialect::One => 1,
+        Dialect::Two => 2,
+    };
+    server::metric(relay, &format!("waystation_items_acked_total{{tunnel=\"{tunnel}\"}}"))
 }
 
 /// Which messages have not come yet.

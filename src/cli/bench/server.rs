@@ -21,6 +21,8 @@ use crate::observe::history::Reading;
 const START_PATIENCE: Duration = Duration::from_secs(3600);
 /// Longest wait for a metric.
 const METRIC_PATIENCE: Duration = Duration::from_secs(120);
+/// Longest wait for it to count what it has.
+const COUNT_PATIENCE: Duration = Duration::from_secs(60);
 /// Longest wait for it to stop when asked.
 const STOP_PATIENCE: Duration = Duration::from_secs(60);
 /// Shortest time that results are kept.
@@ -160,6 +162,25 @@ impl Relay {
         metric(self.http, name)
     }
 
+    /// Several metrics added up, asked for at once.
+    pub(super) fn sum(&self, names: &[String]) -> anyhow::Result<u64> {
+        let text = metrics(self.http)?;
+        names.iter().map(|name| whole(&text, name)).sum()
+    }
+
+    /// Whether it counts so many items that wait for gateways, all together.
+    pub(super) fn has_ready(&self, stored: u64) -> anyhow::Result<()> {
+        let begun = clock::monotonic();
+        loop {
+            let ready = self.metric("waystation_spool_items{state=\"ready\"}")?;
+            if ready == stored {
+                return Ok(());
+            }
+            anyhow::ensure!(since(begun) < COUNT_PATIENCE, "{ready} of {stored} items are stored");
+            stop::sleep(Duration::from_millis(20))?;
+        }
+    }
+
     /// Asks it to stop and waits.
     pub(super) fn stop(mut self) -> anyhow::Result<()> {
         let pid = rustix::process::Pid::from_child(&self.child);
@@ -175,8 +196,11 @@ impl Relay {
 
 /// A metric with its labels as they are written; nothing counted yet is 0.
 pub(super) fn metric(http: SocketAddr, name: &str) -> anyhow::Result<u64> {
-    let text = metrics(http)?;
-    value(&text, name).map_or(Ok(0), |value| Ok(value.parse()?))
+    whole(&metrics(http)?, name)
+}
+
+fn whole(text: &str, name: &str) -> anyhow::Result<u64> {
+    value(text, name).map_or(Ok(0), |value| Ok(value.parse()?))
 }
 
 /// The relay's group commits so far: their figures in `outcome`, and how many they were.

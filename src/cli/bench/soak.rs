@@ -13,8 +13,10 @@ mod trend;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::fs;
 use std::net::SocketAddr;
 use std::ops::Range;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -50,6 +52,9 @@ const WARM_UP: Duration = Duration::from_secs(30);
 const WARM_UP_MAX: Duration = Duration::from_secs(300);
 /// Deliveries at a time that smtp-sink takes.
 const SINK_CONNECTIONS: u16 = 50;
+/// Where it writes what it took.
+const SINK_DIRECTORY: &str = "sink";
+const SINK_FILE: &str = "taken";
 /// Longest wait, after the last message went in, for the last to come out.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(300);
 
@@ -150,7 +155,7 @@ fn measure(dir: &Path, args: &Args, side: Side) -> anyhow::Result<Soaked> {
             eprintln!("nothing is sent out: smtp-sink is not installed (Debian package postfix)");
             None
         }
-        _ => Some(Sink::start(SINK_CONNECTIONS)?),
+        _ => Some(Sink::start_writing(SINK_CONNECTIONS, &open_directory(dir)?.join(SINK_FILE))?),
     };
     let out = sink.as_ref().map_or(String::new(), |sink| {
         format!("[delivery]\nsmarthost = \"{}\"\nallow_private_targets = true\n", sink.address)
@@ -178,9 +183,21 @@ fn measure(dir: &Path, args: &Args, side: Side) -> anyhow::Result<Soaked> {
         stop::drive(&runtime, local.run_until(play(&scene, args, sink.is_some())))?;
     // The gateways' tasks end with their set; then the book is nobody else's.
     drop(local);
-    let book = scene.book.replace(Book::new(1));
+    let mut book = scene.book.replace(Book::new(1));
     let outbox = scene.outbox.take();
+    if outbox.told() > 0 {
+        let taken = outbound::taken(&dir.join(SINK_DIRECTORY).join(SINK_FILE))?;
+        outbox.compare(taken.into_iter()).into_iter().for_each(|fault| book.fault(fault));
+    }
     Ok(Soaked { rate, samples, outcome, book, outbox })
+}
+
+/// A directory in `dir` where whoever `smtp-sink` becomes may write.
+fn open_directory(dir: &Path) -> anyhow::Result<PathBuf> {
+    let open = dir.join(SINK_DIRECTORY);
+    fs::create_dir(&open)?;
+    fs::set_permissions(&open, fs::Permissions::from_mode(0o777))?;
+    Ok(open)
 }
 
 async fn play(scene: &Rc<Scene>, args: &Args, sends: bool) -> anyhow::Result<(f64, Samples, Outcome)> {
@@ -316,20 +333,30 @@ async fn drain(scene: &Scene) -> anyhow::Result<()> {
     }
     scene.book.borrow_mut().close();
     scene.outbox.borrow().close().for_each(|fault| scene.book.borrow_mut().fault(fault));
+    let mut faults = Vec::new();
     let out = scene.relay.metric("waystation_outbound_results_total{result=\"sent\"}")?;
     let told = scene.outbox.borrow().told();
-    anyhow::ensure!(out == told, "the relay counts {out} messages that went out, {told} were told so");
+    if out != told {
+        faults.push(format!("the relay counts {out} messages that went out, {told} were told so"));
+    }
     let accepted = scene.relay.metric("waystation_inbound_accepted_total")?;
     let sent = scene.book.borrow().sent();
-    anyhow::ensure!(accepted == sent, "the relay counts {accepted} messages, {sent} were sent");
+    if accepted != sent {
+        faults.push(format!("the relay counts {accepted} messages, {sent} were sent"));
+    }
     loop {
         let ready = scene.relay.metric("waystation_spool_items{state=\"ready\"}")?;
         if ready == 0 {
-            return Ok(());
+            break;
         }
-        anyhow::ensure!(in_time(begun), "{ready} items still wait in the relay, and everything has come");
+        if !in_time(begun) {
+            faults.push(format!("{ready} items still wait in the relay"));
+            break;
+        }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+    faults.into_iter().for_each(|fault| scene.book.borrow_mut().fault(fault));
+    Ok(())
 }
 
 /// One gateway: it comes, takes and acks, and leaves, with a farewell or without.

@@ -30,12 +30,14 @@ pub(super) fn measure(root: &Path, sink: &mut Sink, load: Load) -> anyhow::Resul
     );
     anyhow::ensure!(postfix.queued() > 0, "postfix's queue is empty before its queue manager runs");
     // What filled the queue is done before the release: its processes are idle, their time is in the first reading.
+    let mut removals = postfix.removals()?;
     let watch = Watch::start(postfix.pid()?, root);
     let released = clock::monotonic();
     postfix.release()?;
-    let wall = wait_until_empty(released, sink, || Ok(postfix.queued() == 0))?;
+    let wall = wait_until_empty(released, sink, || Ok(removals.count()? >= load.messages))?;
     let mut outcome = Outcome::default();
     watch.finish(wall, load.messages, &mut outcome);
+    anyhow::ensure!(postfix.queued() == 0, "postfix's queue is not empty");
     let sent = postfix.sent();
     anyhow::ensure!(sent == load.messages, "postfix sent {sent} of {} messages", load.messages);
     Ok(Ok(outcome))

@@ -42,7 +42,7 @@ pub(super) fn measure(root: &Path, program: &Path, sink: &mut Sink, load: Load) 
     let wall = wait_until_empty(released, sink, || Ok(settled(&relay)? >= load.messages))?;
     let mut outcome = Outcome::default();
     watch.finish(wall, load.messages, &mut outcome);
-    let sent = results(&relay, "sent")?;
+    let sent = relay.metric(&result("sent"))?;
     anyhow::ensure!(sent == load.messages, "the relay sent {sent} of {} messages", load.messages);
     Ok(outcome)
 }
@@ -127,9 +127,9 @@ async fn submit(
 
 /// Results so far, of any kind.
 fn settled(relay: &Relay) -> anyhow::Result<u64> {
-    ["sent", "failed", "indeterminate"].iter().map(|result| results(relay, result)).sum()
+    relay.sum(&["sent", "failed", "indeterminate"].map(result))
 }
 
-fn results(relay: &Relay, result: &str) -> anyhow::Result<u64> {
-    relay.metric(&format!("waystation_outbound_results_total{{result=\"{result}\"}}"))
+fn result(word: &str) -> String {
+    format!("waystation_outbound_results_total{{result=\"{word}\"}}")
 }

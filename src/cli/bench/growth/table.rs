@@ -99,7 +99,12 @@ fn ratio(rows: &[Row<'_>], row: &Row<'_>, figure: &str) -> Option<f64> {
     if std::ptr::eq(smallest, row) {
         return None;
     }
-    Some(row.middle(figure)? / smallest.middle(figure)?).filter(|ratio| ratio.is_finite())
+    let rounds = row.outcomes.iter().zip(&smallest.outcomes);
+    let of_round = |(row, smallest): (&&Outcome, &&Outcome)| {
+        Some(row.get(figure)? / smallest.get(figure)?).filter(|ratio| ratio.is_finite())
+    };
+    let ratios: Vec<f64> = rounds.filter_map(of_round).collect();
+    (!ratios.is_empty()).then(|| report::median(&ratios))
 }
 
 pub(super) fn finish(global: &Global, args: &Args, steps: &[Step]) -> anyhow::Result<Exit> {

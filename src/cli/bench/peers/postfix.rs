@@ -1,6 +1,7 @@
 //! Postfix: a whole instance in a directory of its own, without a queue manager until it is asked to deliver.
 
 use std::fs;
+use std::io::Read as _;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -68,10 +69,13 @@ impl Postfix {
         Ok(())
     }
 
-    /// From now on it delivers what it has.
+    /// From now on it delivers what it has. `postfix reload` would do the same, and have `postsuper` read the whole queue
+    /// beside it.
     pub(in super::super) fn release(&self) -> anyhow::Result<()> {
         fs::write(self.root.join("config/master.cf"), format!("{}{QMGR}\n", self.master))?;
-        self.control("reload")
+        let pid =
+            rustix::process::Pid::from_raw(i32::try_from(self.pid()?)?).context("postfix's pid is 0")?;
+        Ok(rustix::process::kill_process(pid, rustix::process::Signal::HUP)?)
     }
 
     /// Its first process.
@@ -86,6 +90,11 @@ impl Postfix {
         queued(&self.root)
     }
 
+    /// For counting the messages that leave its queue.
+    pub(in super::super) fn removals(&self) -> anyhow::Result<Removals> {
+        Ok(Removals { log: fs::File::open(self.root.join("log"))?, read: Vec::new(), count: 0 })
+    }
+
     /// Deliveries that its log calls sent.
     pub(in super::super) fn sent(&self) -> u64 {
         let log = fs::read_to_string(self.root.join("log")).unwrap_or_default();
@@ -96,6 +105,26 @@ impl Postfix {
 impl Drop for Postfix {
     fn drop(&mut self) {
         let _ = self.control("stop");
+    }
+}
+
+/// Messages whose end the log has told. Whoever waits looks often; a look at the queue's directories takes the time of
+/// whoever works in them.
+pub(in super::super) struct Removals {
+    log: fs::File,
+    /// The beginning of a line.
+    read: Vec<u8>,
+    count: u64,
+}
+
+impl Removals {
+    pub(in super::super) fn count(&mut self) -> anyhow::Result<u64> {
+        self.log.read_to_end(&mut self.read)?;
+        let whole = self.read.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        let lines = self.read.drain(..whole).collect::<Vec<_>>();
+        let gone = lines.split(|byte| *byte == b'\n').filter(|line| line.ends_with(b": removed")).count();
+        self.count += u64::try_from(gone)?;
+        Ok(self.count)
     }
 }
 

@@ -1,6 +1,8 @@
-//! `smtp-sink`: takes everything and stores nothing.
+//! `smtp-sink`: takes everything and stores nothing, or a plain copy for whoever counts.
 
+use std::ffi::OsStr;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use anyhow::Context as _;
@@ -19,6 +21,15 @@ pub(in super::super) struct Sink {
 impl Sink {
     /// Listens on a free port of loopback and takes `connections` at a time, and some more.
     pub(in super::super) fn start(connections: u16) -> anyhow::Result<Self> {
+        Self::start_with(connections, &[])
+    }
+
+    /// The same, and appends all that it takes to `file`, whose directory must be open to everybody.
+    pub(in super::super) fn start_writing(connections: u16, file: &Path) -> anyhow::Result<Self> {
+        Self::start_with(connections, &["-D".as_ref(), file.as_os_str()])
+    }
+
+    fn start_with(connections: u16, more: &[&OsStr]) -> anyhow::Result<Self> {
         let path = program("smtp-sink").context("smtp-sink is not installed (Debian package postfix)")?;
         let address = free_address()?;
         let mut command = Command::new(path);
@@ -27,7 +38,7 @@ impl Sink {
             // It insists on being told whom to become.
             command.args(["-u", "nobody"]);
         }
-        command.args([format!("inet:{address}"), "1024".to_owned()]);
+        command.args(more).args([format!("inet:{address}"), "1024".to_owned()]);
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().context("smtp-sink")?;
         let this = Self { child, address };
         wait_for(address, "smtp-sink")?;

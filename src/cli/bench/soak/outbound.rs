@@ -1,10 +1,13 @@
 //! A little mail out beside the load: one gateway submits, for a relay that hands everything to `smtp-sink`.
 //!
-//! Each submission must be told its one result, `sent`. What was not accepted when a session ended is submitted again
+//! Each submission must be told its one result, `sent`, and what `smtp-sink` wrote must say the same. What was not accepted when a session ended is submitted again
 //! under its name, which the relay knows.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
 use std::time::Duration;
 
 use super::super::gateways::Gateway;
@@ -76,6 +79,17 @@ impl Outbox {
         u64::try_from(self.settled.len()).unwrap_or(u64::MAX)
     }
 
+    /// What does not fit to the numbers of the messages that `smtp-sink` took: each that was told its result must be there
+    /// once, whoever says so, and nothing twice.
+    pub(super) fn compare(&self, taken: impl Iterator<Item = u64>) -> Vec<String> {
+        let mut times: BTreeMap<u64, u32> = BTreeMap::new();
+        taken.for_each(|n| *times.entry(n).or_default() += 1);
+        let missing = self.settled.keys().filter(|n| !times.contains_key(*n));
+        let missing = missing.map(|n| format!("submission {n} is sent, and smtp-sink never got it"));
+        let often = times.iter().filter(|(n, times)| **times > 1 || **n >= self.next);
+        missing.chain(often.map(|(n, times)| format!("smtp-sink got submission {n} {times} times"))).collect()
+    }
+
     /// Those that never were.
     pub(super) fn close(&self) -> impl Iterator<Item = String> {
         self.open.keys().map(|n| format!("submission {n} was told no result"))
@@ -143,6 +157,17 @@ pub(super) async fn live(scene: &Scene, n: u32, rate: f64) -> anyhow::Result<()>
     Ok(())
 }
 
+/// Numbers of the messages in what `smtp-sink` wrote.
+pub(super) fn taken(file: &Path) -> anyhow::Result<Vec<u64>> {
+    let mut numbers = Vec::new();
+    for line in BufReader::new(File::open(file)?).split(b'\n') {
+        let line = line?;
+        let number = line.strip_prefix(b"Subject: ").and_then(|rest| std::str::from_utf8(rest).ok());
+        numbers.extend(number.and_then(|text| text.trim_end().parse::<u64>().ok()));
+    }
+    Ok(numbers)
+}
+
 fn message(from: &str, n: u64) -> Vec<u8> {
     let mut message = Vec::new();
     smtp::content(&mut message, from, n, BYTES);
@@ -170,5 +195,27 @@ mod tests {
         assert!(outbox.result(&result("9", "sent")).is_err());
         assert!(outbox.accepted("x").is_err());
         assert_eq!((outbox.open(), outbox.told(), outbox.close().count()), (1, 2, 1));
+    }
+
+    #[test]
+    fn what_the_sink_took_must_be_what_was_told() {
+        let mut outbox = Outbox::default();
+        assert_eq!((outbox.submitted(), outbox.submitted()), (0, 1));
+        outbox.result(&result("0", "sent")).expect("sent");
+        let faults = |taken: &[u64]| outbox.compare(taken.iter().copied()).len();
+        assert_eq!((faults(&[0]), faults(&[1, 0])), (0, 0));
+        assert_eq!(
+            (faults(&[]), faults(&[1]), faults(&[0, 0]), faults(&[0, 1, 1]), faults(&[0, 7])),
+            (1, 1, 1, 1, 1)
+        );
+    }
+
+    #[test]
+    fn numbers_are_found_in_what_the_sink_wrote() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let wrote = [message("a@b.test", 0), b"\n".to_vec(), message("a@b.test", 41)].concat();
+        let lines = String::from_utf8(wrote).expect("text").replace('\r', "");
+        std::fs::write(file.path(), format!("X-Client-Addr: 127.0.0.1\n{lines}")).expect("written");
+        assert_eq!(taken(file.path()).expect("read"), [0, 41]);
     }
 }
