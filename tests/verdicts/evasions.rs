@@ -74,6 +74,18 @@ async fn other_spellings_of_a_name_have_its_policy() {
 }
 
 #[tokio::test]
+async fn a_domain_as_long_as_a_field_is_none_and_stays_out_of_what_is_written() {
+    let world = world().await;
+    let line = format!(" {}\r\n", "a".repeat(996));
+    let judged = forged(&world, &format!("From: <x@\r\n{} a>\r\n", line.repeat(50))).await;
+    let dmarc = &judged.verdicts.dmarc;
+    assert_eq!((dmarc.domain.as_str(), dmarc.reason.as_str()), ("", "no domain in From")); // M7
+    assert!(judged.field.len() < 2_000, "{}", judged.field.len());
+    let longest = vec!["a".repeat(60); 4].join(".") + ".bank.test"; // 253
+    failed(&forged(&world, &format!("From: <x@{longest}>\r\n")).await, &longest);
+}
+
+#[tokio::test]
 async fn addresses_that_nothing_separates_are_several() {
     let world = world().await;
     for from in ["<ceo@bank.test> <x@evil.test>", "ceo@bank.test x@evil.test", "<ceo@bank.test><x@evil.test>"]

@@ -14,6 +14,7 @@ use spool::ids::{ItemId, WallMs};
 use spool::types::ItemInfo;
 
 use crate::mail::envelope::Envelope;
+use crate::mail::signed::PAYLOAD_BYTES_MAX;
 use crate::mail::signer::{Batched, Signer};
 use crate::tunnel::Dialect;
 use crate::tunnel::frame::{STREAM_ID_BYTES_MAX, StartBody};
@@ -21,6 +22,8 @@ use crate::tunnel::session::Offer;
 
 /// Items signed for without giving way to other tasks of the same thread: about half a millisecond of work.
 const SIGNED_AT_ONCE: usize = 16;
+/// Most base64 of what is signed in one start: what a gateway reads, and less than a frame.
+const SIGNED_BYTES_MAX: usize = PAYLOAD_BYTES_MAX / 3 * 4;
 /// Tasks that sign for one session at the same time: the session itself is to get its turn between them.
 const SIGNING_TASKS: usize = 2;
 
@@ -98,6 +101,22 @@ fn offers(
         }
     }
     offers
+        .iter_mut()
+        .filter_map(|(_, made)| made.as_mut().ok())
+        .for_each(|offer| leave_out(&mut offer.start));
+    offers
+}
+
+/// Leaves out what nobody would look at, and what might fill a frame: the mail is to arrive all the same.
+fn leave_out(start: &mut StartBody) {
+    let mut left = SIGNED_BYTES_MAX;
+    for signed in [&mut start.receipt, &mut start.auth_attestation] {
+        let bytes = signed.as_ref().map_or(0, |signed| signed.payload_base64.len());
+        match left.checked_sub(bytes) {
+            Some(rest) => left = rest,
+            None => *signed = None,
+        }
+    }
 }
 
 /// An item as the tunnel sends it, unsigned. Tunnel 1 gets exactly the fields it knows.
@@ -138,6 +157,7 @@ mod tests {
 
     use super::*;
     use crate::mail::envelope::Meta;
+    use crate::tunnel::signed::Signed;
 
     fn info(tag: &[u8], meta: Vec<u8>) -> ItemInfo {
         ItemInfo {
@@ -198,6 +218,24 @@ mod tests {
         assert_eq!(stream_id(id, "a@b"), format!("{id}:a@b"));
         assert_eq!(stream_id(id, &"x".repeat(228)).len(), 255);
         assert_eq!(stream_id(id, &"x".repeat(229)), id.to_string());
+    }
+
+    #[test]
+    fn statements_that_would_fill_a_frame_are_left_out() {
+        let signed = |bytes| {
+            let (key_id, signature_base64) = (String::new(), String::new());
+            Some(Signed { key_id, payload_base64: "A".repeat(bytes), signature_base64, batch_path: None })
+        };
+        let left = |attestation, receipt| {
+            let (auth_attestation, receipt) = (signed(attestation), signed(receipt));
+            let mut start = StartBody { auth_attestation, receipt, ..StartBody::default() };
+            leave_out(&mut start);
+            (start.auth_attestation.is_some(), start.receipt.is_some())
+        };
+        assert_eq!(left(2_000, 900), (true, true));
+        assert_eq!(left(SIGNED_BYTES_MAX - 900, 900), (true, true));
+        assert_eq!(left(SIGNED_BYTES_MAX - 899, 900), (false, true));
+        assert_eq!(left(900, SIGNED_BYTES_MAX + 1), (true, false));
     }
 
     #[test]

@@ -32,6 +32,8 @@ use crate::observe::Metrics;
 
 /// Most messages that are checked at a time; the others wait, as part of their patience.
 pub const EVALUATIONS_MAX: usize = 256;
+/// Longest name in DNS, bytes of text.
+const DOMAIN_BYTES_MAX: usize = 253;
 /// Labels of a name that are walked up for a DMARC record (RFC 9989 section 4.10).
 const WALK_MAX: usize = 8;
 /// What is written when DNS did not say.
@@ -348,6 +350,10 @@ impl Check<'_> {
             Err(_) if domain.is_ascii() => domain.to_ascii_lowercase(),
             Err(_) => return none("no domain in From"),
         };
+        // A folded address may be as long as a whole field; what goes into records and frames is a name.
+        if domain.len() > DOMAIN_BYTES_MAX {
+            return none("no domain in From");
+        }
         let checked = within(self.deadline, async {
             self.policies(&domain).await;
             let from = sender.domain();
