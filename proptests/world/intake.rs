@@ -115,8 +115,6 @@ impl World {
 
     /// Why the message must be refused.
     pub(super) fn verdict(&self, message: &NewMessage) -> Option<AcceptError> {
-        let size = message.head.len() as u64 + message.body_bytes;
-        let mut more: BTreeMap<u32, u64> = BTreeMap::new();
         for target in &message.targets {
             let Some(lane) = self.last().lanes.get(&target.lane.0) else {
                 return Some(AcceptError::UnknownLane);
@@ -124,13 +122,8 @@ impl World {
             if lane.revoked {
                 return Some(AcceptError::Revoked);
             }
-            let count = more.entry(target.lane.0).or_default();
-            *count += 1;
             let (items, bytes) = self.last().waiting(target.lane.0);
-            let bytes_max = self.options.lane_bytes_max;
-            if items + *count > lane.quota_items.unwrap_or(LANE_ITEMS_MAX)
-                || bytes + *count * size > bytes_max
-            {
+            if items >= lane.quota_items.unwrap_or(LANE_ITEMS_MAX) || bytes >= self.options.lane_bytes_max {
                 return Some(AcceptError::OverQuota);
             }
         }

@@ -144,7 +144,7 @@ impl Spool {
     /// [`AcceptError`].
     pub fn room(&self, lane: LaneId) -> Result<(), AcceptError> {
         self.accepts()?;
-        self.room_for(lane, 1, 0).map(|_| ())
+        self.room_in(lane).map(|_| ())
     }
 
     /// The lane that mail for `name` goes to and its mailbox's name, when one more small item would be taken for it;
@@ -155,10 +155,12 @@ impl Spool {
     pub fn room_by_name(&self, name: &str) -> Result<Option<(LaneId, String)>, AcceptError> {
         let Some(id) = self.lane_by_name(name)? else { return Ok(None) };
         self.accepts()?;
-        Ok(Some((id, self.room_for(id, 1, 0)?.name)))
+        Ok(Some((id, self.room_in(id)?.name)))
     }
 
-    fn room_for(&self, id: LaneId, items: u64, bytes: u64) -> Result<Lane, AcceptError> {
+    /// The lane, unless it is full. One that is not takes a whole message, however large: a message that had been promised
+    /// to it together with others could otherwise reach none of them, for as long as it is too large for one (K7).
+    fn room_in(&self, id: LaneId) -> Result<Lane, AcceptError> {
         let lane = self.tail.lane(id)?.filter(|lane| lane.defined != 0).ok_or(AcceptError::UnknownLane)?;
         if lane.revoked {
             return Err(AcceptError::Revoked);
@@ -166,7 +168,7 @@ impl Spool {
         let (waiting_items, waiting_bytes) = lane.waiting();
         let items_max = lane.quota_items.unwrap_or(self.options.lane_items_max);
         let bytes_max = lane.quota_bytes.unwrap_or(self.options.lane_bytes_max);
-        if waiting_items + items > items_max || waiting_bytes + bytes > bytes_max {
+        if waiting_items >= items_max || waiting_bytes >= bytes_max {
             return Err(AcceptError::OverQuota);
         }
         Ok(lane)
@@ -233,14 +235,12 @@ impl Spool {
 
     fn target_records(&self, message: &NewMessage) -> Result<Vec<TargetRecord>, AcceptError> {
         let head_sha256: [u8; 32] = Sha256::digest(&message.head).into();
-        let size = message.head.len() as u64 + message.body_bytes;
         let mut out: Vec<TargetRecord> = Vec::with_capacity(message.targets.len());
         for target in &message.targets {
-            let mut earlier = out.iter().filter(|record| record.lane == target.lane.0);
-            let count = earlier.clone().count() as u64;
-            let lane = self.room_for(target.lane, count + 1, (count + 1) * size)?;
-            let (seq, before) = earlier
-                .next_back()
+            let lane = self.room_in(target.lane)?;
+            let (seq, before) = out
+                .iter()
+                .rfind(|record| record.lane == target.lane.0)
                 .map_or((lane.next_seq.max(1), lane.chain), |record| (record.seq + 1, record.chain));
             out.push(TargetRecord {
                 lane: target.lane.0,

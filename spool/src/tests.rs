@@ -208,10 +208,14 @@ fn quota_revocation_and_floor_refuse_and_leave_nothing() {
     assert_eq!(put(&mut spool, 2, &[b, a], b"does not"), Err(AcceptError::OverQuota), "K7 all or nothing");
     assert_eq!(spool.room(a), Err(AcceptError::OverQuota));
     assert_eq!(spool.room(b), Ok(()));
+    spool.change_mailbox("a", MailboxChange::Quota { items: None, bytes: Some(5) }).unwrap();
+    put(&mut spool, 5, &[b, a], b"more than is left, and nobody else has to wait for that").unwrap(); // H7
+    assert_eq!(spool.room(a), Err(AcceptError::OverQuota));
+    assert_eq!(put(&mut spool, 6, &[a], b""), Err(AcceptError::OverQuota));
     spool.change_mailbox("b", MailboxChange::Revoke).unwrap();
     assert_eq!(put(&mut spool, 3, &[b], b"x"), Err(AcceptError::Revoked));
     assert_eq!(put(&mut spool, 4, &[LaneId(99)], b"x"), Err(AcceptError::UnknownLane));
-    assert_eq!(spool.list(&Filter::default(), None, 10).unwrap().0.len(), 1);
+    assert_eq!(spool.list(&Filter::default(), None, 10).unwrap().0.len(), 3);
 }
 
 #[test]

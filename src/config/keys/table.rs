@@ -251,13 +251,13 @@ pub(in crate::config) const KEYS: &[Key] = &[
         "admission.mailbox_items_max",
         Kind::Whole(1, BYTES_MAX),
         "100000",
-        "Most undelivered items of one mailbox; then senders get 452.",
+        "Undelivered items of one mailbox from which on senders get 452.",
     ),
     key(
         "admission.mailbox_bytes_max",
         Kind::Whole(1024, BYTES_MAX),
         "10737418240",
-        "Most undelivered bytes of one mailbox; then senders get 452.",
+        "Undelivered bytes of one mailbox from which on senders get 452; the message that reaches it is still taken.",
     ),
     key(
         "delivery.dns_servers",
