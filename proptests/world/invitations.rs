@@ -30,7 +30,7 @@ impl World {
 
     /// It ended so long ago that it may be gone, or back in a rebuilt index.
     fn forgotten(&self, known: &Invited) -> bool {
-        let over = known.ended.map_or(known.until, |(at, _)| at);
+        let over = known.ended.map_or(known.until, |(at, _)| at.max(known.until));
         over.plus(KEEP_MS) <= self.latest
     }
 

@@ -171,6 +171,13 @@ impl Spool {
             .map(|(number, segment)| (*number, segment, self.live_percent(*number, segment.end)))
             .filter(|(_, _, percent)| *percent < u64::from(below_percent))
             .min_by_key(|(number, _, percent)| (*percent, *number));
+        let live_bytes = chosen.map(|(number, ..)| self.live.get(&number).copied().unwrap_or(0));
+        if live_bytes.is_some_and(|bytes| !self.journal.takes_moves(bytes)) {
+            // What is kept for acks and results on a full disk is not for moving. Others have no less to move.
+            self.compact_until = None;
+            self.freed_bytes = worth_bytes.max(1);
+            return Ok(None);
+        }
         Ok(chosen.map(|(number, segment, _)| {
             let scanner = Scanner::new(segment.file.clone(), number, self.journal.seed(), 0, segment.end);
             Compaction { segment: number, scanner, damaged: false }

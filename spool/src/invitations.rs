@@ -241,7 +241,8 @@ impl Spool {
 
 impl Invitation {
     fn remembered_until(&self) -> WallMs {
-        self.ended.map_or(self.until, |(at, _)| at).plus(KEEP_MS)
+        // Not before it would have run out by itself: an earlier record of it may lie in a segment that stays.
+        self.ended.map_or(self.until, |(at, _)| at.max(self.until)).plus(KEEP_MS)
     }
 
     fn to_record(&self) -> InvitationRecord {
@@ -404,6 +405,19 @@ mod tests {
         spool.maintain(WallMs(last.0 - 1)).unwrap();
         assert_eq!(spool.invitations().unwrap().len(), 1);
         spool.maintain(last).unwrap();
+        assert_eq!(spool.invitations().unwrap(), []);
+    }
+
+    #[test]
+    fn what_was_withdrawn_is_remembered_for_as_long_as_it_could_have_been_used() {
+        let (_, mut spool) = invited();
+        let far =
+            Invitation { code_sha256: [8; 32], aliases: Vec::new(), until: NOW.plus(3 * KEEP_MS), ..aunt() };
+        spool.invite(&far, NOW).unwrap();
+        spool.withdraw(&[8; 32], NOW).unwrap();
+        spool.maintain(NOW.plus(4 * KEEP_MS - 1)).unwrap();
+        assert_eq!(spool.invitations().unwrap().len(), 1);
+        spool.maintain(NOW.plus(4 * KEEP_MS)).unwrap();
         assert_eq!(spool.invitations().unwrap(), []);
     }
 }

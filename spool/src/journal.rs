@@ -257,6 +257,17 @@ impl Journal {
         u64::from(self.position().offset()) + u64::from(bytes) <= u64::from(limit)
     }
 
+    /// Whether so many live bytes can be written again without what is kept for promises already made.
+    pub(crate) fn takes_moves(&self, live_bytes: u64) -> bool {
+        let bytes = u32::try_from(live_bytes + live_bytes / 8).unwrap_or(u32::MAX);
+        self.fits(bytes, Class::Intake) || self.has_another_segment()
+    }
+
+    fn has_another_segment(&self) -> bool {
+        let need = u64::from(self.segment_bytes) + HEADROOM_BYTES;
+        !self.spares.is_empty() || !self.disk.free_bytes().is_ok_and(|free| free < need)
+    }
+
     /// Sees to it that `bytes` more fit, by going to the next segment if need be.
     fn make_room(&mut self, bytes: u32, class: Class) -> Result<(), AppendError> {
         if self.fits(bytes, class) {
@@ -274,8 +285,7 @@ impl Journal {
 
     /// Writes and syncs what waits, seals the active segment and begins the next one.
     pub(crate) fn rotate(&mut self) -> Result<(), AppendError> {
-        let need = u64::from(self.segment_bytes) + HEADROOM_BYTES;
-        if self.spares.is_empty() && self.disk.free_bytes().is_ok_and(|free| free < need) {
+        if !self.has_another_segment() {
             return Err(AppendError::NoSpace);
         }
         self.flush()?;

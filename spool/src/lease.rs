@@ -30,6 +30,8 @@ pub struct Refusals {
 
 /// Most nacked items a session may have waiting for their time.
 pub const DEFERRED_MAX: usize = 4096;
+/// Longest time that an item can be put off, milliseconds: a day.
+pub const DEFER_MS_MAX: u64 = 86_400_000;
 /// Items whose nacks are counted across sessions.
 const NACKS_COUNTED_MAX: usize = 65_536;
 /// Blocks looked into for one request; the rest is found by the next one.
@@ -56,6 +58,12 @@ impl fmt::Debug for LaneSession {
             .field("deferred", &self.deferred.len())
             .finish_non_exhaustive()
     }
+}
+
+/// Whether an item that was put off until `at` is to be offered. A time farther ahead than any can be put off was set by a
+/// clock that has been put back since.
+fn is_due(at: WallMs, now: WallMs) -> bool {
+    at <= now || at.since(now) > DEFER_MS_MAX
 }
 
 impl Spool {
@@ -108,7 +116,7 @@ impl Spool {
         let session = self.sessions.get_mut(&id).ok_or(RequestError::NoSession)?;
         let lane = session.lane;
         let due: Vec<Seq> =
-            session.deferred.iter().filter(|(_, at)| **at <= now).map(|(seq, _)| *seq).collect();
+            session.deferred.iter().filter(|(_, at)| is_due(**at, now)).map(|(seq, _)| *seq).collect();
         for seq in due {
             if !self.lend(id, lane, seq, &mut room, &mut out)? {
                 break;
@@ -150,7 +158,10 @@ impl Spool {
             while seq.0 < end {
                 if let Some(entry) = entry::get(&block, seq) {
                     if entry.state_lsn >= durable || entry.item_lsn >= durable {
-                        break 'blocks; // not stable yet; the commit rings again
+                        // Not stable yet. The commit rings, also where the change itself would not: what is behind an
+                        // item that an operator just held has to go on.
+                        self.rings.insert(lane_id);
+                        break 'blocks;
                     }
                     if self.is_free(id, seq, &entry) && !self.lend(id, lane_id, seq, room, out)? {
                         break 'blocks;
@@ -257,7 +268,7 @@ impl Spool {
         if let Some(session) = self.sessions.get_mut(&session)
             && session.deferred.len() < DEFERRED_MAX
         {
-            session.deferred.insert(seq, now.plus(retry_after_ms));
+            session.deferred.insert(seq, now.plus(retry_after_ms.min(DEFER_MS_MAX)));
         } // else: offered again to the next session
         Ok(())
     }

@@ -333,7 +333,8 @@ impl Spool {
             && !self.has_staged()
             && self.journal.healthy().is_ok()
             && (self.tail.bytes() >= self.options.checkpoint_bytes
-                || (now.since(self.checkpoint_at) >= self.options.checkpoint_ms
+                || (now.since(self.checkpoint_at).max(self.checkpoint_at.since(now))
+                    >= self.options.checkpoint_ms
                     && (!self.tail.is_empty() || !self.emptied.is_empty())))
     }
 
@@ -377,13 +378,21 @@ impl Spool {
         }
         // An older copy of the index would miss what went with these segments: say so before they go.
         self.journal.set_floor(job.applied());
-        self.journal.confirm()?;
+        if let Err(error) = self.journal.confirm() {
+            // Nothing went: the next checkpoint tries again.
+            self.emptied.extend(removable);
+            return Err(error.into());
+        }
         let recycle = self.free_bytes > self.options.min_free_bytes.saturating_mul(2);
         self.trim_wanted = true;
         for segment in removable {
             self.live.remove(&segment);
             self.tail.remove(Tree::Segment, segment.to_be_bytes().to_vec());
-            self.journal.remove_segment(segment, recycle)?;
+            if let Err(error) = self.journal.remove_segment(segment, recycle) {
+                // It may be there again after the next start, and what we write from here on counts on its being gone.
+                self.journal.poison_with(&error.to_string());
+                return Err(error);
+            }
         }
         Ok(())
     }

@@ -12,25 +12,26 @@ use crate::ids::{ItemId, LaneId, Lsn, Seq, SessionId, WallMs};
 use crate::index::memory::MemoryIndex;
 use crate::index::{Change, Index as _, Tree};
 use crate::invitations::Invitation;
+use crate::lease::DEFER_MS_MAX;
 use crate::types::{AckOutcome, Filter, MailboxChange, NewMessage, Room, State, Target, Verb};
 use crate::{Effort, Options, ReplayFrom, Replayed, Spool};
 
-const NOW: WallMs = WallMs(1_800_000_000_000);
+pub(crate) const NOW: WallMs = WallMs(1_800_000_000_000);
 const ROOM: Room = Room { items: 100, bytes: 1 << 30 };
 
-fn options() -> Options {
+pub(crate) fn options() -> Options {
     Options { segment_bytes: 64 * 1024, min_free_bytes: 0, seed: 7, ..Options::default() }
 }
 
-fn open(disk: &SimDisk, index: &Arc<MemoryIndex>) -> Spool {
+pub(crate) fn open(disk: &SimDisk, index: &Arc<MemoryIndex>) -> Spool {
     Spool::open(Arc::new(disk.clone()), index.clone(), options(), NOW).unwrap().0
 }
 
-fn id(n: u8) -> ItemId {
+pub(crate) fn id(n: u8) -> ItemId {
     ItemId::new(NOW, [n; 10])
 }
 
-fn put(spool: &mut Spool, n: u8, lanes: &[LaneId], body: &[u8]) -> Result<Vec<Seq>, AcceptError> {
+pub(crate) fn put(spool: &mut Spool, n: u8, lanes: &[LaneId], body: &[u8]) -> Result<Vec<Seq>, AcceptError> {
     let mut builder = ChunkBuilder::new(id(n), spool.reader().seed());
     let mut rest = body;
     while !rest.is_empty() {
@@ -58,13 +59,13 @@ fn put(spool: &mut Spool, n: u8, lanes: &[LaneId], body: &[u8]) -> Result<Vec<Se
     Ok(seqs)
 }
 
-fn session(spool: &mut Spool, lane: LaneId) -> SessionId {
+pub(crate) fn session(spool: &mut Spool, lane: LaneId) -> SessionId {
     let session = spool.open_session(lane, Arc::new(|| ())).unwrap();
     spool.commit(NOW).unwrap();
     session
 }
 
-fn lent(spool: &mut Spool, session: SessionId) -> Vec<u64> {
+pub(crate) fn lent(spool: &mut Spool, session: SessionId) -> Vec<u64> {
     spool.lease(session, ROOM, NOW).unwrap().items.iter().map(|item| item.seq.0).collect()
 }
 
@@ -208,7 +209,7 @@ fn quota_revocation_and_floor_refuse_and_leave_nothing() {
     assert_eq!(put(&mut spool, 2, &[b, a], b"does not"), Err(AcceptError::OverQuota), "K7 all or nothing");
     assert_eq!(spool.room(a), Err(AcceptError::OverQuota));
     assert_eq!(spool.room(b), Ok(()));
-    spool.change_mailbox("a", MailboxChange::Quota { items: None, bytes: Some(5) }).unwrap();
+    spool.change_mailbox("a", MailboxChange::Quota { items: None, bytes: Some(20) }).unwrap();
     put(&mut spool, 5, &[b, a], b"more than is left, and nobody else has to wait for that").unwrap(); // H7
     assert_eq!(spool.room(a), Err(AcceptError::OverQuota));
     assert_eq!(put(&mut spool, 6, &[a], b""), Err(AcceptError::OverQuota));
@@ -242,6 +243,47 @@ fn nacked_item_waits_for_its_time_and_is_parked_at_last() {
     }
     assert_eq!(spool.item(id(1)).unwrap().unwrap().state, State::Held);
     assert_eq!(spool.ack(s, id(2), NOW), Ok(AckOutcome::Acked));
+}
+
+#[test]
+fn an_item_put_off_by_a_clock_that_ran_ahead_is_offered_once_it_is_right() {
+    let (disk, index) = (SimDisk::new(), Arc::new(MemoryIndex::new()));
+    let mut spool = open(&disk, &index);
+    let lane = spool.register("a", NOW).unwrap();
+    put(&mut spool, 1, &[lane], b"later").unwrap();
+    let s = session(&mut spool, lane);
+    assert_eq!(lent(&mut spool, s), [1]);
+    spool.nack(s, id(1), u64::MAX, NOW).unwrap();
+    assert_eq!(spool.lease(s, ROOM, NOW).unwrap().retry_at, Some(NOW.plus(DEFER_MS_MAX)));
+    assert_eq!(spool.lease(s, ROOM, NOW.plus(DEFER_MS_MAX)).unwrap().items.len(), 1);
+    spool.nack(s, id(1), 1000, NOW.plus(365 * DEFER_MS_MAX)).unwrap();
+    spool.commit(NOW).unwrap();
+    assert_eq!(lent(&mut spool, s), [1]);
+}
+
+#[test]
+fn what_lies_behind_an_item_that_was_just_held_goes_on_after_the_commit() {
+    let (disk, index) = (SimDisk::new(), Arc::new(MemoryIndex::new()));
+    let mut spool = open(&disk, &index);
+    let lane = spool.register("a", NOW).unwrap();
+    for n in 1..=3 {
+        put(&mut spool, n, &[lane], b"x").unwrap();
+    }
+    let rung = Arc::new(AtomicUsize::new(0));
+    let bell = Arc::clone(&rung);
+    let ring = move || {
+        bell.fetch_add(1, Ordering::Relaxed);
+    };
+    let s = spool.open_session(lane, Arc::new(ring)).unwrap();
+    spool.commit(NOW).unwrap();
+    assert_eq!(spool.lease(s, Room { items: 1, ..ROOM }, NOW).unwrap().items.len(), 1);
+    assert_eq!(spool.ack(s, id(1), NOW), Ok(AckOutcome::Acked));
+    spool.apply_verb(id(2), Verb::Hold, "", NOW).unwrap();
+    assert_eq!(lent(&mut spool, s), Vec::<u64>::new());
+    let before = rung.load(Ordering::Relaxed);
+    spool.commit(NOW).unwrap();
+    assert!(rung.load(Ordering::Relaxed) > before, "nobody would ask again");
+    assert_eq!(lent(&mut spool, s), [3]);
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! What a spool does by itself: expiry, retention, looking at free space. In small steps, between commits.
 //!
 //! A sweep walks lane after lane, and in each from its oldest entry on. Items lie in the order of their
-//! acceptance, so it leaves a lane at the first entry that is too young for anything to be due behind it.
+//! acceptance, so it leaves a lane at the first entry that is too young for anything to be due behind it. One from the
+//! future, of a clock that has been put back since, says nothing about those behind it.
 
 use crate::entry::{self, Entry};
 use crate::error::SpoolError;
@@ -109,7 +110,7 @@ impl Spool {
             let block = self.tail.block(id, number)?;
             let mut too_young = false;
             for (at, entry) in entry::entries(number, &block).filter(|(at, _)| *at >= seq) {
-                if now.since(entry.accepted_at) < youngest {
+                if entry.accepted_at <= now && now.since(entry.accepted_at) < youngest {
                     too_young = true;
                     break;
                 }
@@ -137,12 +138,15 @@ impl Spool {
         done: &mut Upkeep,
     ) -> Result<bool, SpoolError> {
         if life::waits(entry.state) {
+            // Who releases or replays an old item wants it delivered: its time begins anew.
             let due = entry.state == State::Ready
                 && entry.outbound.is_none()
-                && now.since(entry.accepted_at) >= self.options.expire_ms;
+                && now.since(entry.accepted_at.max(entry.changed_at)) >= self.options.expire_ms;
             if due && !self.is_leased(lane, seq) {
-                self.change_state(lane, seq, entry, Event::Expire, "nobody fetched it in time", now)?;
-                done.expired.push((lane, seq));
+                match self.change_state(lane, seq, entry, Event::Expire, "nobody fetched it in time", now) {
+                    Ok(()) => done.expired.push((lane, seq)),
+                    Err(error) => self.unless_full(error)?,
+                }
             }
             return Ok(false);
         }
@@ -160,15 +164,24 @@ impl Spool {
             };
             match self.append_upkeep(Kind::State, &Record::State(record)) {
                 Ok(()) => {}
-                // No space for it: this one stays until there is some, and the others go.
-                Err(SpoolError::Io { .. }) if self.healthy().is_ok() => return Ok(false),
-                Err(error) => return Err(error),
+                Err(error) => {
+                    self.unless_full(error)?;
+                    return Ok(false);
+                }
             }
         } else {
             self.retire(lane, seq, *entry, item.as_ref())?;
         }
         done.retired += 1;
         Ok(true)
+    }
+
+    /// No space for a record: what it is about stays as it is until there is some, and the others get their turn.
+    fn unless_full(&self, error: SpoolError) -> Result<(), SpoolError> {
+        match error {
+            SpoolError::Io { .. } if self.healthy().is_ok() => Ok(()),
+            error => Err(error),
+        }
     }
 
     fn is_leased(&self, lane: LaneId, seq: Seq) -> bool {
@@ -202,4 +215,65 @@ impl Spool {
 fn must_tell_retired(entry: &Entry, item: &ItemRecord) -> bool {
     let home = entry.item_lsn.segment();
     life::keeps_body(entry.state) && item.chunks.iter().any(|chunk| Lsn(chunk.lsn).segment() != home)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::disk::sim::SimDisk;
+    use crate::ids::ItemId;
+    use crate::index::memory::MemoryIndex;
+    use crate::tests::{NOW, id, lent, open, options, put, session};
+    use crate::types::Verb;
+
+    fn filled() -> (Spool, LaneId) {
+        let (disk, index) = (SimDisk::new(), Arc::new(MemoryIndex::new()));
+        let mut spool = open(&disk, &index);
+        let lane = spool.register("a", NOW).unwrap();
+        put(&mut spool, 1, &[lane], b"one").unwrap();
+        (spool, lane)
+    }
+
+    fn sweep(spool: &mut Spool, now: WallMs) {
+        while !spool.maintain(now).unwrap().round_done {}
+        spool.commit(now).unwrap();
+    }
+
+    fn state(spool: &Spool, id: ItemId) -> Option<State> {
+        spool.item(id).unwrap().map(|item| item.state)
+    }
+
+    #[test]
+    fn what_an_operator_brings_back_has_all_its_time_again() {
+        let (mut spool, lane) = filled();
+        let late = NOW.plus(options().expire_ms);
+        sweep(&mut spool, late);
+        assert_eq!(state(&spool, id(1)), Some(State::Expired));
+        spool.apply_verb(id(1), Verb::Replay, "", late.plus(1)).unwrap();
+        spool.commit(late.plus(1)).unwrap();
+        sweep(&mut spool, late.plus(options().expire_ms));
+        assert_eq!(state(&spool, id(1)), Some(State::Ready));
+        let session = session(&mut spool, lane);
+        assert_eq!(lent(&mut spool, session), [1]);
+        spool.close_session(session);
+        sweep(&mut spool, late.plus(1 + options().expire_ms));
+        assert_eq!(state(&spool, id(1)), Some(State::Expired));
+    }
+
+    #[test]
+    fn an_item_from_the_future_holds_up_nobody_behind_it() {
+        let (disk, index) = (SimDisk::new(), Arc::new(MemoryIndex::new()));
+        let mut spool = open(&disk, &index);
+        let lane = spool.register("a", NOW).unwrap();
+        put(&mut spool, 1, &[lane], b"one").unwrap();
+        put(&mut spool, 2, &[lane], b"two").unwrap();
+        // As if the first had been accepted by a clock a year ahead.
+        let mut entry = spool.tail.entry(lane, Seq(1)).unwrap().unwrap();
+        entry.accepted_at = NOW.plus(365 * 86_400_000);
+        spool.tail.put_entry(lane, Seq(1), entry).unwrap();
+        sweep(&mut spool, NOW.plus(options().expire_ms));
+        assert_eq!((state(&spool, id(1)), state(&spool, id(2))), (Some(State::Ready), Some(State::Expired)));
+    }
 }

@@ -40,6 +40,8 @@ const CACHE_BYTES: u64 = 32 * 1024 * 1024;
 const BLOAT_BYTES: u64 = 64 * 1024 * 1024;
 /// ... and this many times what they hold.
 const BLOAT_FACTOR: u64 = 3;
+/// A copy is begun with so many times free what it has to hold.
+const COPY_FACTOR: u64 = 2;
 /// At rest, files may take this much more than what they hold, bytes.
 const REST_BYTES: u64 = 2 * 1024 * 1024;
 /// How often a held lock is tried again: the engine's threads let go of it only some time after the last handle
@@ -452,7 +454,9 @@ impl SledIndex {
     /// Compacts when the files are out of proportion to what they hold.
     fn keep_in_proportion(&self, writer: &mut Writer) -> Result<(), SpoolError> {
         let live = writer.record.digest.bytes;
-        if self.size_bytes()? > BLOAT_BYTES.saturating_add(live.saturating_mul(BLOAT_FACTOR)) {
+        let bloated = self.size_bytes()? > BLOAT_BYTES.saturating_add(live.saturating_mul(BLOAT_FACTOR));
+        // What has just been applied is stable whatever comes of this: without space for a copy it waits.
+        if bloated && self.place.has_room(live.saturating_mul(COPY_FACTOR)) {
             return self.compact_with(writer);
         }
         Ok(())
@@ -508,7 +512,8 @@ impl Index for SledIndex {
     fn tidy(&self) -> Result<(), SpoolError> {
         let mut writer = self.writer();
         let live = writer.record.digest.bytes;
-        if self.size_bytes()? > REST_BYTES.saturating_add(live) {
+        let bloated = self.size_bytes()? > REST_BYTES.saturating_add(live);
+        if bloated && self.place.has_room(live.saturating_mul(COPY_FACTOR)) {
             return self.compact_with(&mut writer);
         }
         Ok(())

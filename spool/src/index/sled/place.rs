@@ -50,6 +50,12 @@ impl Place {
         self.dir(generation).is_dir().then_some(generation)
     }
 
+    /// Whether so many bytes are free on the medium; one that cannot say has them.
+    pub(super) fn has_room(&self, bytes: u64) -> bool {
+        let free = rustix::fs::statvfs(&self.root).map(|stat| stat.f_bavail.saturating_mul(stat.f_frsize));
+        free.map_or(true, |free| free >= bytes)
+    }
+
     /// A number no generation here has had; ready to be made.
     pub(super) fn next(&self) -> io::Result<u64> {
         let mut highest = 0;
