@@ -133,7 +133,10 @@ impl<'a> Full<'a> {
         let filled = clock::monotonic().duration_since(filling);
         let fill_rate = super::count(stored - self.stored) / filled.as_secs_f64();
         self.stored = stored;
-
+        if args.common.baseline.is_some() {
+            // This program filled it for both sides: each makes the index its own before it is measured.
+            self.place.start()?.stop()?;
+        }
         let relay = self.place.start()?;
         let (start, memory) = (relay.ready, usage::memory_of_tree(relay.pid()));
         relay.has_ready(self.stored)?;
