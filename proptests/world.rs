@@ -46,10 +46,12 @@ mod intake;
 mod invitations;
 mod outbox;
 mod outlet;
+mod reach;
 mod upkeep;
 
 pub(crate) use compare::{Harm, Verdict};
 pub(crate) use cuts::Cut;
+pub(crate) use reach::{Reach, records, segment_number};
 
 /// How one call of the spool went, seen from the world.
 enum Called<T> {

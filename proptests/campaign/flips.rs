@@ -1,20 +1,19 @@
 //! Decay: every byte of the journal gets a wrong bit, and its end gets bytes that nobody wrote.
 //!
-//! A flip is harmless, or found by the start or by `verify`; it is never served, and what does not need that record is
-//! as it was, with the index and without it. What lies behind the last record (zeros, noise, copies of real records, a
-//! shorter file) changes nothing at all. Control: damage with a checksum that is right, so that only the comparison of
-//! what is served can see it.
+//! A flip is harmless, or found by the start or by `verify`; it is never served, and what the flipped record did not speak
+//! of is as it was, with the index and without it. What lies behind the last record (zeros, noise, copies of real records,
+//! a shorter file) changes nothing at all. Controls: damage with a checksum that is right, so that only the comparison of
+//! what is served can see it; and the loss of a whole segment, told as one wrong byte.
 
 use spool::disk::sim::{SimDisk, SplitMix64};
-use spool::ids::Lsn;
 use spool::index::memory::MemoryIndex;
-use spool::record::{self, HEADER_BYTES, Kind, OVERHEAD_BYTES};
+use spool::record::{self, HEADER_BYTES, Kind};
 use spool::segment::SEGMENT_HEADER_BYTES;
 
 use crate::dice::{draw, small};
 use crate::r#gen::{self, IndexFate, Step, Stop};
 use crate::rounds::{Campaign, Tally, Violation};
-use crate::world::{Cut, Verdict, World};
+use crate::world::{Cut, Reach, Verdict, World, records, segment_number};
 
 /// Bytes in use of a file, each of which is flipped.
 pub(crate) const WHOLE_BYTES_MAX: usize = 12_288;
@@ -78,19 +77,29 @@ impl Campaign for Flips {
     }
 
     fn broken(&self) -> &'static str {
-        "a wrong byte in a body, under a checksum that is right"
+        "a wrong byte in a body under a checksum that is right, and a wrong byte that takes the rest of its segment along"
     }
 
+    /// Fails when both are noticed.
     fn play_broken(&self, seed: u64, steps: &[Step]) -> Result<(), Violation> {
         let mut world = World::new(seed)?;
         world.run(steps)?;
         let cut = at_rest(&mut world)?;
-        for name in cut.disk.files() {
+        let forged = |name: &String| {
             let disk = cut.disk.kill();
-            forge(&disk, &name);
-            judge(&cut, disk, false, &format!("forgery in {name}"))?;
+            forge(&disk, name);
+            judge(&cut, disk, false, &Reach::Everything, &format!("forgery in {name}")).err()
+        };
+        let emptied = |name: &String| {
+            let disk = cut.disk.kill();
+            let first = empty(&disk, name)?;
+            judge(&cut, disk, true, &cut.reach(name, first), &format!("{name} from byte {first}")).err()
+        };
+        let names = cut.disk.files();
+        match (names.iter().find_map(forged), names.iter().find_map(emptied)) {
+            (Some(violation), Some(_)) => Err(violation),
+            (Some(_), None) | (None, Some(_)) | (None, None) => Ok(()),
         }
-        Ok(())
     }
 }
 
@@ -105,8 +114,8 @@ fn flip(cut: &Cut, name: &str, offset: usize, bit: u8, tally: &mut Tally) -> Res
     for lost in [false, true] {
         let disk = cut.disk.kill();
         disk.flip(name, offset as u64, bit);
-        let verdict =
-            judge(cut, disk, lost, &format!("{name}, byte {offset}, bit {bit}, index lost: {lost}"))?;
+        let place = format!("{name}, byte {offset}, bit {bit}, index lost: {lost}");
+        let verdict = judge(cut, disk, lost, &cut.reach(name, offset), &place)?;
         tally.images += 1;
         match verdict {
             Verdict::Harmless => tally.harmless += 1,
@@ -116,13 +125,13 @@ fn flip(cut: &Cut, name: &str, offset: usize, bit: u8, tally: &mut Tally) -> Res
     Ok(())
 }
 
-fn judge(cut: &Cut, disk: SimDisk, lost: bool, place: &str) -> Result<Verdict, Violation> {
+fn judge(cut: &Cut, disk: SimDisk, lost: bool, reach: &Reach, place: &str) -> Result<Verdict, Violation> {
     let index = MemoryIndex::new();
     if !lost {
         index.restore(cut.index.as_ref().clone());
     }
     let mut world = World::after(cut, disk, index);
-    world.judge().map_err(|why| Violation::in_world(place, &why, &world))
+    world.judge(reach).map_err(|why| Violation::in_world(place, &why, &world))
 }
 
 /// Bytes behind the last record after a kill: the next start must not take them for anything.
@@ -159,24 +168,32 @@ fn torn_ends(world: &mut World, random: &mut SplitMix64, tally: &mut Tally) -> R
     Ok(())
 }
 
-/// Changes the last byte of the first body in this segment and makes the checksum right again.
+/// Changes the last byte of each body in this segment and makes the checksum right again.
 fn forge(disk: &SimDisk, name: &str) {
-    let number = name.rsplit('/').next().and_then(|last| last.strip_suffix(".wsj"));
-    let Some(number) = number.and_then(|digits| digits.parse::<u32>().ok()) else { return };
+    let Some(number) = segment_number(name) else { return };
     let bytes = disk.contents(name).unwrap_or_default();
-    let mut at = SEGMENT_HEADER_BYTES as usize;
-    while let Some(head) = bytes.get(at..at + HEADER_BYTES).and_then(|head| head.try_into().ok()) {
-        let Some(header) = record::Header::decode(head, Lsn::at(number, at as u32)) else { return };
-        let end = at + header.record_bytes() as usize;
-        if header.kind == Kind::BodyChunk as u8 && header.len > 64 {
-            let mut payload = bytes[at + HEADER_BYTES..end - (OVERHEAD_BYTES - HEADER_BYTES)].to_vec();
+    for (range, kind, payload) in records(number, &bytes) {
+        let Some(head) =
+            bytes.get(range.start..range.start + HEADER_BYTES).and_then(|head| head.try_into().ok())
+        else {
+            return;
+        };
+        if kind == Kind::BodyChunk && payload.len() > 64 {
+            let mut payload = payload.to_vec();
             if let Some(last) = payload.last_mut() {
                 *last ^= 1;
             }
             let crc = record::seal(record::payload_crc(World::CHECKSUM_SEED, &payload), head);
             payload.extend(crc.to_le_bytes());
-            disk.overwrite(name, (at + HEADER_BYTES) as u64, &payload);
+            disk.overwrite(name, (range.start + HEADER_BYTES) as u64, &payload);
         }
-        at = end;
     }
+}
+
+/// Makes zeros of all records of this segment; where the first of them was.
+fn empty(disk: &SimDisk, name: &str) -> Option<usize> {
+    let bytes = disk.contents(name).unwrap_or_default();
+    let (first, ..) = records(segment_number(name)?, &bytes).next()?;
+    disk.overwrite(name, first.start as u64, &vec![0; bytes.len() - first.start]);
+    Some(first.start)
 }

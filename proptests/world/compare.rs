@@ -43,7 +43,7 @@ impl World {
         if fate != IndexFate::Lost {
             index.restore(rest.index.as_ref().clone());
         }
-        let judged = Self::after(&rest, disk, index).judge();
+        let judged = Self::after(&rest, disk, index).judge(&rest.reach(&name, offset));
         judged.map(drop).map_err(|why| format!("{name} {offset} bit {bit}: {why}"))
     }
 
@@ -60,7 +60,9 @@ impl World {
     }
 
     /// Starts on a disk of which something may be damaged, verifies it, and compares.
-    pub(crate) fn judge(&mut self) -> Result<Verdict, Broken> {
+    ///
+    /// * `reach` – what the damage may have taken.
+    pub(crate) fn judge(&mut self, reach: &Reach) -> Result<Verdict, Broken> {
         let opened = Spool::open(self.shared_disk(), self.shared_index(), self.options.clone(), self.now);
         let (spool, recovery) = match opened {
             Ok(opened) => opened,
@@ -78,13 +80,13 @@ impl World {
             Ok(()) if found == 0 => Ok(Verdict::Harmless),
             Ok(()) => Ok(Verdict::Found),
             Err(why) if found == 0 => Err(format!("unnoticed: {why}")),
-            Err(_) => self.neighbours_live().map(|()| Verdict::Found),
+            Err(_) => self.neighbours_live(reach).map(|()| Verdict::Found),
         }
     }
 
     /// With one damaged record, every item that does not need it is shown as it was, and no other bytes are served
     /// in the place of those that are damaged.
-    fn neighbours_live(&self) -> Result<(), Broken> {
+    fn neighbours_live(&self, reach: &Reach) -> Result<(), Broken> {
         let mut harmed = Vec::new();
         for (id, item) in &self.committed().items {
             let shown = self.spool.as_ref().ok_or("no process")?.item(*id);
@@ -93,16 +95,15 @@ impl World {
                 Ok(Some(info)) => {
                     ensure!(info.id == *id && info.chain == item.chain, "{id} is another item now");
                     ensure!(!self.served_wrong(&info, item), "{id} is served with other bytes");
-                    harmed.push((*id, Arc::as_ptr(&item.body)));
+                    harmed.push(*id);
                 }
                 Ok(None) if self.over(item) => {}
-                Ok(None) | Err(SpoolError::Corrupt { .. }) => harmed.push((*id, Arc::as_ptr(&item.body))),
+                Ok(None) | Err(SpoolError::Corrupt { .. }) => harmed.push(*id),
                 Err(error) => return Err(error.to_string()),
             }
         }
-        let bodies: std::collections::BTreeSet<_> = harmed.iter().map(|(_, body)| *body).collect();
-        // One record speaks of one message, or of the states of several items of one replay.
-        ensure!(bodies.len() <= 1 || harmed.len() < 40, "harms {harmed:?}");
+        let beyond: Vec<_> = harmed.iter().filter(|id| !reach.has(**id)).collect();
+        ensure!(beyond.is_empty(), "harms {beyond:?}, which do not need it: {reach:?}");
         Ok(())
     }
 
