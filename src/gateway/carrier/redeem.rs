@@ -54,19 +54,23 @@ pub async fn redeem(
 ) -> Result<Redeemed, RedeemError> {
     let lost = |error: &dyn std::fmt::Display| RedeemError::Lost(error.to_string());
     let endpoint = Endpoint::relay(relay_url).map_err(|error| lost(&error))?;
-    let settings = Settings {
+    let login = log_in(&endpoint, trust, settings(key, endpoint.host.clone(), code));
+    tokio::time::timeout(PATIENCE, login).await.unwrap_or_else(|_| Err(lost(&"no answer in time")))
+}
+
+fn settings(key: SecretKey, relay_host: String, code: Code) -> Settings {
+    Settings {
         key,
-        relay_host: endpoint.host.clone(),
+        relay_host,
         allow_tunnel_1: false,
-        credit: Credit { items: 1, bytes: 1, item_bytes_max: Some(1) },
+        // No largest item: a relay holds what is larger for its operator, and this session judges no mail.
+        credit: Credit { items: 1, bytes: 1, item_bytes_max: None },
         handshake_timeout: PATIENCE,
         heartbeat_every: PATIENCE,
         silence_max: PATIENCE * 2,
         submits: false,
         invite: Some(code),
-    };
-    let login = log_in(&endpoint, trust, settings);
-    tokio::time::timeout(PATIENCE, login).await.unwrap_or_else(|_| Err(lost(&"no answer in time")))
+    }
 }
 
 async fn log_in(endpoint: &Endpoint, trust: &Trust, settings: Settings) -> Result<Redeemed, RedeemError> {
@@ -110,5 +114,22 @@ async fn log_in(endpoint: &Endpoint, trust: &Trust, settings: Settings) -> Resul
             Happened::Flushed => {}
             Happened::Broken(error) => return Err(lost(error.into())),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_login_gives_the_relay_no_reason_to_hold_mail() {
+        let settings =
+            settings(SecretKey::from_seed(&[1; 32]), "relay.example".to_owned(), Code::from_random(&[2; 15]));
+        assert_eq!(settings.credit.item_bytes_max, None);
+        let offered = settings.credit;
+        let session = &mut ClientSession::new(settings, LanePosition::default(), clock::monotonic());
+        let Some(Output::Text(request)) = session.poll() else { panic!("a login begins with a request") };
+        assert!(!request.contains("itemBytesMax"), "{request}");
+        assert_eq!((offered.items, offered.bytes), (1, 1));
     }
 }
