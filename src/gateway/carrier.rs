@@ -519,7 +519,7 @@ impl Carrier {
             mail_from: offer.mail_from,
             rcpt_to: offer.rcpt_to,
             size_bytes: staged.size_bytes,
-            path: staged.path,
+            path: staged.into_path(),
         };
         let message = Message::new(letter, kept_by_relay, checked, entry, self.decide.clone());
         // There is room: no more are in hand than the channel holds. Closed means nobody takes messages any more; the

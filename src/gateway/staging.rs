@@ -3,6 +3,9 @@
 //! Names begin with `.ws-KEY-` (the first characters of the gateway's key), so that what a killed process left behind is
 //! recognised and removed at the next start, and nobody else's files are touched, also in a Maildir's `tmp/` that several
 //! programs share. Nothing is synced here: a message counts only when its destination says so.
+//!
+//! Policy on failure: a file that was not written to its end is removed at once, also on a full disk; nobody tries again
+//! with it.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -38,11 +41,11 @@ pub struct Draft {
     ours: bool,
 }
 
-/// One message, received.
+/// One message, received. Dropped before [`Staged::into_path`], its file is removed.
 #[derive(Debug)]
 pub struct Staged {
-    /// Its file.
-    pub path: PathBuf,
+    /// Its file; empty when it was given away.
+    path: PathBuf,
     /// Bytes in it.
     pub size_bytes: u64,
     /// Forged copies of our field were taken out.
@@ -86,7 +89,7 @@ impl Draft {
         if self.gathered.len() >= PIECE_BYTES { self.write().await } else { Ok(()) }
     }
 
-    /// Writes what is left. Whoever gets the file owns it.
+    /// Writes what is left.
     ///
     /// # Errors
     /// What the file system said.
@@ -103,16 +106,18 @@ impl Draft {
         let path = self.path.clone();
         let file = self.file.take();
         let gathered = std::mem::take(&mut self.gathered);
-        let written = tokio::task::spawn_blocking(move || {
+        let (file, written) = blocking(move || {
             let mut file = match file {
                 Some(file) => file,
                 None => create(&path)?,
             };
-            file.write_all(&gathered)?;
-            Ok::<_, io::Error>(file)
-        });
-        self.file = Some(written.await.map_err(io::Error::other)??);
-        Ok(())
+            let written = file.write_all(&gathered);
+            Ok((file, written))
+        })
+        .await?;
+        // Also when the write failed: dropping the draft removes the file.
+        self.file = Some(file);
+        written
     }
 }
 
@@ -125,23 +130,35 @@ impl Drop for Draft {
 }
 
 impl Staged {
+    /// Gives the file away: whoever gets it owns it.
+    pub fn into_path(mut self) -> PathBuf {
+        std::mem::take(&mut self.path)
+    }
+
     /// Puts another field in the place of the first `old` bytes.
     ///
     /// # Errors
     /// What the file system said; the file is as it was.
     pub async fn retop(&mut self, old: usize, top: Vec<u8>) -> io::Result<()> {
         let path = self.path.clone();
-        self.size_bytes = self.size_bytes - old as u64 + top.len() as u64;
+        let size_bytes = self.size_bytes - old as u64 + top.len() as u64;
         blocking(move || {
             let beside = PathBuf::from(format!("{}-top", path.display()));
             let mut from = File::open(&path)?;
             from.seek(SeekFrom::Start(old as u64))?;
             let mut to = create(&beside)?;
-            to.write_all(&top)?;
-            io::copy(&mut from, &mut to)?;
-            fs::rename(&beside, &path)
+            let replaced = to
+                .write_all(&top)
+                .and_then(|()| io::copy(&mut from, &mut to))
+                .and_then(|_| fs::rename(&beside, &path));
+            if replaced.is_err() {
+                let _ = fs::remove_file(&beside);
+            }
+            replaced
         })
-        .await
+        .await?;
+        self.size_bytes = size_bytes;
+        Ok(())
     }
 
     /// What is in the file behind its first `top` bytes.
@@ -168,6 +185,14 @@ impl Staged {
             Ok(Kept { size, sha256: HEXLOWER.encode(&hash.finalize()) })
         })
         .await
+    }
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        if !self.path.as_os_str().is_empty() {
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }
 
@@ -212,11 +237,11 @@ mod tests {
             draft.append(&piece).await.unwrap();
             assert!(draft.gathered.len() < PIECE_BYTES);
         }
-        let Staged { path, size_bytes, altered } = draft.finish().await.unwrap();
-        assert_eq!((size_bytes, altered), (5 * piece.len() as u64, false));
-        assert_eq!(fs::metadata(path).unwrap().len(), size_bytes);
-        let Staged { path, size_bytes, .. } = staging.draft(Vec::new()).finish().await.unwrap();
-        assert_eq!((fs::metadata(path).unwrap().len(), size_bytes), (0, 0));
+        let staged = draft.finish().await.unwrap();
+        assert_eq!((staged.size_bytes, staged.altered), (5 * piece.len() as u64, false));
+        assert_eq!(fs::metadata(&staged.path).unwrap().len(), staged.size_bytes);
+        let empty = staging.draft(Vec::new()).finish().await.unwrap();
+        assert_eq!((fs::metadata(&empty.path).unwrap().len(), empty.size_bytes), (0, 0));
     }
 
     #[tokio::test]
@@ -246,11 +271,46 @@ mod tests {
         assert_eq!(count(dir.path()), 1);
         drop(draft);
         assert_eq!(count(dir.path()), 0);
-        staging.draft(Vec::new()).finish().await.unwrap();
+        assert!(staging.draft(Vec::new()).finish().await.unwrap().into_path().exists());
         fs::write(dir.path().join("foreign"), b"x").unwrap();
         open(dir.path(), 2);
         assert_eq!(count(dir.path()), 2);
         open(dir.path(), 1);
         assert_eq!(count(dir.path()), 1);
+    }
+
+    #[tokio::test]
+    async fn a_write_that_fails_leaves_no_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut staging = open(dir.path(), 1);
+        let mut draft = staging.draft(Vec::new());
+        draft.append(&vec![0; PIECE_BYTES]).await.unwrap();
+        // As on a full disk: the file is there and takes nothing.
+        draft.file = Some(File::open(&draft.path).unwrap());
+        assert!(draft.append(&vec![0; PIECE_BYTES]).await.is_err());
+        drop(draft);
+        assert_eq!(count(dir.path()), 0);
+        let mut draft = staging.draft(Vec::new());
+        draft.append(&vec![0; PIECE_BYTES]).await.unwrap();
+        draft.file = Some(File::open(&draft.path).unwrap());
+        assert!(draft.finish().await.is_err());
+        assert_eq!(count(dir.path()), 0);
+    }
+
+    #[tokio::test]
+    async fn what_was_received_and_not_taken_over_leaves_no_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut staging = open(dir.path(), 1);
+        let mut staged = staging.draft(b"Waystation-Attestation: ok\r\n".to_vec()).finish().await.unwrap();
+        // The file beside it is begun before this turns out to be unreadable.
+        fs::remove_file(&staged.path).unwrap();
+        fs::create_dir(&staged.path).unwrap();
+        assert!(staged.retop(28, b"Waystation-Attestation: no\r\n".to_vec()).await.is_err());
+        fs::remove_dir(&staged.path).unwrap();
+        assert_eq!((count(dir.path()), staged.size_bytes), (0, 28));
+        let staged = staging.draft(b"x".to_vec()).finish().await.unwrap();
+        assert_eq!(count(dir.path()), 1);
+        drop(staged);
+        assert_eq!(count(dir.path()), 0);
     }
 }
