@@ -12,10 +12,14 @@ use spool::invitations::InvitationError;
 
 use crate::identity::challenge::AuthCode;
 use crate::identity::key::KeyText;
-use crate::tunnel::ws::ServiceError;
+use crate::tunnel::control::CONTROL_BYTES_MAX;
+use crate::tunnel::ws::{Admitted, ServiceError};
 
 /// Aliases that a gateway is told of at its login; it has more in `mailbox show`.
 const ALIASES_TOLD_MAX: usize = 64;
+/// Octets of the domains and aliases that a gateway is told of at its login, as JSON: half of the longest text that a
+/// gateway reads. One with more would be refused by every gateway, and no mail would reach any of them.
+const TOLD_BYTES_MAX: usize = CONTROL_BYTES_MAX / 2;
 
 /// Who may connect.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -69,6 +73,28 @@ pub(super) fn admit(
     Ok((entrance, aliases))
 }
 
+/// What of its addresses a gateway is told: the first domain, which is that of its own address, then as many aliases as
+/// there is room for, then further domains.
+pub(super) fn told(aliases: Vec<String>, domains: &[String]) -> Admitted {
+    let mut left = TOLD_BYTES_MAX;
+    let mut fits = |text: &String| {
+        // With its quotes, escapes and comma; what cannot be written is not told.
+        let bytes = serde_json::to_string(text).map_or(usize::MAX, |json| json.len() + 1);
+        match left.checked_sub(bytes) {
+            Some(rest) => {
+                left = rest;
+                true
+            }
+            None => false,
+        }
+    };
+    let mut domains = domains.iter();
+    let first = domains.next().filter(|first| fits(first)).cloned();
+    let aliases = aliases.into_iter().take_while(&mut fits).collect();
+    let domains = first.into_iter().chain(domains.take_while(|domain| fits(domain)).cloned()).collect();
+    Admitted { aliases, domains }
+}
+
 /// Tells how a key came in; that is stable now.
 pub(super) fn tell(entrance: Entrance, key: KeyText) {
     match entrance {
@@ -111,4 +137,29 @@ fn redeem(spool: &mut Spool, key: KeyText, invite: &[u8; 32], now: WallMs) -> Re
 pub(super) fn unavailable(error: &SpoolError) -> ServiceError {
     tracing::warn!(event = "relay.spool.unavailable", %error, "the spool does not answer a login");
     ServiceError::Unavailable
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn many(count: usize, of: &str) -> Vec<String> {
+        (0..count).map(|n| format!("n{n:04}{of}")).collect()
+    }
+
+    #[test]
+    fn a_gateway_is_told_what_it_can_read() {
+        let (few, domains) = (many(3, "@a.example"), many(20, ".example"));
+        let all = told(few.clone(), &domains);
+        assert_eq!((&all.aliases, &all.domains), (&few, &domains));
+        // However many there are, and however they are written.
+        for of in [".example".to_owned(), "\"\\".repeat(100), "\u{e4}".repeat(120)] {
+            let (aliases, domains) = (many(ALIASES_TOLD_MAX, &of), many(1000, &of));
+            let told = told(aliases.clone(), &domains);
+            let bytes = serde_json::to_string(&(&told.aliases, &told.domains)).unwrap().len();
+            assert!(bytes <= TOLD_BYTES_MAX + 8, "{bytes}");
+            assert!(aliases.starts_with(&told.aliases) && !told.aliases.is_empty());
+            assert!(domains.starts_with(&told.domains) && !told.domains.is_empty());
+        }
+    }
 }

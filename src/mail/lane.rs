@@ -102,7 +102,7 @@ impl Service for Lanes {
             let asked = self.spooler.call(move |spool| admission::admit(spool, key, invite, mode, now));
             let (entrance, aliases) = asked.await.map_err(|error| admission::unavailable(&error))??;
             admission::tell(entrance, key);
-            Ok(Admitted { aliases, domains: welcome.domains.clone() })
+            Ok(admission::told(aliases, &welcome.domains))
         })
     }
 
