@@ -1,7 +1,7 @@
 //! What the outbox does on its ledger's thread, and the thread itself.
 //!
 //! Promises: every function is one step of one commit. A group of submissions that a crash has torn is taken out at the
-//! next start: its sender was not told yes.
+//! next start: its sender was not told yes. What was told yes is never taken for torn, whatever retention has removed of it.
 //!
 //! Failure policy: an error of the spool ends the gateway; a state that does not allow a step is an answer.
 
@@ -146,6 +146,11 @@ fn prepare(spool: &mut Spool, key: &str) -> Result<LaneId, SpoolError> {
 /// The newest submissions, if they are the beginning of a message whose other recipients a crash has taken.
 fn torn_group(spool: &Spool, lane: LaneId) -> Result<Vec<ItemId>, SpoolError> {
     let Some(newest) = newest(spool, lane)? else { return Ok(Vec::new()) };
+    // A crash takes the end of the journal: what it has torn is the last that the lane ever had. Where there was more, that
+    // had its result and is gone by its retention, and the message was whole.
+    if spool.end_of(lane)?.is_some_and(|(end, _)| end > newest.seq) {
+        return Ok(Vec::new());
+    }
     let Some(memo) = Memo::read(&newest.meta).filter(|memo| memo.part < memo.parts) else {
         return Ok(Vec::new());
     };
@@ -153,7 +158,7 @@ fn torn_group(spool: &Spool, lane: LaneId) -> Result<Vec<ItemId>, SpoolError> {
     let filter = Filter { lane: Some(lane), ..Filter::default() };
     let (group, _) = spool.list(&filter, Some(page), memo.part as usize)?;
     let same = |info: &ItemInfo| Memo::read(&info.meta).is_some_and(|other| other.message == memo.message);
-    // What has been handed over was whole; the newest part of it may be gone by its retention.
+    // What has its result was handed over, and so was whole.
     let torn = |info: &&ItemInfo| info.state == Stored::Ready && same(info);
     Ok(group.iter().filter(torn).map(|info| info.id).collect())
 }

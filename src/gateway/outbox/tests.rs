@@ -84,6 +84,34 @@ async fn a_commit_that_a_crash_has_torn_is_taken_out_at_the_next_start() {
 }
 
 #[tokio::test]
+async fn a_message_whose_last_part_is_gone_by_retention_is_not_torn() {
+    let dir = tempfile::tempdir().unwrap();
+    let forgetful = || Settings { retain: Duration::ZERO, ..settings(dir.path()) };
+    let (outbox, keeper) = open(forgetful()).unwrap();
+    let rcpts = ["waits@b.example", "accepted@d.example", "sent@f.example"];
+    let ids = queue(&outbox, &rcpts, b"whole").await;
+    outbox.accepted(ids[1], "at-relay".to_owned()).await.unwrap();
+    outbox.end(ids[2], End::Sent, "so".to_owned()).await.unwrap();
+    for _ in 0..10 {
+        outbox.spooler().call(|spool| spool.maintain(clock::wall())).await.unwrap().unwrap();
+    }
+    assert!(outbox.story(ids[2]).await.unwrap().is_none());
+    drop(outbox);
+    keeper.close().await;
+    // Also where the index has to be built anew.
+    for index_is_lost in [false, true] {
+        if index_is_lost {
+            std::fs::remove_dir_all(dir.path().join("outbox/index")).unwrap();
+        }
+        let (outbox, keeper) = open(forgetful()).unwrap();
+        assert_eq!(due(&outbox).await, ids[..1], "index lost: {index_is_lost}");
+        assert_eq!(state(&outbox, ids[1]).await, (State::Accepted, true));
+        drop(outbox);
+        keeper.close().await;
+    }
+}
+
+#[tokio::test]
 async fn results_are_written_once_and_successes_need_no_telling() {
     // Q1, Q20
     let dir = tempfile::tempdir().unwrap();
