@@ -13,7 +13,7 @@
 //!
 //! With a relay of tunnel 1 no text is sent after `auth_ok`: it would hang up, and there is nothing to ack with. An item is then whatever arrived between `smtp_start` and `smtp_end`.
 //!
-//! Bounded: open streams, items waiting for a verdict, and message size; a relay that exceeds its credit twofold has
+//! Bounded: open streams, the start of each, items waiting for a verdict, and message size; a relay that exceeds its credit twofold has
 //! broken the protocol and is left.
 
 mod outbound;
@@ -36,7 +36,7 @@ use crate::tunnel::control::{
     AckStatus, AuthChallenge, AuthChallengeRequest, AuthChallengeResponse, AuthOk, CONTROL_BYTES_MAX,
     Feature, Features, ItemAck, ItemNack, ReplayRequest, SessionRole, ToGateway, ToRelay,
 };
-use crate::tunnel::frame::{Frame, StartBody};
+use crate::tunnel::frame::{Frame, FrameError, StartBody};
 use outbound::Outbound;
 pub use outbound::{ANSWER_PATIENCE, LEGACY_PATIENCE, STREAMS_OPEN_MAX, UNANSWERED_MAX, Wanted};
 use stream::{Done, Stream, Want};
@@ -243,6 +243,11 @@ impl ClientSession {
                     self.notice(Notice::Aborted { reason: crate::gateway::destination::one_line(&reason) });
                     self.outputs.push_back(Output::Abandon { stream });
                 }
+            }
+            // What is read of a start stays in memory until the stream ends, and many may be open.
+            Err(FrameError::StartLength(_)) => {
+                self.notice(Notice::Violation("smtp_start of excessive length"));
+                self.close(CLOSE_PROTOCOL, "invalid_tunnel_frame");
             }
             Err(error) => self.garbage(error.to_string()),
         }

@@ -7,7 +7,8 @@
 //!    at any point.
 //!
 //! Promises: [`Frame::decode`] inverts [`Frame::encode`], takes any bytes without panic, and copies no chunk.
-//! Does not know which streams are open, and sets no limit on a message: sessions and drivers do.
+//! Does not know which streams are open, and sets no limit on a message but that of a start ([`START_BYTES_MAX`]): sessions and
+//! drivers do.
 //!
 //! Failure policy: everything that is not exactly a frame is a [`FrameError`] with the evidence. Unknown
 //! fields of a start body are skipped; known optional ones of a wrong type count as absent, as the first
@@ -30,6 +31,9 @@ pub const HEADER_BYTES: usize = 7;
 pub const STREAM_ID_BYTES_MAX: usize = 255;
 /// Most body bytes that a relay puts into one frame for a gateway, and a gateway into one for a relay.
 pub const CHUNK_BYTES_MAX: usize = 64 * 1024;
+/// Longest body of an `smtp_start` that is read, bytes. Nobody has reason to write more than fits a frame, and it is kept as
+/// long as its stream is open.
+pub const START_BYTES_MAX: usize = CHUNK_BYTES_MAX;
 /// Octets of an ordinary start with what is signed in it, and some.
 const START_BYTES: usize = 4096;
 /// Longest reason kept from an `smtp_abort`, bytes.
@@ -223,6 +227,9 @@ pub enum FrameError {
     /// The start body is no JSON object.
     #[error("body of smtp_start is no JSON object")]
     StartNotJson,
+    /// The start body is longer than one may be.
+    #[error("body of smtp_start has {0} bytes, more than {START_BYTES_MAX}")]
+    StartLength(usize),
     /// A required text is missing in the start body.
     #[error("smtp_start has no text {0}")]
     StartField(&'static str),
@@ -281,6 +288,9 @@ impl Frame {
         }
         let stream = lossy(&message[HEADER_BYTES..body_at]).into_owned();
         let body = message.slice(body_at..);
+        if tag == Tag::Start && body.len() > START_BYTES_MAX {
+            return Err(FrameError::StartLength(body.len()));
+        }
         Ok(match tag {
             Tag::Start => Self::Start { stream, start: StartBody::read(&body, dialect)? },
             Tag::Chunk => Self::Chunk { stream, bytes: body },
@@ -487,6 +497,22 @@ mod tests {
                     panic!("{other:?}")
                 }
             }
+        }
+    }
+
+    #[test]
+    fn a_start_longer_than_a_frame_is_not_read() {
+        let wire = |bytes: usize| {
+            let mut body = br#"{"mailFrom":"a","rcptTo":"b"}"#.to_vec();
+            body.resize(bytes, b' ');
+            join(Tag::Start, "s", &body).unwrap()
+        };
+        for dialect in [Dialect::One, Dialect::Two] {
+            assert!(Frame::decode(&wire(START_BYTES_MAX), dialect).is_ok());
+            assert_eq!(
+                Frame::decode(&wire(START_BYTES_MAX + 1), dialect),
+                Err(FrameError::StartLength(START_BYTES_MAX + 1))
+            );
         }
     }
 

@@ -8,6 +8,7 @@ use super::stream::chain_step;
 use super::*;
 use crate::identity::key::SecretKey;
 use crate::tunnel::control::{AuthError, Credit, Drain};
+use crate::tunnel::frame::START_BYTES_MAX;
 
 const HOST: &str = "relay.example.org";
 const ID: &str = "7b0b3ba6-2c3f-4e0a-9a51-6a3a4c1c8a52";
@@ -305,6 +306,19 @@ fn verdicts_become_nacks_and_rejections() {
     home.session.verdict(&item.id, Verdict::Refused { reason: "no".to_owned() });
     let [ToRelay::ItemAck(ack)] = &home.said()[..] else { panic!() };
     assert_eq!((ack.status, ack.reason.as_deref()), (AckStatus::Rejected, Some("no")));
+}
+
+#[test]
+fn a_relay_whose_start_is_too_long_is_left() {
+    // It would stay in memory while the stream is open, and many may be open.
+    let mut home = Home::open();
+    let item = Item::first();
+    home.frame(Frame::Start {
+        stream: item.id.clone(),
+        start: StartBody { mail_from: "a".repeat(START_BYTES_MAX), ..item.start() },
+    });
+    assert_eq!(home.notices(), [Notice::Violation("smtp_start of excessive length")]);
+    assert!(!home.session.is_open());
 }
 
 #[test]
