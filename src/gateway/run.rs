@@ -5,8 +5,8 @@
 //! delays; meanwhile the relay's credit runs out and the mail waits at the relay. With a relay of tunnel 1, which has
 //! forgotten what it sent, `later` is treated the same, and a refused message is kept in `data_dir/refused/`.
 //!
-//! On stop no new delivery begins; those under way get [`STOP_PATIENCE`], and what they stored is acked. The outbox is
-//! closed last.
+//! On stop no new delivery begins; those under way get [`STOP_PATIENCE`], and what they stored is acked; the others stay at
+//! the relay undecided. The outbox is closed last.
 
 mod deliveries;
 mod heart;
@@ -226,7 +226,7 @@ pub async fn run(config: Config, manager: Manager, stop: CancellationToken) -> R
     stop.cancel();
     manager.stopping().await;
     let ending = async {
-        deliveries.finish().await;
+        deliveries.finish(STOP_PATIENCE).await;
         if let Some(taking) = taking {
             let _ = taking.await;
         }

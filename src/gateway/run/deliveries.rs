@@ -1,15 +1,17 @@
 //! Messages on their way from the client into the destination, and what is decided about them.
 //!
-//! Policy: see [`super`].
+//! Policy: see [`super`]. A delivery that a stop has broken off says nothing about its message: it is left to the relay
+//! undecided, because five refusals would park it.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::STOP_PATIENCE;
 use crate::clock;
 use crate::gateway::destination::{Destination, Outcome, later_delay, unavailable_delay};
 use crate::gateway::handle::StatusBoard;
@@ -24,6 +26,8 @@ pub(super) struct Deliveries {
     board: StatusBoard,
     refused_dir: PathBuf,
     stop: CancellationToken,
+    /// Cancelled when the patience after a stop is over.
+    give_up: CancellationToken,
     running: JoinSet<(String, bool)>,
     /// How often items were answered `later`.
     tries: HashMap<String, u32>,
@@ -36,7 +40,15 @@ impl Deliveries {
         refused_dir: PathBuf,
         stop: CancellationToken,
     ) -> Self {
-        Self { destination, board, refused_dir, stop, running: JoinSet::new(), tries: HashMap::new() }
+        Self {
+            destination,
+            board,
+            refused_dir,
+            stop,
+            give_up: CancellationToken::new(),
+            running: JoinSet::new(),
+            tries: HashMap::new(),
+        }
     }
 
     pub(super) fn has_room(&self) -> bool {
@@ -49,7 +61,7 @@ impl Deliveries {
             Arc::clone(&self.destination),
             self.board.clone(),
             self.refused_dir.clone(),
-            self.stop.clone(),
+            Stops { stop: self.stop.clone(), give_up: self.give_up.clone() },
             message,
             tries,
         ));
@@ -75,10 +87,22 @@ impl Deliveries {
         }
     }
 
-    pub(super) async fn finish(mut self) {
-        let all = async { while self.running.join_next().await.is_some() {} };
-        let _ = tokio::time::timeout(STOP_PATIENCE, all).await;
+    /// Waits `patience` for the deliveries under way; those that take longer leave their message undecided.
+    pub(super) async fn finish(mut self, patience: Duration) {
+        let mut all = pin!(async { while self.running.join_next().await.is_some() {} });
+        if tokio::time::timeout(patience, &mut all).await.is_err() {
+            self.give_up.cancel();
+            all.await;
+        }
     }
+}
+
+/// Two steps of an end.
+struct Stops {
+    /// Nothing is tried again.
+    stop: CancellationToken,
+    /// What is under way is broken off.
+    give_up: CancellationToken,
 }
 
 /// Delivers one message and decides it; returns its id and whether it was answered `later`.
@@ -86,7 +110,7 @@ async fn deliver(
     destination: Arc<Destination>,
     board: StatusBoard,
     refused_dir: PathBuf,
-    stop: CancellationToken,
+    stops: Stops,
     message: Message,
     later_tries: u32,
 ) -> (String, bool) {
@@ -94,7 +118,14 @@ async fn deliver(
     let began = clock::monotonic();
     let mut tries = 0;
     loop {
-        let outcome = destination.deliver(message.letter()).await;
+        let outcome = tokio::select! {
+            biased; // what was decided at the last moment counts
+            outcome = destination.deliver(message.letter()) => outcome,
+            () = stops.give_up.cancelled() => {
+                message.leave();
+                return (item_id, false);
+            }
+        };
         let (reason, delay) = match outcome {
             Outcome::Stored => {
                 let duration_ms = u64::try_from((clock::monotonic() - began).as_millis()).unwrap_or(u64::MAX);
@@ -151,7 +182,7 @@ async fn deliver(
         tries = tries.saturating_add(1);
         tokio::select! {
             () = tokio::time::sleep(delay) => {}
-            () = stop.cancelled() => {
+            () = stops.stop.cancelled() => {
                 message.leave();
                 return (item_id, false);
             }
@@ -166,5 +197,52 @@ fn keep_refused(dir: &Path, message: &Message) {
         .map(|_| ());
     if let Err(error) = kept {
         tracing::error!(event = "gateway.item.lost", item.id = message.item_id(), error = %error, "cannot keep a refused message");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::gateway::checked::Checked;
+    use crate::gateway::client::Offer;
+    use crate::gateway::destination::Letter;
+    use crate::gateway::lmtp::{Address, Lmtp};
+    use crate::mail::relay_keys::TrustedKeys;
+
+    #[tokio::test]
+    async fn a_delivery_that_outlasts_the_stop_leaves_its_message_undecided() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lmtp");
+        // Takes connections and never greets.
+        let _server = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let lmtp = Lmtp::new(Address::Unix(path), "home".to_owned(), None, Duration::from_secs(3600));
+        let stop = CancellationToken::new();
+        let mut deliveries = Deliveries::new(
+            Arc::new(Destination::Lmtp(lmtp)),
+            StatusBoard::default(),
+            dir.path().join("refused"),
+            stop.clone(),
+        );
+        let offer = Offer {
+            item_id: "abc".to_owned(),
+            seq: 3,
+            mail_from: String::new(),
+            rcpt_to: String::new(),
+            size_bytes: None,
+            attestation: None,
+            receipt: None,
+            chain: None,
+            announced: None,
+        };
+        let checked = Checked::of_offer("s", &offer, "lane", &TrustedKeys::default(), clock::wall());
+        let (decide, mut decisions) = mpsc::channel(1);
+        let letter = Letter::sample(dir.path().join("message"), b"x\r\n");
+        deliveries.begin(Message::new(letter, true, checked, None, decide));
+        stop.cancel();
+        deliveries.finish(Duration::from_millis(100)).await;
+        // The channel ends with the message, and nothing was decided: "later" would count as a refusal.
+        assert!(decisions.recv().await.is_none());
     }
 }
