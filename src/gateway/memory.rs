@@ -2,7 +2,8 @@
 //!
 //! One append-only file of fixed records (golden bytes in the tests): a 16-byte header, then 32 bytes per delivered item: key of the
 //! item, its seq, flags, checksum. The newest [`ITEMS_MAX`] are kept; when the file holds twice as many records it is written anew
-//! beside itself, synced and renamed over. Several records that wait together share one sync.
+//! beside itself, synced and renamed over. Several records that wait together share one sync. Ids that only the destination
+//! proves to have are known beside these, and take the place of none.
 //!
 //! Promise: when [`Memory::remember`] returns `Ok`, the record is on stable storage, and so is the item's receipt
 //! (`receipts.rs`, written by the same thread); only then may an ack leave.
@@ -11,7 +12,7 @@
 //! out and counted: the worst it can cost is one second delivery of one replayed item. After a failed write or sync the
 //! memory is poisoned: it refuses to remember, so nothing is acked any more, and the process should be started again.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -99,9 +100,15 @@ struct Known {
     seqs: HashMap<ItemKey, u64>,
     order: VecDeque<ItemKey>,
     seq_max: u64,
+    /// What the destination proves to have and the file had not when it was opened; as many as the destination names.
+    proven: HashSet<ItemKey>,
 }
 
 impl Known {
+    fn has(&self, key: &ItemKey) -> bool {
+        self.seqs.contains_key(key) || self.proven.contains(key)
+    }
+
     fn insert(&mut self, key: ItemKey, seq: u64) {
         self.seq_max = self.seq_max.max(seq);
         if self.seqs.insert(key, seq).is_none() {
@@ -125,14 +132,12 @@ impl Memory {
     pub fn open(dir: &Path, also: &[String]) -> Result<Self, MemoryError> {
         let path = dir.join(FILE_NAME);
         let mut known = Known::default();
-        for id in also {
-            known.insert(ItemKey::of(id), 0);
-        }
         let mut log = Log::open(path, &mut known)?;
         let dir_of_receipts = dir.join(receipts::DIR_NAME);
         let broken = |source| MemoryError::Io { path: dir_of_receipts.clone(), source };
         let (store, newest) = Store::open(dir).map_err(broken)?;
         log.catch_up(&newest, &mut known)?;
+        known.proven = also.iter().map(|id| ItemKey::of(id)).filter(|key| !known.has(key)).collect();
         let known = Arc::new(Mutex::new(known));
         let (writer, requests) = mpsc::channel(QUEUE_MAX);
         let shared = Arc::clone(&known);
@@ -146,7 +151,7 @@ impl Memory {
     /// Whether the item was delivered before.
     #[must_use]
     pub fn knows(&self, item_id: &str) -> bool {
-        lock(&self.known).seqs.contains_key(&ItemKey::of(item_id))
+        lock(&self.known).has(&ItemKey::of(item_id))
     }
 
     /// Whether it is on disk where in the lane the item stood, and so is its receipt. What a destination alone proves to
@@ -484,6 +489,30 @@ mod tests {
         assert_eq!((known.seqs.len(), known.order.len()), (ITEMS_MAX, ITEMS_MAX));
         assert!(!known.seqs.contains_key(&ItemKey::of("9")));
         assert!(known.seqs.contains_key(&ItemKey::of("10")));
+    }
+
+    #[test]
+    fn what_the_destination_proves_pushes_nothing_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = Log::open(file(&dir), &mut Known::default()).unwrap();
+        let id = |n: usize| format!("{n}");
+        let all: Vec<u8> = (0..ITEMS_MAX).flat_map(|n| encode(ItemKey::of(&id(n)), n as u64 + 1)).collect();
+        log.write(&all).unwrap();
+        drop(log);
+        // A Maildir that has had the newest messages for long, and one whose record a crash has taken.
+        let also: Vec<String> = (ITEMS_MAX - 10..=ITEMS_MAX).map(id).collect();
+        let memory = Memory::open(dir.path(), &also).unwrap();
+        assert!(memory.knows("0") && memory.knows(&id(ITEMS_MAX)));
+        assert!(!memory.has_place_of(&id(ITEMS_MAX)));
+        assert_eq!(memory.seq_max(), ITEMS_MAX as u64);
+        let mut known = lock(&memory.known);
+        for n in ITEMS_MAX..ITEMS_MAX + 20 {
+            known.insert(ItemKey::of(&id(n)), n as u64 + 1);
+        }
+        assert!(!known.has(&ItemKey::of("19")), "the oldest goes first");
+        for n in 20..ITEMS_MAX + 20 {
+            assert!(known.has(&ItemKey::of(&id(n))), "{n}");
+        }
     }
 
     #[test]
