@@ -6,8 +6,10 @@
 //! for a line end would see another end of data than we do (smuggling).
 //!
 //! Replies decide (RFC 5321 section 4.2.1): 2yz after the dot is stored, 5yz to MAIL, RCPT, DATA or the dot is refused,
-//! 4yz later. No connection, no greeting, a refused LHLO, 421 or a timeout before the dot: unavailable. Connection lost
-//! after the dot: later; the server may have it, which is the at-least-once window of this destination.
+//! 4yz later. No connection, no greeting, a refused LHLO, 421, a line lost or a timeout before the message is asked for:
+//! unavailable. Lost after that: later, because it may be this message that the server cannot bear, and the others must not
+//! wait for it; a server that is gone is unavailable to the next one. After the dot it may have the message, which is
+//! the at-least-once window of this destination.
 
 use std::io;
 use std::path::PathBuf;
@@ -51,8 +53,10 @@ pub struct Lmtp {
 /// What ended a conversation before a final answer.
 #[derive(Debug)]
 enum Broken {
-    /// The server or the line, before the dot.
+    /// The server or the line, before it asked for the message.
     Line(String),
+    /// The server or the line, within the message.
+    Message(String),
     /// The server's reply.
     Reply(Reply),
     /// Our own file.
@@ -112,6 +116,7 @@ impl Lmtp {
     async fn converse(&self, mut line: BufReader<Box<dyn Line>>, letter: &Letter, to: &str) -> Outcome {
         match self.hand_over(&mut line, letter, to).await {
             Err(Broken::Line(problem)) => Outcome::unavailable(format!("LMTP: {problem}")),
+            Err(Broken::Message(problem)) => Outcome::later(format!("LMTP: within the message: {problem}")),
             Err(Broken::File(error)) => Outcome::later(format!("cannot read the received message: {error}")),
             Err(Broken::Reply(reply)) => reply.outcome(),
             Ok(()) => match self.reply(&mut line).await {
@@ -178,7 +183,8 @@ impl Lmtp {
             }
             timeout(self.step_timeout, line.get_mut().write_all(&out))
                 .await
-                .map_err(|_| Broken::Line("the server stopped reading".to_owned()))??;
+                .map_err(|_| Broken::Message("the server stopped reading".to_owned()))?
+                .map_err(|error| Broken::Message(error.to_string()))?;
             if n == 0 {
                 return Ok(());
             }
@@ -354,6 +360,29 @@ mod tests {
     async fn a_line_lost_after_the_dot_means_later() {
         let (outcome, _) =
             deliver(b"x\r\n", &["220 hi\r\n", HELLO, "250 ok\r\n", "250 ok\r\n", "354 go\r\n"]).await;
+        assert!(matches!(outcome, Outcome::Later { .. }), "{outcome:?}");
+    }
+
+    #[tokio::test]
+    async fn a_line_lost_within_the_message_means_later() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lmtp");
+        let listener = tokio::net::UnixListener::bind(&path).unwrap();
+        let serving = async {
+            let (stream, _) = listener.accept().await.unwrap();
+            let mut stream = BufReader::new(stream);
+            for reply in ["220 hi\r\n", HELLO, "250 ok\r\n", "250 ok\r\n"] {
+                stream.get_mut().write_all(reply.as_bytes()).await.unwrap();
+                stream.read_until(b'\n', &mut Vec::new()).await.unwrap();
+            }
+            stream.get_mut().write_all(b"354 go\r\n").await.unwrap();
+            stream.read_until(b'\n', &mut Vec::new()).await.unwrap();
+            // It goes while most of the message is not sent.
+        };
+        let lmtp = Lmtp::new(Address::Unix(path), "home".to_owned(), None, Duration::from_secs(20));
+        // More than a socket holds.
+        let letter = letter(&dir, &b"x\r\n".repeat(4 * 1024 * 1024));
+        let (outcome, ()) = tokio::join!(lmtp.deliver(&letter), serving);
         assert!(matches!(outcome, Outcome::Later { .. }), "{outcome:?}");
     }
 
