@@ -226,10 +226,17 @@ impl Schedule {
                 self.ring(&name);
                 return Some(Action::Start { destination: name, id });
             }
-            if site.next.is_some_and(|due| due <= now.wall) {
-                let limit = site.running.len() + WINDOW_MAX;
-                self.set_next(&name, None);
-                return Some(Action::Fetch { destination: name, limit });
+            match site.next {
+                Some(due) if due <= now.wall => {
+                    let limit = site.running.len() + WINDOW_MAX;
+                    self.set_next(&name, None);
+                    return Some(Action::Fetch { destination: name, limit });
+                }
+                // It rang when it was due, and the clock was put back since: nothing else would bring it back (P19).
+                Some(due) => {
+                    self.due.insert((due, name));
+                }
+                None => {}
             }
         }
         None

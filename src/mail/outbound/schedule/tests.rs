@@ -249,6 +249,23 @@ fn what_a_clock_that_ran_ahead_put_off_is_attempted_when_the_clock_is_right() {
     assert_eq!(world.starts().iter().map(|(_, id)| *id).collect::<Vec<_>>(), ids[..1]);
 }
 
+#[test]
+fn what_was_due_before_the_clock_was_put_back_is_attempted_when_it_is_due_again() {
+    // P19
+    let mut world = World::new(Settings { total_max: 1, ..settings() });
+    world.submit("a.example", 1, 0);
+    world.submit("b.example", 1, 2_000);
+    let first = world.starts();
+    world.ms = 2_000;
+    assert_eq!(world.starts(), [], "b is due, and has to wait for a place");
+    world.ms = 1_500;
+    world.taken(&first[0]);
+    assert_eq!(world.starts(), [], "b is not due any more");
+    assert_eq!(world.schedule.wake(world.now()), Some(Duration::from_millis(500)));
+    world.ms = 2_000;
+    assert_eq!(count(&world.starts(), "b.example"), 1);
+}
+
 /// Takes everything that starts; how many that were.
 fn take_all(world: &mut World) -> usize {
     let mut taken = 0;
