@@ -101,8 +101,10 @@ struct Site {
     limit: usize,
     proven: bool,
     failures: u32,
-    /// Not before, for pacing and for dead sites.
+    /// Not before, because nobody answered there.
     rest_until: Option<Instant>,
+    /// Not before, for the pace that was asked for.
+    paced_until: Option<Instant>,
     idle_since: Option<Instant>,
 }
 
@@ -208,7 +210,7 @@ impl Schedule {
             if site.running.len() >= site.limit {
                 continue; // the end of an attempt brings it back
             }
-            if let Some(until) = site.rest_until.filter(|until| *until > now.monotonic) {
+            if let Some(until) = site.not_before().filter(|until| *until > now.monotonic) {
                 self.resting.insert((until, name));
                 continue;
             }
@@ -218,7 +220,7 @@ impl Schedule {
             }
             if let Some(id) = site.window.pop_front() {
                 site.running.insert(id);
-                site.rest_until = (!self.settings.interval.is_zero())
+                site.paced_until = (!self.settings.interval.is_zero())
                     .then(|| now.monotonic.checked_add(self.settings.interval))
                     .flatten();
                 self.running += 1;
@@ -337,6 +339,7 @@ impl Schedule {
             proven: false,
             failures: 0,
             rest_until: None,
+            paced_until: None,
             idle_since: None,
         };
         self.sites.insert(Arc::clone(&name), site);
@@ -390,6 +393,11 @@ impl Schedule {
 }
 
 impl Site {
+    /// When the next attempt may begin.
+    fn not_before(&self) -> Option<Instant> {
+        self.rest_until.max(self.paced_until)
+    }
+
     fn fail(&mut self, retry: &Retry, now: Instant) {
         // What failed beside an attempt that has been counted says nothing new.
         if self.rest_until.is_some_and(|until| until > now) && !self.proven && self.failures > 0 {

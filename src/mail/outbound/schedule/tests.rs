@@ -208,6 +208,24 @@ fn starts_are_paced_when_asked() {
 }
 
 #[test]
+fn a_dead_site_is_left_alone_whatever_the_pace() {
+    // O15
+    let interval = Duration::from_secs(1);
+    let retry = Retry { waits_ms: Arc::from([MINUTE, 5 * MINUTE]), greylist_ms: 0 };
+    let mut world = World::new(Settings { interval, retry, ..settings() });
+    world.submit("a.example", 9, 0);
+    for wait in [MINUTE, 5 * MINUTE, 5 * MINUTE] {
+        let probe = world.starts();
+        assert_eq!(probe.len(), 1);
+        world.ms += 10; // refused at once
+        world.dead(&probe[0], wait);
+        assert_eq!(world.starts(), []);
+        assert_eq!(world.schedule.wake(world.now()), Some(Duration::from_millis(wait)));
+        world.ms += wait;
+    }
+}
+
+#[test]
 fn memory_goes_when_nothing_waits() {
     let mut world = World::new(settings());
     for n in 0..100 {
