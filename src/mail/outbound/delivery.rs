@@ -238,11 +238,8 @@ impl Driver {
 
     fn wake(&self) -> Duration {
         let now = now();
-        let next = self.schedule.wake(now).unwrap_or(TICK);
-        if self.scan_wanted {
-            return next.min(self.scan_not_before.saturating_duration_since(now.monotonic));
-        }
-        next.min(TICK)
+        let scan = self.scan_wanted.then(|| self.scan_not_before.saturating_duration_since(now.monotonic));
+        wake(self.shared.switch.is_on(), scan, self.schedule.wake(now))
     }
 
     async fn start_what_may(&mut self) {
@@ -365,6 +362,18 @@ impl Driver {
     }
 }
 
+/// How long the driver sleeps when nothing happens. While deliveries are paused nothing that is due can start, and
+/// the end of the pause wakes the driver.
+///
+/// * `scan` – until destinations may be paged in, when that is wanted.
+/// * `next` – until something is due.
+fn wake(paused: bool, scan: Option<Duration>, next: Option<Duration>) -> Duration {
+    if paused {
+        return TICK;
+    }
+    scan.into_iter().chain(next).fold(TICK, Duration::min)
+}
+
 /// After an attempt that nobody can ask any more: what was armed may have been taken; what was not stays ready, and
 /// the spool refuses to give it this result.
 async fn doubt(shared: Arc<Shared>, id: ItemId) {
@@ -380,4 +389,22 @@ async fn doubt(shared: Arc<Shared>, id: ItemId) {
 
 fn now() -> Now {
     Now { wall: clock::wall(), monotonic: clock::monotonic() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_driver_sleeps_while_deliveries_are_paused() {
+        let (now, soon) = (Some(Duration::ZERO), Some(Duration::from_millis(7)));
+        for due in [now, soon, None] {
+            assert_eq!(wake(true, due, due), TICK);
+        }
+        assert_eq!(wake(false, now, None), Duration::ZERO);
+        assert_eq!(wake(false, None, soon), Duration::from_millis(7));
+        assert_eq!(wake(false, soon, now), Duration::ZERO);
+        assert_eq!(wake(false, None, None), TICK);
+        assert_eq!(wake(false, None, Some(TICK * 9)), TICK);
+    }
 }
