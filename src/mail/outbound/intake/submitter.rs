@@ -25,6 +25,7 @@ use super::{RESULTS_IN_FLIGHT_MAX, Submissions, submission_key, twin_key};
 use crate::clock;
 use crate::crashpoint;
 use crate::identity::key::KeyText;
+use crate::mail::address::Mailbox;
 use crate::mail::envelope::{BodyType, OutboundMeta};
 use crate::mail::outbound::prepare::{self, Draft, Refusal, Stamp};
 use crate::mail::outbound::values::{Note, remote_text};
@@ -180,7 +181,8 @@ impl Submitter {
             self.shared.metrics.submitted(SubmissionOutcome::Refused);
             return Ok(vec![failed(name, results::error_text(note))]);
         }
-        let smtputf8 = recipient.as_ref().is_ok_and(|mailbox| !mailbox.local().is_ascii());
+        let smtputf8 = recipient.as_ref().is_ok_and(needs_utf8)
+            || Mailbox::parse(&collected.mail_from, true).is_ok_and(|sender| needs_utf8(&sender));
         let (body, out) = match self.outgoing(&name, collected, verdict, smtputf8, now) {
             Ok(outgoing) => outgoing,
             Err(reason) => return Ok(vec![self.later(name, reason.to_owned())]),
@@ -241,7 +243,7 @@ impl Submitter {
             session: self.who.session.into_bytes(),
             results: self.who.results,
             started_at_ms: began_at.0,
-            smtputf8: smtputf8 || !mail_from.is_ascii(),
+            smtputf8,
             ..OutboundMeta::default()
         };
         if let Ok((draft, _)) = &content {
@@ -536,6 +538,11 @@ fn failed(stream: String, error: String) -> OutboundWord {
     OutboundWord::Result { stream, status, message_id: None, error: Some(error), result: None }
 }
 
+/// Whether only a server with `SMTPUTF8` can be told this address; a domain alone can be written in A-labels (I8).
+fn needs_utf8(mailbox: &Mailbox) -> bool {
+    !mailbox.local().is_ascii()
+}
+
 /// A path as it is kept. One that needs clipping or has controls is refused, but goes into records and a report.
 fn clip(path: &str) -> String {
     let end = path.floor_char_boundary(PATH_KEPT_BYTES_MAX.min(path.len()));
@@ -553,6 +560,13 @@ fn kept_header(draft: &Draft) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_domain_outside_ascii_alone_asks_for_no_smtputf8() {
+        let needs = |text: &str| needs_utf8(&Mailbox::parse(text, true).unwrap());
+        assert!(!needs("a@b.example") && !needs("a@b\u{fc}cher.example")); // I8
+        assert!(needs("\u{f6}@b.example") && needs("\u{f6}@b\u{fc}cher.example"));
+    }
 
     #[test]
     fn long_paths_are_clipped_between_characters() {
