@@ -31,7 +31,7 @@ pub(super) fn allowed(info: &ItemInfo, told: bool, verb: ItemVerb) -> Result<(),
         )),
         (State::Sent | State::Failed | State::Indeterminate, ItemVerb::Purge) => Ok(()),
         (State::Sent | State::Failed | State::Indeterminate, _) => {
-            let again = if info.state == State::Sent {
+            let again = if info.state == State::Sent || info.chunks.is_empty() {
                 ""
             } else {
                 "; `waystation spool resend` makes a new submission of the same message"

@@ -25,7 +25,8 @@ use crate::spooler::{SealedBody, Spooler};
 /// * `sure` – the operator said that a duplicate does no harm; without it nothing is done.
 ///
 /// # Errors
-/// [`AskError::Bad`] without `sure`, [`AskError::Conflict`] when it has no result, was sent, or was sent again before.
+/// [`AskError::Bad`] without `sure`, [`AskError::Conflict`] when it has no result, was sent, was sent again before, or
+/// when its message was not kept.
 pub(super) async fn resend(
     spooler: &Spooler,
     id: ItemId,
@@ -78,6 +79,12 @@ pub(super) async fn resend(
 fn allowed(old: &Submission, sure: bool) -> Result<(), AskError> {
     let id = old.info.id;
     match old.info.state {
+        // A message that was taken has a header at least; of one that was refused nothing is kept to send.
+        State::Indeterminate | State::Failed if old.info.chunks.is_empty() => {
+            Err(AskError::Conflict(format!(
+                "submission {id} was refused when it came, and its message was not kept; the sender has to send it again"
+            )))
+        }
         State::Indeterminate if !sure => Err(AskError::Bad(format!(
             "submission {id} is indeterminate: the recipient may have it already, and sending it again may make a \
              second copy that nobody can take back. Say --i-know-it-may-duplicate when that does no harm"
@@ -141,5 +148,58 @@ fn not_taken(error: AcceptError) -> AskError {
         | AcceptError::OverQuota
         | AcceptError::NoSpace
         | AcceptError::NoBody => AskError::Conflict(format!("nothing was sent again: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use spool::ids::{LaneId, Seq};
+    use spool::types::{ChunkRef, ItemInfo};
+
+    use super::*;
+
+    fn submission(state: State, chunks: Vec<ChunkRef>) -> Submission {
+        let info = ItemInfo {
+            id: ItemId::new(WallMs(1000), [1; 10]),
+            lane: LaneId(2),
+            lane_name: "home".to_owned(),
+            seq: Seq(4),
+            state,
+            leased: false,
+            size_bytes: 2048,
+            accepted_at: WallMs(1000),
+            changed_at: WallMs(1000),
+            sha256: [0; 32],
+            chain: [0; 32],
+            meta: Vec::new(),
+            tag: b"bob@far.example".to_vec(),
+            head: b"Subject: kept\r\n".to_vec(),
+            chunks,
+            outbound: None,
+        };
+        Submission {
+            info,
+            mailbox: LaneId(1),
+            mailbox_name: "home".to_owned(),
+            destination: "far.example".to_owned(),
+            due: WallMs(1000),
+            attempts: 0,
+            told: true,
+        }
+    }
+
+    #[test]
+    fn a_message_that_was_not_kept_is_not_sent_again_as_an_empty_one() {
+        let refused = submission(State::Failed, Vec::new());
+        for sure in [false, true] {
+            let answer = allowed(&refused, sure);
+            assert!(
+                matches!(&answer, Err(AskError::Conflict(why)) if why.contains("was not kept")),
+                "{answer:?}"
+            );
+        }
+        let failed = submission(State::Failed, vec![ChunkRef { lsn: 8, len: 2048 }]);
+        assert!(matches!(allowed(&failed, false), Err(AskError::Bad(_))));
+        assert!(allowed(&failed, true).is_ok());
     }
 }
