@@ -358,6 +358,28 @@ async fn a_dead_host_is_not_dialled_by_every_domain() {
     assert_eq!(outlet.result(first).await.0, State::Sent);
 }
 
+/// P2: a host that wants nothing from us decides nothing while another one is not asked, because it was silent a short
+/// while ago.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_refuses_everybody_fails_nothing_while_another_is_left_alone() {
+    let mut outlet = Outlet::start_with(|settings| {
+        settings.schedule.retry.waits_ms = std::sync::Arc::from([120_000]);
+    })
+    .await;
+    outlet.sink.play(Script::usual().on(Step::Banner, Act::say_and_close("554 5.7.1 go away")));
+    outlet.dns.host("gone.test", &["127.0.0.9"]);
+    outlet.dns.host("rude.test", &["127.0.0.2"]);
+    for domain in ["d0.test", "d1.test"] {
+        outlet.dns.mx(domain, &[(10, "gone.test"), (20, "rude.test")]);
+    }
+    for (n, tried) in [("a@d0.test", 2), ("b@d1.test", 1)] {
+        let id = outlet.submit(n).await;
+        in_time("an attempt", async || outlet.submission(id).await.attempts > 0).await;
+        let (state, note) = outlet.story(id).await.pop().expect("steps");
+        assert_eq!((state.as_str(), note.attempts.len()), ("ready", tried), "{note:?}");
+    }
+}
+
 /// Q18: what is held while its message is on the way ends unsent, because it cannot be armed any more.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hold_during_the_attempt_keeps_the_message_from_being_completed() {

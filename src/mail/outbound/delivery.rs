@@ -31,7 +31,7 @@ use super::connection::{Connection, Dialing, Failure, FailureKind, Stage};
 use super::ledger::{DESTINATIONS_PAGE, Ledger, Written};
 use super::prepare::dkim::Signer;
 use super::route::Router;
-use super::schedule::{self, Action, DeadHosts, Health, Now, Schedule};
+use super::schedule::{self, Action, Alive, DeadHosts, Health, Now, Schedule};
 use super::submission::Verdict;
 use super::values::{Endpoint, Note};
 use crate::clock;
@@ -109,19 +109,10 @@ struct Shared {
 }
 
 impl Shared {
-    /// The endpoints worth a try, and when the first of the others is.
-    fn alive(&self, endpoints: Vec<Endpoint>) -> (Vec<Endpoint>, Option<Instant>) {
-        let now = clock::monotonic();
+    /// The endpoints worth a try.
+    fn alive(&self, endpoints: Vec<Endpoint>) -> Alive {
         let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut back: Option<Instant> = None;
-        let mut alive = Vec::with_capacity(endpoints.len());
-        for endpoint in endpoints {
-            match hosts.ask(endpoint.address, now) {
-                None => alive.push(endpoint),
-                Some(until) => back = Some(back.map_or(until, |first| first.min(until))),
-            }
-        }
-        (alive, back)
+        hosts.alive(endpoints, clock::monotonic())
     }
 
     /// Remembers whether the address took a connection and spoke.

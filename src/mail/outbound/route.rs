@@ -19,7 +19,7 @@ use spool::ids::WallMs;
 
 use super::values::{Endpoint, TlsDemand, TlsLevel};
 use crate::clock;
-use addresses::{ADDRESSES_MAX, Limits, Looked, Reachable};
+use addresses::{ADDRESSES_MAX, Limits, Looked, Reach, Reachable};
 pub use answer::RouteError;
 use answer::{Answer, Found};
 use dane::Dane;
@@ -122,6 +122,9 @@ pub struct Settings {
 pub struct Route {
     /// In the order to try; at least one, at most [`ADDRESSES_MAX`].
     pub endpoints: Vec<Endpoint>,
+    /// A host is not among them that may be at another time: no address or no TLSA answer for now, or not named by
+    /// the policy. What the limits cut off does not count.
+    pub left_out: bool,
 }
 
 /// How a connection to an endpoint went.
@@ -228,7 +231,7 @@ impl Router {
         let hosts = self.look_up(eyes, &candidates).await;
         let is_own = |address| self.is_own(SocketAddr::new(address, port));
         let limits = Limits { private: self.settings.allow_private_targets, is_own: &is_own };
-        let reachable = addresses::reachable(domain, &hosts, &limits)?;
+        let Reach { hosts: reachable, left_out } = addresses::reachable(domain, &hosts, &limits)?;
 
         let secure = candidates.secure && eyes == Eyes::Validating;
         let dane = join_all(reachable.iter().map(|host| async {
@@ -248,7 +251,8 @@ impl Router {
             judged = self.judge(domain, &reachable, &dane, policy.as_ref(), required, now);
         }
         note_testing(domain, policy.as_ref(), &reachable);
-        endpoints(domain, &judged, port)
+        let route = endpoints(domain, &judged, port)?;
+        Ok(Route { left_out: route.left_out || left_out, ..route })
     }
 
     /// Takes in how a connection to an endpoint of a route for `domain` went.
@@ -380,12 +384,13 @@ fn endpoints(domain: &str, hosts: &[Judged<'_>], port: u16) -> Result<Route, Rou
             Err(Unusable::NotInPolicy) => {}
         }
     }
+    let left_out = hosts.iter().any(|host| host.tls.is_err());
     endpoints.truncate(ADDRESSES_MAX);
     if endpoints.is_empty() {
         let text = format!("the MTA-STS policy of {domain} names none of its mail servers");
         return Err(deferred.unwrap_or(RouteError::Temporary { text, enhanced: "4.7.0" }));
     }
-    Ok(Route { endpoints })
+    Ok(Route { endpoints, left_out })
 }
 
 /// S4: a policy on trial is only talked about.

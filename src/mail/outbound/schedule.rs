@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use spool::ids::{ItemId, WallMs};
 
-pub use hosts::DeadHosts;
+pub use hosts::{Alive, DeadHosts};
 pub use retry::Retry;
 
 /// Most ids of one destination that are kept in memory ahead of their attempt.

@@ -49,8 +49,14 @@ pub enum Ending {
 pub enum Event {
     /// The attempt begins.
     Begin,
-    /// Where to go, best first.
-    Routed(Vec<Endpoint>),
+    /// Where to go.
+    Routed {
+        /// Best first.
+        endpoints: Vec<Endpoint>,
+        /// There are hosts that a later attempt may ask and this one does not: silent a short while ago, or without
+        /// an address or a usable way for now.
+        left_out: bool,
+    },
     /// There is no way there.
     Unroutable {
         /// No later attempt can change that (O5, O6, O12, L7).
@@ -164,6 +170,8 @@ pub struct Submission {
     /// Hosts that were tried, and those of them that wanted nothing from us.
     hosts: BTreeSet<String>,
     unwelcome: BTreeSet<String>,
+    /// There are hosts that this attempt does not ask.
+    left_out: bool,
     greylisted: bool,
 }
 
@@ -177,6 +185,7 @@ impl Submission {
             tried: Vec::new(),
             hosts: BTreeSet::new(),
             unwelcome: BTreeSet::new(),
+            left_out: false,
             greylisted: false,
         }
     }
@@ -205,7 +214,10 @@ impl Submission {
                 self.state = State::Routing;
                 Step::Route
             }
-            (State::Routing, Event::Routed(endpoints)) => self.next(endpoints.into(), now),
+            (State::Routing, Event::Routed { endpoints, left_out }) => {
+                self.left_out = left_out;
+                self.next(endpoints.into(), now)
+            }
             (State::Routing, Event::Unroutable { permanent: true, attempt }) => self.fail(attempt),
             (State::Routing, Event::Unroutable { permanent: false, attempt }) => {
                 self.tried.push(attempt);
@@ -230,7 +242,7 @@ impl Submission {
             (
                 state,
                 Event::Begin
-                | Event::Routed(_)
+                | Event::Routed { .. }
                 | Event::Unroutable { .. }
                 | Event::AllDead { .. }
                 | Event::Armed
@@ -283,8 +295,8 @@ impl Submission {
             self.state = State::Trying { rest, armed: false };
             return Step::Try(endpoint);
         }
-        // P2: final only when no host at all wants us; one that could not be reached may.
-        if !self.hosts.is_empty() && self.hosts == self.unwelcome {
+        // P2: final only when no host at all wants us; one that could not be reached or was not asked may.
+        if !self.left_out && !self.hosts.is_empty() && self.hosts == self.unwelcome {
             let note = self.note();
             return Step::Settle { verdict: Verdict::Failed, note };
         }

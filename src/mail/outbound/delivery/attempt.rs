@@ -179,8 +179,8 @@ impl<'a> Attempting<'a> {
             found = look => found,
             () = self.shared.stop.cancelled() => return Event::Stopping,
         };
-        let endpoints = match found {
-            Ok(route) => route.endpoints,
+        let route = match found {
+            Ok(route) => route,
             Err(error) => {
                 let (permanent, text, enhanced) = match error {
                     RouteError::Temporary { text, enhanced } => (false, text, enhanced),
@@ -201,16 +201,19 @@ impl<'a> Attempting<'a> {
                 return Event::Unroutable { permanent, attempt };
             }
         };
-        let (alive, back) = self.shared.alive(endpoints);
-        match back {
-            Some(back) if alive.is_empty() => {
+        let alive = self.shared.alive(route.endpoints);
+        match alive.back {
+            Some(back) if alive.endpoints.is_empty() => {
                 self.health = Health::Dead;
                 let wait = back.saturating_duration_since(clock::monotonic());
                 let until = now.plus(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
                 let reason = format!("no host of {} answered a short while ago", self.destination);
                 Event::AllDead { until, reason }
             }
-            Some(_) | None => Event::Routed(alive),
+            Some(_) | None => {
+                let left_out = route.left_out || alive.left_out;
+                Event::Routed { endpoints: alive.endpoints, left_out }
+            }
         }
     }
 

@@ -35,6 +35,11 @@ impl Looked {
         found.peek().is_some() && found.all(|found| found.secure)
     }
 
+    /// Why one of the look-ups says nothing for now, if one does not.
+    fn temporary(&self) -> Option<&str> {
+        self.v4.temporary().or_else(|| self.v6.temporary())
+    }
+
     /// The name that owns the addresses, when an alias led to another than the host's.
     #[must_use]
     pub fn alias(&self) -> Option<&str> {
@@ -60,16 +65,25 @@ pub struct Reachable {
     pub addresses: Vec<IpAddr>,
 }
 
+/// The hosts that can be tried.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reach {
+    /// In the given order; at least one.
+    pub hosts: Vec<Reachable>,
+    /// Another host is missing only because the DNS does not say now where it is.
+    pub left_out: bool,
+}
+
 /// The addresses to try, host by host in the given order, which must be by preference.
 ///
 /// # Errors
 /// [`RouteError`] when none is left: temporary when a look-up failed, 5.4.6 when only this relay was left, else
 /// 5.4.4 with the reason.
-pub fn reachable(domain: &str, hosts: &[Looked], limits: &Limits<'_>) -> Result<Vec<Reachable>, RouteError> {
+pub fn reachable(domain: &str, hosts: &[Looked], limits: &Limits<'_>) -> Result<Reach, RouteError> {
     let is_own = |address: &IpAddr| (limits.is_own)(*address);
     let ours = hosts.iter().filter(|host| addresses(host).iter().any(is_own));
     let ours = ours.map(|host| host.preference).min();
-    let mut kept = Vec::new();
+    let (mut kept, mut left_out) = (Vec::new(), false);
     let mut refused: Option<(&str, IpAddr)> = None;
     for host in hosts.iter().filter(|host| ours.is_none_or(|ours| host.preference < ours)) {
         let mut usable = Vec::new();
@@ -81,15 +95,17 @@ pub fn reachable(domain: &str, hosts: &[Looked], limits: &Limits<'_>) -> Result<
             }
         }
         usable.truncate(ADDRESSES_PER_HOST_MAX);
-        if !usable.is_empty() {
+        if usable.is_empty() {
+            left_out |= host.temporary().is_some();
+        } else {
             kept.push(Reachable { host: host.host.clone(), addresses: usable });
         }
     }
     if !kept.is_empty() {
-        return Ok(kept);
+        return Ok(Reach { hosts: kept, left_out });
     }
     let failed = |host: &Looked| {
-        let why = host.v4.temporary().or_else(|| host.v6.temporary())?;
+        let why = host.temporary()?;
         Some(RouteError::dns(&host.host, why))
     };
     if let Some(error) = hosts.iter().find_map(failed) {
@@ -186,7 +202,9 @@ mod tests {
         let own: IpAddr = "203.0.114.1".parse().unwrap();
         let limits = Limits { private, is_own: &|address| address == own };
         match reachable("d.example", hosts, &limits) {
-            Ok(list) => Ok(list.iter().flat_map(|host| &host.addresses).map(IpAddr::to_string).collect()),
+            Ok(reach) => {
+                Ok(reach.hosts.iter().flat_map(|host| &host.addresses).map(IpAddr::to_string).collect())
+            }
             Err(RouteError::Temporary { enhanced, .. }) => Err((enhanced, true)),
             Err(RouteError::Permanent { enhanced, .. }) => Err((enhanced, false)),
         }
@@ -206,6 +224,21 @@ mod tests {
         let failed = host(2, Answer::NxDomain, Answer::Temporary("SERVFAIL".into()));
         assert_eq!(tried(&[none()], false), Err(("5.4.4", false))); // O3
         assert_eq!(tried(&[none(), failed], false), Err(("4.4.3", true)));
+    }
+
+    #[test]
+    fn hosts_that_the_dns_is_silent_about_are_left_out_for_now_only() {
+        let limits = Limits { private: false, is_own: &|address| address == IpAddr::from([203, 0, 114, 1]) };
+        let left_out = |hosts: &[Looked]| reachable("d.example", hosts, &limits).unwrap().left_out;
+        let there = |preference| host(preference, found(&["8.0.0.1"]), Answer::NoRecords);
+        let silent = |preference| host(preference, Answer::NoRecords, Answer::Temporary("SERVFAIL".into()));
+        let without = host(7, Answer::NxDomain, Answer::NxDomain);
+        assert!(left_out(&[silent(1), there(2)]) && left_out(&[there(1), silent(2)])); // P2
+        assert!(!left_out(&[there(1), without]), "it has none for certain");
+        let one_family = host(1, found(&["8.0.0.1"]), Answer::Temporary("timeout".into()));
+        assert!(!left_out(&[one_family]), "it can be asked");
+        let ours = host(5, found(&["203.0.114.1"]), Answer::NoRecords);
+        assert!(!left_out(&[there(1), ours, silent(9)]), "it is never asked"); // L7
     }
 
     #[test]

@@ -146,7 +146,7 @@ impl Fetcher {
         let limits = Limits { private: self.allow_private_targets, is_own: &|_| false };
         let reachable = addresses::reachable(host, &looked, &limits)?;
         let mut last = std::io::Error::from(std::io::ErrorKind::AddrNotAvailable);
-        for address in reachable.iter().flat_map(|host| &host.addresses) {
+        for address in reachable.hosts.iter().flat_map(|host| &host.addresses) {
             let connecting = TcpStream::connect(SocketAddr::new(*address, self.port));
             match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
                 Ok(Ok(stream)) => return Ok(stream),

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use super::Retry;
+use crate::mail::outbound::values::Endpoint;
 
 /// Most addresses remembered; beyond it those whose wait is over go first, then new ones are not remembered.
 const HOSTS_MAX: usize = 10_000;
@@ -20,6 +21,17 @@ const PROBE_PATIENCE: Duration = Duration::from_secs(40);
 struct Dead {
     until: Instant,
     failures: u32,
+}
+
+/// What of a route is worth a try.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Alive {
+    /// In the order they came.
+    pub endpoints: Vec<Endpoint>,
+    /// When the first of the others is.
+    pub back: Option<Instant>,
+    /// There is a host that has no address among them.
+    pub left_out: bool,
 }
 
 /// See the module.
@@ -51,6 +63,24 @@ impl DeadHosts {
         None
     }
 
+    /// The endpoints to dial now, and what is known of the others.
+    pub fn alive(&mut self, endpoints: Vec<Endpoint>, now: Instant) -> Alive {
+        let mut back: Option<Instant> = None;
+        let mut alive = Vec::with_capacity(endpoints.len());
+        let mut silent = Vec::new();
+        for endpoint in endpoints {
+            match self.ask(endpoint.address, now) {
+                None => alive.push(endpoint),
+                Some(until) => {
+                    back = Some(back.map_or(until, |first| first.min(until)));
+                    silent.push(endpoint.host);
+                }
+            }
+        }
+        let left_out = silent.iter().any(|host| alive.iter().all(|endpoint| endpoint.host != *host));
+        Alive { endpoints: alive, back, left_out }
+    }
+
     /// It took the connection.
     pub fn answered(&mut self, address: SocketAddr) {
         self.hosts.remove(&address);
@@ -76,6 +106,7 @@ mod tests {
 
     use super::*;
     use crate::clock;
+    use crate::mail::outbound::values::TlsDemand;
 
     fn address(n: u16) -> SocketAddr {
         SocketAddr::from(([192, 0, 2, 1], n))
@@ -98,6 +129,24 @@ mod tests {
         hosts.answered(address(1));
         assert_eq!(hosts.ask(address(1), after(6_001)), None);
         assert_eq!(hosts.ask(address(1), after(6_002)), None, "everybody again");
+    }
+
+    #[test]
+    fn a_host_is_left_out_when_none_of_its_addresses_is_dialled() {
+        let place = |host: &str, n| Endpoint {
+            host: host.to_owned(),
+            address: address(n),
+            tls: TlsDemand::Opportunistic { cleartext: true },
+        };
+        let (mut hosts, now) = (DeadHosts::new(Retry::default()), clock::monotonic());
+        let back = Some(now + Duration::from_secs(60));
+        hosts.silent(address(1), now);
+        let got = hosts.alive(vec![place("a", 1), place("a", 2), place("b", 3)], now);
+        assert_eq!(got, Alive { endpoints: vec![place("a", 2), place("b", 3)], back, left_out: false });
+        let got = hosts.alive(vec![place("a", 1), place("b", 3)], now);
+        assert_eq!(got, Alive { endpoints: vec![place("b", 3)], back, left_out: true });
+        let got = hosts.alive(vec![place("b", 3)], now);
+        assert_eq!(got, Alive { endpoints: vec![place("b", 3)], back: None, left_out: false });
     }
 
     #[test]

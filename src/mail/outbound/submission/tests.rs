@@ -27,6 +27,10 @@ fn endpoint(host: &str) -> Endpoint {
     }
 }
 
+fn routed(hosts: &[&str]) -> Event {
+    Event::Routed { endpoints: hosts.iter().map(|host| endpoint(host)).collect(), left_out: false }
+}
+
 fn attempt(host: &str, text: &str) -> Attempt {
     Attempt { host: host.to_owned(), text: text.to_owned(), ..Attempt::default() }
 }
@@ -35,8 +39,7 @@ fn attempt(host: &str, text: &str) -> Attempt {
 fn trying(hosts: &[&str]) -> Submission {
     let mut machine = Submission::new(terms());
     assert_eq!(machine.handle(Event::Begin, NOW), Step::Route);
-    let endpoints: Vec<_> = hosts.iter().map(|host| endpoint(host)).collect();
-    let step = machine.handle(Event::Routed(endpoints), NOW);
+    let step = machine.handle(routed(hosts), NOW);
     assert_eq!(step, hosts.first().map_or(step.clone(), |host| Step::Try(endpoint(host))));
     machine
 }
@@ -120,7 +123,7 @@ fn a_result_is_given_once() {
         Event::Armed,
         Event::TimeUp,
         Event::Stopping,
-        Event::Routed(vec![endpoint("b")]),
+        routed(&["b"]),
         Event::Ended(Ending::Refused, attempt("b", "no")),
         Event::Unroutable { permanent: true, attempt: attempt("b", "no") },
     ] {
@@ -141,6 +144,17 @@ fn unwelcome_everywhere_is_final_and_unwelcome_somewhere_is_not() {
     assert_eq!(word(&ended(&mut machine, SAFE, "b")), "retry");
 }
 
+/// P2: nor is it final while there are hosts that this attempt cannot ask.
+#[test]
+fn unwelcome_is_not_final_while_a_host_is_left_out() {
+    for (left_out, expected) in [(false, "failed"), (true, "retry")] {
+        let mut machine = Submission::new(terms());
+        machine.handle(Event::Begin, NOW);
+        machine.handle(Event::Routed { endpoints: vec![endpoint("a")], left_out }, NOW);
+        assert_eq!(word(&ended(&mut machine, Ending::Unwelcome, "a")), expected);
+    }
+}
+
 /// O4 and O5, O6, O12, L7: what DNS cannot say now, and what it says for good.
 #[test]
 fn no_way_there_is_temporary_or_final_as_the_route_says() {
@@ -153,7 +167,7 @@ fn no_way_there_is_temporary_or_final_as_the_route_says() {
     assert_eq!(word(&Submission::new(terms()).handle(Event::Begin, NOW)), "route");
     let mut machine = Submission::new(terms());
     machine.handle(Event::Begin, NOW);
-    assert_eq!(word(&machine.handle(Event::Routed(Vec::new()), NOW)), "retry", "no host is no verdict");
+    assert_eq!(word(&machine.handle(routed(&[]), NOW)), "retry", "no host is no verdict");
 }
 
 /// Q19: too late before it began, too late during it, and the wait for the dot that is not cut short.
@@ -199,7 +213,7 @@ fn retries_follow_the_schedule_and_greylisting_waits_a_minute() {
     let due = |attempts, ending| {
         let mut machine = Submission::new(Terms { attempts, ..terms() });
         machine.handle(Event::Begin, NOW);
-        machine.handle(Event::Routed(vec![endpoint("a")]), NOW);
+        machine.handle(routed(&["a"]), NOW);
         let step = ended(&mut machine, ending, "a");
         let Step::Defer { due, .. } = step else { panic!("{step:?}") };
         due.0 - NOW.0
@@ -215,7 +229,7 @@ fn retries_follow_the_schedule_and_greylisting_waits_a_minute() {
 fn no_retry_is_planned_beyond_the_end() {
     let mut machine = Submission::new(Terms { expires_at: WallMs(NOW.0 + 1_000), ..terms() });
     machine.handle(Event::Begin, NOW);
-    machine.handle(Event::Routed(vec![endpoint("a")]), NOW);
+    machine.handle(routed(&["a"]), NOW);
     let step = ended(&mut machine, SAFE, "a");
     assert!(matches!(step, Step::Defer { due, .. } if due.0 == NOW.0 + 1_000), "{step:?}");
 }
@@ -235,7 +249,7 @@ fn dead_hosts_only_postpone() {
 fn any_order_of_events_gives_at_most_one_result() {
     let events = [
         Event::Begin,
-        Event::Routed(vec![endpoint("a"), endpoint("b")]),
+        routed(&["a", "b"]),
         Event::Armed,
         Event::Ended(SAFE, attempt("a", "x")),
         Event::Ended(Ending::Unknown, attempt("a", "x")),
