@@ -280,6 +280,11 @@ impl Spool {
 
     /// Appends and applies a record that keeps promises already made.
     pub(crate) fn append_upkeep(&mut self, kind: Kind, record: &Record) -> Result<(), SpoolError> {
+        self.append_as(Class::Upkeep, kind, record)
+    }
+
+    /// Appends and applies a record, if there is room for its class.
+    pub(crate) fn append_as(&mut self, class: Class, kind: Kind, record: &Record) -> Result<(), SpoolError> {
         let payload = match record {
             Record::Item(item) => item.encode(),
             Record::State(state) => record::encode(kind, state),
@@ -293,7 +298,7 @@ impl Spool {
             }
         }
         .map_err(|error| SpoolError::Corrupt { lsn: self.journal.position(), problem: error.to_string() })?;
-        let lsn = self.journal.append(kind, payload, None, Class::Upkeep)?;
+        let lsn = self.journal.append(kind, payload, None, class)?;
         self.apply(lsn, record)
     }
 }

@@ -20,7 +20,7 @@ use crate::entry;
 use crate::error::SpoolError;
 use crate::ids::{ItemId, LaneId, Lsn, Seq, WallMs};
 use crate::index::Tree;
-use crate::journal::AppendError;
+use crate::journal::{AppendError, Class};
 use crate::lease::state_ref;
 use crate::life;
 use crate::record::{
@@ -341,8 +341,7 @@ impl Spool {
             out.push(match copy {
                 None => *chunk,
                 Some(payload) => {
-                    let lsn =
-                        self.journal.append(Kind::BodyChunk, payload, None, crate::journal::Class::Upkeep)?;
+                    let lsn = self.journal.append(Kind::BodyChunk, payload, None, Class::Upkeep)?;
                     ChunkRef { lsn: lsn.0, len: chunk.len }
                 }
             });
@@ -376,7 +375,7 @@ impl Spool {
             Some(entry) if entry.state_lsn == lsn => {
                 let item =
                     StateRef { previous_lsn: record.item.previous_lsn, ..state_ref(lane, seq, &entry) };
-                self.stage_step(lane, seq, StepRecord { item, ..record })
+                self.stage_step(Class::Upkeep, lane, seq, StepRecord { item, ..record })
             }
             // An older step is part of the story, which the item takes along when it is written again.
             Some(entry) if entry.outbound.is_some() && entry.item_lsn < lsn => {

@@ -25,12 +25,16 @@ const ZERO_FILL_WORTH_MS: u64 = 2000;
 const SPARES_KEPT_MAX: usize = 4;
 /// Free space beyond the segment itself that must be left before another one is begun.
 const HEADROOM_BYTES: u64 = 1024 * 1024;
+/// A record that begins something is about so large.
+const PROBE_BYTES: u32 = 512;
 
 /// Whether a record may use the reserve of the active segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Class {
     /// New work from outside: refused when space is short.
     Intake,
+    /// What must be followed by a record of its end: refused while half of the reserve is still there for the ends.
+    Begin,
     /// States, mailboxes, moves: what keeps the promises already made.
     Upkeep,
 }
@@ -252,6 +256,7 @@ impl Journal {
     fn fits(&self, bytes: u32, class: Class) -> bool {
         let limit = match class {
             Class::Intake => self.segment_bytes - self.reserve_bytes(),
+            Class::Begin => self.segment_bytes - self.reserve_bytes() / 2,
             Class::Upkeep => self.segment_bytes,
         };
         u64::from(self.position().offset()) + u64::from(bytes) <= u64::from(limit)
@@ -260,12 +265,23 @@ impl Journal {
     /// Whether so many live bytes can be written again without what is kept for promises already made.
     pub(crate) fn takes_moves(&self, live_bytes: u64) -> bool {
         let bytes = u32::try_from(live_bytes + live_bytes / 8).unwrap_or(u32::MAX);
-        self.fits(bytes, Class::Intake) || self.has_another_segment()
+        self.fits(bytes, Class::Intake) || self.may_rotate()
     }
 
-    fn has_another_segment(&self) -> bool {
+    /// Whether there seems to be space for another segment.
+    fn may_rotate(&self) -> bool {
         let need = u64::from(self.segment_bytes) + HEADROOM_BYTES;
         !self.spares.is_empty() || !self.disk.free_bytes().is_ok_and(|free| free < need)
+    }
+
+    /// Would something be taken that must be followed by a record of its end?
+    pub(crate) fn carries(&self) -> Result<(), AppendError> {
+        self.healthy()?;
+        if self.fits(PROBE_BYTES, Class::Begin) || self.may_rotate() {
+            Ok(())
+        } else {
+            Err(AppendError::NoSpace)
+        }
     }
 
     /// Sees to it that `bytes` more fit, by going to the next segment if need be.
@@ -285,7 +301,7 @@ impl Journal {
 
     /// Writes and syncs what waits, seals the active segment and begins the next one.
     pub(crate) fn rotate(&mut self) -> Result<(), AppendError> {
-        if !self.has_another_segment() {
+        if !self.may_rotate() {
             return Err(AppendError::NoSpace);
         }
         self.flush()?;

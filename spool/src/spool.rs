@@ -276,6 +276,14 @@ impl Spool {
         if self.free_bytes < self.options.min_free_bytes { Err(AcceptError::NoSpace) } else { Ok(()) }
     }
 
+    /// Would [`Spool::arm`] be taken? It is while free space is below the floor: results are what the reserve is for.
+    ///
+    /// # Errors
+    /// [`SpoolError`] when the spool is poisoned, or when what is left is kept for the results of what is armed.
+    pub fn carries(&self) -> Result<(), SpoolError> {
+        Ok(self.journal.carries()?)
+    }
+
     /// Reads bodies, from any thread.
     #[must_use]
     pub fn reader(&self) -> JournalReader {

@@ -23,6 +23,7 @@ use crate::entry::{self, ATTEMPTS_MAX, Entry, Outbound};
 use crate::error::{AcceptError, RequestError, SpoolError};
 use crate::ids::{ItemId, LaneId, Lsn, Seq, WallMs};
 use crate::index::Tree;
+use crate::journal::Class;
 use crate::lease::{Bell, state_ref};
 use crate::life::{self, Event};
 use crate::mailboxes::owner_name;
@@ -229,6 +230,7 @@ impl Spool {
     ///
     /// # Errors
     /// [`RequestError::WrongState`] when it was held or cancelled meanwhile: nothing may leave then.
+    /// [`RequestError::Spool`] also while [`Spool::carries`] says that there is no room for the result.
     pub fn arm(&mut self, id: ItemId, note: &str, now: WallMs) -> Result<(), RequestError> {
         self.step(id, Event::Arm, None, note, now)
     }
@@ -325,11 +327,20 @@ impl Spool {
         };
         let (note, item) = (clip_note(note), state_ref(lane, seq, entry));
         let (to, at_ms, due_ms) = (entry::state_code(to), now.0, due.0);
-        self.stage_step(lane, seq, StepRecord { to, at_ms, note, due_ms, attempts, told, item })
+        // A verdict must follow, and its room is not to be used up by what waits for one.
+        let begins = to == entry::state_code(State::Armed) && entry.state != State::Armed;
+        let class = if begins { Class::Begin } else { Class::Upkeep };
+        self.stage_step(class, lane, seq, StepRecord { to, at_ms, note, due_ms, attempts, told, item })
     }
 
-    pub(crate) fn stage_step(&mut self, lane: LaneId, seq: Seq, step: StepRecord) -> Result<(), SpoolError> {
-        self.append_upkeep(Kind::Step, &Record::Step(step.clone()))?;
+    pub(crate) fn stage_step(
+        &mut self,
+        class: Class,
+        lane: LaneId,
+        seq: Seq,
+        step: StepRecord,
+    ) -> Result<(), SpoolError> {
+        self.append_as(class, Kind::Step, &Record::Step(step.clone()))?;
         if let Some(entry) = self.tail.entry(lane, seq)? {
             self.staged_steps.insert(entry.state_lsn, step);
         }

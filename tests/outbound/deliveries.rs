@@ -300,23 +300,42 @@ async fn holding_and_pausing_stop_what_has_not_left() {
     assert_eq!(outlet.result(held).await.0, State::Sent);
 }
 
-/// A disk that is too full pauses deliveries by itself, and they go on when there is space again.
+/// Below the floor what is stored still leaves, so that a spool that is full of outgoing mail empties.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_spool_without_space_pauses_deliveries_until_it_has_some() {
+async fn a_spool_below_its_floor_goes_on_delivering() {
     let mut outlet = Outlet::start().await;
     outlet.dns.mail_domain("d.test", "127.0.0.2");
     outlet.switch.pause("until the disk is full", clock::wall()).expect("written");
     let id = outlet.submit("space@d.test").await;
     outlet.restart_with_floor(u64::MAX / 2).await;
-    let until = clock::monotonic() + Duration::from_secs(10);
-    while !outlet.switch.is_tripped() {
-        assert!(clock::monotonic() < until, "never tripped");
-        tokio::time::sleep(Duration::from_millis(10)).await;
+    let look = outlet.spooler.query(|spool| spool.accepts()).await.expect("answers");
+    assert!(look.is_err(), "below the floor");
+    outlet.switch.resume().expect("removed");
+    assert_eq!(outlet.result(id).await.0, State::Sent);
+    assert!(!outlet.switch.is_on());
+}
+
+/// U7: a disk that has no room for results pauses deliveries by itself, and they go on when there is some again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spool_without_room_for_results_pauses_deliveries_until_it_has_some() {
+    let disk = SimDisk::new();
+    let mut outlet = Outlet::start_on(disk.clone(), |_| ()).await;
+    outlet.dns.mail_domain("d.test", "127.0.0.2");
+    outlet.switch.pause("until the disk is full", clock::wall()).expect("written");
+    let id = outlet.submit("space@d.test").await;
+    disk.set_capacity(disk.used_bytes());
+    let mut items = 1_000;
+    while outlet.spooler.query(|spool| spool.carries()).await.expect("answers").is_ok() {
+        items += 1;
+        let change = MailboxChange::Quota { items: Some(items), bytes: None };
+        let changed = outlet.spooler.call(|spool| spool.change_mailbox(MAILBOX, change)).await;
+        changed.expect("healthy").expect("there is room for this");
     }
+    until("deliveries pause", || outlet.switch.is_tripped()).await;
     outlet.switch.resume().expect("removed");
     tokio::time::sleep(Duration::from_millis(300)).await;
-    assert_eq!(outlet.sink.connections(), 0, "still without space: {:?}", outlet.switch.reason());
-    outlet.restart().await;
+    assert_eq!(outlet.sink.connections(), 0, "still without room: {:?}", outlet.switch.reason());
+    disk.set_capacity(u64::MAX / 2);
     assert_eq!(outlet.result(id).await.0, State::Sent);
     assert!(!outlet.switch.is_on());
 }

@@ -90,6 +90,32 @@ impl Post {
 }
 
 #[test]
+fn nothing_is_armed_without_room_for_its_result() {
+    let mut post = Post::new(); // U7
+    let ids = [1, 2, 3].map(|key| post.submit(key, "a.example"));
+    post.spool.arm(ids[0], "mx.a.example", NOW).unwrap();
+    post.spool.commit(NOW).unwrap();
+    post.disk.set_capacity(0);
+    assert_eq!(post.spool.carries(), Ok(()), "the active segment has room");
+    let words = "busy ".repeat(100);
+    while post.spool.carries().is_ok() {
+        post.spool.postpone(ids[2], NOW, &words, NOW).unwrap();
+        post.spool.commit(NOW).unwrap();
+    }
+    let full = post.spool.arm(ids[1], &words, NOW);
+    assert!(matches!(full, Err(RequestError::Spool(SpoolError::Io { .. }))), "{full:?}");
+    assert_eq!(post.state(ids[1]), State::Ready);
+    post.spool.settle(ids[0], Settlement::Sent, "250 ok", NOW).unwrap();
+    post.spool.commit(NOW).unwrap();
+    assert_eq!(post.state(ids[0]), State::Sent);
+    post.disk.set_capacity(100 * 1024 * 1024);
+    assert_eq!(post.spool.carries(), Ok(()));
+    post.spool.arm(ids[1], &words, NOW).unwrap();
+    post.spool.commit(NOW).unwrap();
+    assert_eq!(post.state(ids[1]), State::Armed);
+}
+
+#[test]
 fn a_submission_waits_under_its_destination_and_ends_once() {
     let mut post = Post::new();
     let (a, b) = (post.submit(1, "a.example"), post.submit(2, "b.example"));

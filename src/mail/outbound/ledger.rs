@@ -157,17 +157,14 @@ impl Ledger {
         written(self.spooler.call(move |spool| spool.settle(id, to, &note, now)).await?)
     }
 
-    /// Why the spool cannot carry deliveries now; `None` when it can.
+    /// Why the spool cannot carry deliveries now; `None` when it can. Free space below the floor is no reason: what is
+    /// stored may leave, so that a spool that is full of outgoing mail empties.
     ///
     /// # Errors
     /// [`SpoolError::Closed`].
     pub async fn unfit(&self) -> Result<Option<String>, SpoolError> {
-        let (healthy, accepts) = self.spooler.query(|spool| (spool.healthy(), spool.accepts())).await?;
-        Ok(match (healthy, accepts) {
-            (Err(error), _) => Some(error.to_string()),
-            (Ok(()), Err(error)) => Some(error.to_string()),
-            (Ok(()), Ok(())) => None,
-        })
+        let carries = self.spooler.query(spool::Spool::carries).await?;
+        Ok(carries.err().map(|error| error.to_string()))
     }
 }
 

@@ -197,7 +197,7 @@ mod tests {
     fn an_unwell_spool_pauses_until_it_is_well_and_leaves_no_file() {
         let dir = tempfile::tempdir().unwrap();
         let switch = Switch::open(dir.path());
-        switch.trip(Some("storage is below its free-space floor".into()));
+        switch.trip(Some("no space for another segment".into()));
         assert!(switch.is_on());
         assert!(!Switch::open(dir.path()).is_on());
         switch.pause("", WallMs(1)).unwrap();
