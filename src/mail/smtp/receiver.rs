@@ -267,6 +267,8 @@ struct Transaction {
 #[derive(Debug)]
 struct Message {
     content: Content,
+    /// When it began, in whatever number of chunks it comes.
+    since: Instant,
     /// The spool did not take a part: what to say at the end.
     failed: Option<Reply>,
 }
@@ -337,12 +339,10 @@ impl Receiver {
         match &self.phase {
             Phase::Greeting { at } => Some(*at),
             Phase::Held { until, .. } => Some(*until),
+            Phase::Command { .. } if self.draining.is_some() => self.end_at(),
             Phase::Command { since, .. } => {
-                if let Some(grace) = self.draining {
-                    return Some(grace.until);
-                }
                 let command = *since + self.settings.command_patience(self.load);
-                Some(command.min(self.fruitful_at + self.settings.fruitless_patience(self.load)))
+                Some(self.end_at().map_or(command, |end| command.min(end)))
             }
             Phase::Handshake { since } => Some(*since + self.settings.handshake_patience(self.load)),
             Phase::Body { clock, .. } | Phase::Skip { clock, .. } => {
@@ -352,12 +352,40 @@ impl Receiver {
         }
     }
 
+    /// The part of the deadline that nothing the client sends puts off. Whoever never stops sending leaves no time to
+    /// look at the clock, so [`Receiver::receive`] looks at this one. Silence is not judged there: it may be ours.
+    fn end_at(&self) -> Option<Instant> {
+        let body = |since, bytes| Some(self.settings.body_end(since, bytes, self.load));
+        match &self.phase {
+            Phase::Command { .. } => {
+                if let Some(grace) = self.draining {
+                    return Some(grace.until);
+                }
+                match self.transaction.as_ref().and_then(|transaction| transaction.message.as_ref()) {
+                    // Between its chunks a message has the time that it has after DATA.
+                    Some(message) => body(message.since, message.content.bytes()),
+                    None => Some(self.fruitful_at + self.settings.fruitless_patience(self.load)),
+                }
+            }
+            Phase::Body { clock, .. } | Phase::Skip { clock, .. } => body(clock.since, clock.bytes),
+            Phase::Greeting { .. }
+            | Phase::Held { .. }
+            | Phase::Asking(_)
+            | Phase::Handshake { .. }
+            | Phase::Storing { .. }
+            | Phase::Closed => None,
+        }
+    }
+
     /// Takes octets of the client, as many as can be used now; the rest must be offered again after the
     /// outputs were performed. Returns how many were taken.
     pub fn receive(&mut self, input: &[u8], now: Instant) -> usize {
         let mut taken = 0;
         while taken < input.len() {
             let rest = &input[taken..];
+            if self.end_at().is_some_and(|at| now >= at) {
+                self.tick(now);
+            }
             match &mut self.phase {
                 Phase::Greeting { .. } => {
                     self.end(Reply::talks_too_soon());

@@ -44,7 +44,7 @@ impl Receiver {
         if more {
             return self.end(Reply::pipelining_violation());
         }
-        self.begin_message();
+        self.begin_message(now);
         self.say(Reply::start_data(), Stage::Data);
         let source = Source::Dots(DataReceiver::new(self.normalize));
         self.phase = Phase::Body { source, clock: BodyClock::starting(now) };
@@ -65,7 +65,7 @@ impl Receiver {
                 })
             }
         };
-        let (chunk, clock) = (BdatReceiver::new(bytes), BodyClock::starting(now));
+        let (chunk, fresh) = (BdatReceiver::new(bytes), BodyClock::starting(now));
         self.phase = match refusal {
             Some(reply) => {
                 let broken = self.transaction.as_ref().is_some_and(|transaction| transaction.broken);
@@ -74,12 +74,19 @@ impl Receiver {
                 } else if broken {
                     self.abandon_message();
                 }
-                Phase::Skip { chunk, reply, clock }
+                Phase::Skip { chunk, reply, clock: fresh }
             }
             None => {
                 if self.transaction.as_ref().is_some_and(|transaction| transaction.message.is_none()) {
-                    self.begin_message();
+                    self.begin_message(now);
                 }
+                let message = self.transaction.as_ref().and_then(|transaction| transaction.message.as_ref());
+                // All chunks of a message share its time, or each octet of its own buys a new start.
+                let clock = message.map_or(fresh, |message| BodyClock {
+                    since: message.since,
+                    last: now,
+                    bytes: message.content.bytes(),
+                });
                 Phase::Body { source: Source::Chunk { chunk, bytes, last }, clock }
             }
         };
@@ -143,11 +150,11 @@ impl Receiver {
         used
     }
 
-    fn begin_message(&mut self) {
+    fn begin_message(&mut self, now: Instant) {
         let settings = &self.settings;
         let content = Content::new(settings.message_bytes_max, self.normalize, &settings.hostname);
         if let Some(transaction) = &mut self.transaction {
-            transaction.message = Some(Message { content, failed: None });
+            transaction.message = Some(Message { content, since: now, failed: None });
             let recipients = transaction.recipients.len();
             self.outputs.push_back(Output::Begin { recipients });
         }
@@ -168,6 +175,8 @@ impl Receiver {
                 transaction.broken = true;
             }
             self.say(reply, Stage::Data);
+        } else if bytes == 0 {
+            self.idle_at(Reply::chunk_ok(bytes), Stage::Data); // brings nobody further
         } else {
             self.say(Reply::chunk_ok(bytes), Stage::Data);
         }

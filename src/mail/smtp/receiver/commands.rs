@@ -70,7 +70,7 @@ impl Receiver {
         self.idle_at(reply, Stage::Command);
     }
 
-    fn idle_at(&mut self, reply: Reply, stage: Stage) {
+    pub(super) fn idle_at(&mut self, reply: Reply, stage: Stage) {
         self.idle_commands += 1;
         if self.idle_commands > self.settings.idle_commands_max {
             self.end(Reply::session_over(&self.settings.hostname));

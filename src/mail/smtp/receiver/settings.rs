@@ -169,10 +169,14 @@ impl Settings {
     /// When a body that began at `since`, had its latest octet at `last` and `bytes` in all is given up.
     pub(super) fn body_deadline(&self, since: Instant, last: Instant, bytes: u64, load: Load) -> Instant {
         let silence = load.patience(self.body_timeout, self.loaded_timeout);
+        (last + silence).min(self.body_end(since, bytes, load))
+    }
+
+    /// The same, however lively the body is.
+    pub(super) fn body_end(&self, since: Instant, bytes: u64, load: Load) -> Instant {
         let rate = load.rate(self.body_rate_min);
         let earned = bytes.checked_div(rate).map_or(self.message_timeout, Duration::from_secs);
-        let whole = self.message_timeout.min(self.command_timeout.saturating_add(earned));
-        (last + silence).min(since + whole)
+        since + self.message_timeout.min(self.command_timeout.saturating_add(earned))
     }
 }
 

@@ -545,6 +545,50 @@ fn silence_and_trickle_end_in_421() {
 }
 
 #[test]
+fn who_never_stops_sending_is_under_the_clock_too() {
+    let second = Duration::from_secs(1);
+    // Empty chunks bring nobody further.
+    let mut world = World::ready_for_body();
+    let said = world.say("BDAT 0\r\n".repeat(200));
+    assert!(said.ends_with("250 2.0.0|421 4.7.0|closed"), "{said}"); // A17, G1
+    assert!(world.body.is_none() && said.matches("250").count() <= 100);
+    // Nobody calls `tick` here: there is always something to read. One octet a second, each in a chunk of its own.
+    let mut world = World::ready_for_body();
+    let mut seconds = 0;
+    while world.say("BDAT 1\r\nx") == "250 2.0.0" {
+        world.now += second;
+        seconds += 1;
+    }
+    assert!((300..=303).contains(&seconds), "{seconds}"); // R9
+    assert!(world.body.is_none() && world.stored.is_empty());
+    // Not even a chunk that is refused may go on for ever.
+    let mut world = World::ready_for_body();
+    world.say("BDAT 999999999999\r\n");
+    world.now += second * 6 * 3600;
+    assert_eq!(world.say("x"), "421 4.4.2|closed");
+    // A session without a message, whatever it asks for.
+    let mut world = World::with(Settings { idle_commands_max: 10_000, ..settings() });
+    world.say("EHLO x\r\n");
+    world.now += second * 1800;
+    assert_eq!(world.say("NOOP\r\nNOOP\r\n"), "421 4.4.2|closed");
+    // Silence may be ours: what the client has sent in the meantime is taken.
+    let mut world = World::ready_for_body();
+    world.say("DATA\r\n");
+    world.say("hello");
+    world.now += second * 200;
+    assert_eq!(world.say("\r\n.\r\n"), "250 2.0.0");
+    // An honest message in chunks has the time that it has after DATA.
+    let mut world = World::with(Settings { message_bytes_max: 10_000_000, ..settings() });
+    world.say("EHLO x\r\nMAIL FROM:<>\r\nRCPT TO:<home@our.example>\r\n");
+    let chunk = format!("BDAT 102\r\n{}\r\n", "x".repeat(100)).repeat(1000);
+    for _ in 0..40 {
+        assert!(!world.say(&chunk).contains("421"));
+        assert_eq!(world.pass(second * 60), "");
+    }
+    assert_eq!(world.say("BDAT 0 LAST\r\n"), "250 2.0.0");
+}
+
+#[test]
 fn draining_ends_between_commands_and_finishes_what_is_under_way() {
     let grace = Duration::from_secs(3);
     let drain_as = |world: &mut World, newcomers| {
