@@ -22,7 +22,7 @@ use crate::support::process::waystation;
 
 /// Longest wait for anything.
 const PATIENCE: Duration = Duration::from_secs(20);
-const BODY: &str = "Subject: promise\r\n\r\nkept or not given\r\n";
+const BODY: &str = "Message-ID: <promise@client.example>\r\n\r\nkept or not given\r\n";
 
 /// A relay process with its SMTP address; killed when dropped.
 struct Relay {
@@ -148,6 +148,19 @@ fn a_250_that_was_heard_is_true_although_the_process_died_with_the_next_instruct
     let [(id, bytes), _] = &items[..] else { panic!("not two items: {items:?}") };
     assert!(said.starts_with("250 2.0.0") && said.contains(id.as_str()), "{said}");
     assert!(bytes.starts_with("Received: from client.example") && bytes.ends_with(BODY), "{bytes}");
+}
+
+#[test]
+fn what_a_device_sends_without_date_and_id_is_a_message_each_time_also_after_a_restart() {
+    let dir = tempfile::tempdir().expect("directory");
+    let notice = "Subject: UPS on battery\r\n\r\n";
+    for _ in 0..2 {
+        let relay = Relay::start(dir.path(), 256, "");
+        assert!(send_body(relay.smtp, notice).expect("250").starts_with("250")); // Q32
+        relay.kill();
+    }
+    let items = held(dir.path());
+    assert_eq!(items.len(), 2, "{items:?}");
 }
 
 #[test]

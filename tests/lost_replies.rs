@@ -89,6 +89,22 @@ async fn a_message_whose_250_was_lost_is_kept_and_its_repeat_is_answered_with_th
 }
 
 #[tokio::test]
+async fn a_message_without_date_and_id_is_recognised_by_nobody() {
+    let relay = MailRelay::start().await;
+    let notice = "Subject: UPS on battery\r\n\r\n.\r\n";
+    Client::in_data(&relay).await.send_and_vanish(notice).await;
+    relay.wait_for_items(1).await;
+    sessions_over(&relay).await;
+    let mut again = Client::in_data(&relay).await;
+    again.send(notice).await;
+    again.expect("250 2.0.0").await; // Q32: the next notice, as far as anybody can tell
+    assert_eq!(relay.items().await.len(), 2);
+    assert_eq!(relay.metrics.inbound_twins.get(), 0);
+    drop(again);
+    relay.stop().await;
+}
+
+#[tokio::test]
 async fn a_message_whose_250_was_heard_may_be_sent_twice() {
     let relay = MailRelay::start().await;
     for _ in 0..2 {

@@ -100,7 +100,8 @@ pub(super) fn refusal(error: &AcceptError) -> Answer {
 }
 
 /// Recognises the same message from the same corner of the network (Q30): neighbourhood of the client,
-/// envelope, and the body as received.
+/// envelope, and the body as received. Of use only for a message that bears a date or an id: what a device sends
+/// without them has the same octets each time, and is a new message each time.
 pub(super) fn fingerprint(client: IpAddr, acceptance: &Acceptance, body: &BodyWriter) -> [u8; 32] {
     let mut paths: Vec<String> = acceptance.recipients.iter().map(|r| r.path.key()).collect();
     paths.sort_unstable();
@@ -128,7 +129,7 @@ pub(super) async fn store(
     mut body: BodyWriter,
 ) -> Result<Stored, Answer> {
     let now = clock::wall();
-    let repeats = settings.suppress_twins.then_some(settings.fingerprint);
+    let repeats = settings.fingerprint;
     if let Some(fingerprint) = repeats {
         body.set_fingerprint(fingerprint);
     }
@@ -191,8 +192,8 @@ fn twin(spool: &Spool, fingerprint: &[u8; 32], now: WallMs) -> Option<ItemId> {
 pub(super) struct StoreSettings {
     pub(super) client: IpAddr,
     pub(super) hostname: String,
-    pub(super) fingerprint: [u8; 32],
-    pub(super) suppress_twins: bool,
+    /// By which a repeat is recognised; `None`: by nothing.
+    pub(super) fingerprint: Option<[u8; 32]>,
     pub(super) judged: Judged,
 }
 

@@ -82,9 +82,7 @@ pub(super) async fn serve(stream: TcpStream, client: IpAddr, number: u64, shared
     };
     let orderly = session.converse(receiver).await;
     drop(session.body.take());
-    if let Some(unheard) =
-        session.unheard.take().filter(|_| orderly.is_err() && session.manner.settings.suppress_twins)
-    {
+    if let Some(unheard) = session.unheard.take().filter(|_| orderly.is_err()) {
         ledger::remember(&shared.spooler, unheard.fingerprint, unheard.id).await;
     }
     if orderly.is_ok() {
@@ -271,6 +269,7 @@ impl Session<'_> {
             Err(_) => return receiver.store_failed(ticket, Answer::Failed, clock::monotonic()),
         };
         let verifier = self.manner.verifier.as_ref();
+        let dated = inspected.dated;
         let judged = passage::judge(verifier, self.client, &acceptance, inspected, &mut self.lookups).await;
         if judged.refuse {
             return receiver.refused(ticket, Reply::dmarc_reject(), clock::monotonic());
@@ -279,8 +278,8 @@ impl Session<'_> {
         let settings = StoreSettings {
             client: self.client,
             hostname: self.manner.session.hostname.clone(),
-            fingerprint: ledger::fingerprint(self.client, &acceptance, &body),
-            suppress_twins: self.manner.settings.suppress_twins,
+            fingerprint: (dated && self.manner.settings.suppress_twins)
+                .then(|| ledger::fingerprint(self.client, &acceptance, &body)),
             judged,
         };
         let fingerprint = settings.fingerprint;
@@ -300,6 +299,7 @@ impl Session<'_> {
                 );
                 tokio::spawn(async move {
                     if let Ok(Stored::New(late)) = storing.await
+                        && let Some(fingerprint) = fingerprint
                         && let Some(&id) = late.ids.first()
                     {
                         ledger::remember(&spooler, fingerprint, id).await;
@@ -331,7 +331,9 @@ impl Session<'_> {
                     let span = tracing::Span::current();
                     span.record("item.id", tracing::field::display(id));
                     span.record("size_bytes", accepted.size_bytes).record("tls", tls.as_str());
-                    self.heard_later(fingerprint, id);
+                    if let Some(fingerprint) = fingerprint {
+                        self.heard_later(fingerprint, id);
+                    }
                     receiver.persisted(ticket, id, now);
                 }
             }
@@ -341,7 +343,7 @@ impl Session<'_> {
                     event = "relay.ingress.repeated", item.id = %first, lane = lanes.first().map(|(lane, _)| lane.as_str()),
                     session.id = self.name, client.ip = %self.client, from, "suppressed twin of {first}",
                 );
-                self.heard_later(fingerprint, first);
+                // Not remembered anew: whoever repeats a message for days means it.
                 receiver.persisted(ticket, first, now);
             }
             Err(answer) => receiver.store_failed(ticket, answer, now),

@@ -40,6 +40,8 @@ pub struct Inspected {
     pub flaw: Option<Flaw>,
     /// Forged fields that were removed.
     pub removed: u32,
+    /// It says something in `Message-ID` or `Date`, so two messages with the same octets are one message sent twice.
+    pub dated: bool,
 }
 
 /// Watches one message pass by.
@@ -151,6 +153,7 @@ impl Inspector {
 
     /// The field is longer than we look: what is seen of it must do.
     fn end_early(&mut self, out: &mut Vec<u8>) {
+        self.note_date();
         if self.is_forged(true) {
             self.inspected.removed = self.inspected.removed.saturating_add(1);
             self.phase = Phase::Dropping;
@@ -162,6 +165,7 @@ impl Inspector {
     }
 
     fn end_field(&mut self, out: &mut Vec<u8>) {
+        self.note_date();
         if self.is_forged(false) {
             self.inspected.removed = self.inspected.removed.saturating_add(1);
         } else {
@@ -169,6 +173,10 @@ impl Inspector {
         }
         self.field.clear();
         self.phase = Phase::Header;
+    }
+
+    fn note_date(&mut self) {
+        self.inspected.dated |= ["Message-ID", "Date"].iter().any(|name| says(&self.field, name));
     }
 
     /// `cut`: more of the field follows.
@@ -200,6 +208,14 @@ impl Inspector {
             Err(flaw) => self.inspected.flaw = Some(flaw),
         }
     }
+}
+
+/// Whether `field` has that name, and a value. Strict: a message that is taken for one without date is stored once more
+/// at worst.
+fn says(field: &[u8], name: &str) -> bool {
+    let Some((spelled, rest)) = field.split_at_checked(name.len()) else { return false };
+    spelled.eq_ignore_ascii_case(name.as_bytes())
+        && rest.trim_ascii_start().strip_prefix(b":").is_some_and(|value| !value.trim_ascii().is_empty())
 }
 
 /// The value of the field if that is its name. Readers take blanks and controls of many kinds off a name, some of them
@@ -258,6 +274,26 @@ mod tests {
     }
 
     #[test]
+    fn a_date_or_an_id_in_the_header_makes_a_message_recognisable() {
+        let dated = |message: &str| {
+            let ways = [1, 7, 4096].map(|piece| pass(message.as_bytes(), piece).1.dated);
+            assert!(ways.iter().all(|way| *way == ways[0]), "{message}");
+            ways[0]
+        };
+        assert!(dated("Subject: x\r\nMESSAGE-id:\r\n <1@a.example>\r\n\r\n")); // Q31
+        assert!(dated("Date : Fri, 20 Nov 2026 10:00:00 +0000\r\n\r\n"));
+        assert!(dated("Subject: x\r\nDate: today")); // no end of the header at all
+        for message in [
+            "",
+            "Subject: UPS on battery\r\n\r\nDate: today\r\n",
+            "Date: \r\nMessage-ID:\r\n\r\n",
+            "Dates: today\r\nX-Date: today\r\nSubject: a\r\n Date: today\r\n\r\n",
+        ] {
+            assert!(!dated(message), "{message}"); // Q32
+        }
+    }
+
+    #[test]
     fn an_endless_field_is_decided_by_its_beginning() {
         let long =
             |start: &str| format!("{start}{} end\r\nSubject: x\r\n\r\nb\r\n", " (c)\r\n".repeat(20_000));
@@ -310,6 +346,7 @@ mod tests {
             prop_assert_eq!(inspected.header, other.header);
             prop_assert_eq!(inspected.hashes, other.hashes);
             prop_assert_eq!((inspected.flaw, inspected.removed), (other.flaw, other.removed));
+            prop_assert_eq!(inspected.dated, other.dated);
         }
     }
 }

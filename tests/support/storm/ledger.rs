@@ -116,7 +116,9 @@ impl Ledger {
         let mut dice = Dice::about(self.seed, "mail", usize::try_from(number).expect("small"));
         let size = self.sizes.roll(&mut dice);
         let mut body = FIELD.to_vec();
-        body.extend_from_slice(format!("storm-{number}\r\nSubject: {number}\r\n\r\n").as_bytes());
+        body.extend_from_slice(
+            format!("storm-{number}\r\nMessage-ID: <{number}@storm.example>\r\n\r\n").as_bytes(),
+        );
         while body.len() < size {
             let word = dice.next();
             let dots = ["", ".", ".."][(word % 3) as usize];
