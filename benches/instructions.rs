@@ -145,7 +145,7 @@ fn answer(receiver: &mut Receiver, now: Instant) -> bool {
         if let Output::Ask(question) = &output {
             let answer = match question {
                 Question::Transaction(_) => Answer::Begin,
-                Question::Offence => Answer::Offences(0),
+                Question::Offence => Answer::Offences { own: 0, around: 0 },
                 Question::Recipient(_) => Answer::Lane { lane: LaneId(1), name: "lane".to_owned() },
             };
             receiver.answer(answer, now);

@@ -95,7 +95,7 @@ impl Smtp {
             let answer = match (question, self.ids % 7) {
                 (Question::Transaction(_), 6) => Answer::Busy,
                 (Question::Transaction(_), _) => Answer::Begin,
-                (Question::Offence, n) => Answer::Offences(u32::from(n)),
+                (Question::Offence, n) => Answer::Offences { own: u32::from(n), around: 1 },
                 (Question::Recipient(_), 5) => Answer::Unknown,
                 (Question::Recipient(_), _) => Answer::Lane { lane: LaneId(1), name: "lane".to_owned() },
             };

@@ -60,7 +60,9 @@ impl World {
                     }
                     reply.encode(&mut self.wire);
                 }
-                Output::Ask(Question::Offence) => self.receiver.answer(Answer::Offences(0), self.now),
+                Output::Ask(Question::Offence) => {
+                    self.receiver.answer(Answer::Offences { own: 0, around: 0 }, self.now)
+                }
                 Output::Ask(Question::Transaction(_)) => self.receiver.answer(Answer::Begin, self.now),
                 Output::Ask(Question::Recipient(path)) => {
                     let known = path.key().starts_with('h');

@@ -38,7 +38,9 @@ impl World {
                     let answer = Answer::Lane { lane: LaneId(1), name: "h".into() };
                     self.receiver.answer(answer, self.now);
                 }
-                Output::Ask(Question::Offence) => self.receiver.answer(Answer::Offences(0), self.now),
+                Output::Ask(Question::Offence) => {
+                    self.receiver.answer(Answer::Offences { own: 0, around: 0 }, self.now)
+                }
                 Output::StartTls => {
                     assert!(!std::mem::replace(&mut self.shaking, true), "one handshake");
                 }

@@ -27,8 +27,8 @@ use crate::clock;
 use crate::current::Current;
 use denials::Denials;
 pub use denials::WINDOW_MAX;
-pub use offences::FORGIVEN_EVERY;
 use offences::Offences;
+pub use offences::{FORGIVEN_EVERY, Lately};
 pub use place::neighbourhood;
 use place::{PREFIX_FACTOR, Place};
 
@@ -268,9 +268,9 @@ impl<C: Clock + Clone> Limits<C> {
     }
 
     /// Counts one more unknown recipient asked for from there, and says how many it was lately (K9): one is
-    /// forgiven every [`FORGIVEN_EVERY`]. A prefix counts a fourth. 0 when limits are off.
-    pub fn offence(&self, address: IpAddr, now: Instant) -> u32 {
-        if self.enabled() { self.open().offences.count(Place::of(address), now) } else { 0 }
+    /// forgiven every [`FORGIVEN_EVERY`]. A prefix counts a fourth. None when limits are off.
+    pub fn offence(&self, address: IpAddr, now: Instant) -> Lately {
+        if self.enabled() { self.open().offences.count(Place::of(address), now) } else { Lately::default() }
     }
 
     /// Connections open now, and how many there may be.

@@ -114,7 +114,7 @@ impl Session<'_> {
         match question {
             Question::Transaction(sender) if self.shared.own.owns(sender) => Answer::Begin,
             Question::Transaction(_) => Answer::NotOwned { own: self.shared.own.address().to_owned() },
-            Question::Offence => Answer::Offences(0),
+            Question::Offence => Answer::Offences { own: 0, around: 0 },
             // Whose postmaster? A submission names a domain.
             Question::Recipient(ForwardPath::Postmaster(_)) => Answer::Unknown,
             Question::Recipient(ForwardPath::Mailbox(_)) => {

@@ -13,6 +13,7 @@ use super::ledger::{self, StoreSettings, Stored};
 use super::passage::{self, Passage};
 use super::stream::Stream;
 use super::{Manner, Shared};
+use crate::mail::limits::Lately;
 use crate::mail::smtp::receiver::{Acceptance, Answer, Grace, Output, Question, Receiver, Stage};
 use crate::mail::smtp::reply::Reply;
 use crate::mail::verdict::Budget;
@@ -227,7 +228,10 @@ impl Session<'_> {
                 Some(refusal) => Answer::Refused(refusal),
                 None => ledger::recipient(&shared.spooler, settings, &path).await,
             },
-            Question::Offence => Answer::Offences(shared.limits.offence(self.client, clock::monotonic())),
+            Question::Offence => {
+                let Lately { own, around } = shared.limits.offence(self.client, clock::monotonic());
+                Answer::Offences { own, around }
+            }
         }
     }
 

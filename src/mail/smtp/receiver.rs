@@ -135,7 +135,12 @@ pub enum Answer {
     /// Storage is below its floor.
     NoSpace,
     /// So many unknown recipients lately, this one included.
-    Offences(u32),
+    Offences {
+        /// By the client itself.
+        own: u32,
+        /// By its neighbours and itself, as the share of one.
+        around: u32,
+    },
     /// Refuse, for a reason that only the outside knows, in these words.
     Refused(Reply),
     /// The spool cannot say.
@@ -585,7 +590,7 @@ fn not_kept(answer: &Answer) -> Reply {
         | Answer::Unknown
         | Answer::Revoked
         | Answer::NotOwned { .. }
-        | Answer::Offences(_)
+        | Answer::Offences { .. }
         | Answer::Refused(_)
         | Answer::Failed => Reply::try_later(),
     }

@@ -162,7 +162,7 @@ pub(super) fn decide(
             | Answer::Spent
             | Answer::Begin
             | Answer::NotOwned { .. }
-            | Answer::Offences(_)
+            | Answer::Offences { .. }
             | Answer::Refused(_),
         ) => {
             return Verdict::NotNow("the spool does not answer");

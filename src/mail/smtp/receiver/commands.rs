@@ -151,7 +151,7 @@ impl Receiver {
             | Answer::Unknown
             | Answer::Revoked
             | Answer::OverQuota
-            | Answer::Offences(_)
+            | Answer::Offences { .. }
             | Answer::Failed => Reply::try_later(),
         };
         self.idle_at(reply, Stage::Mail);
@@ -201,7 +201,7 @@ impl Receiver {
             Answer::Refused(reply) => self.surplus(reply, Some(&path)),
             Answer::Begin
             | Answer::NotOwned { .. }
-            | Answer::Offences(_)
+            | Answer::Offences { .. }
             | Answer::Spent
             | Answer::Failed => self.surplus(Reply::try_later(), Some(&path)),
         }
@@ -242,11 +242,13 @@ impl Receiver {
         answer: &Answer,
         now: Instant,
     ) {
-        let lately = if let Answer::Offences(lately) = answer { *lately } else { 0 };
-        if lately > self.settings.unknown_recipients_max.saturating_mul(OFFENCES_FACTOR) {
+        let (own, around) =
+            if let Answer::Offences { own, around } = answer { (*own, *around) } else { (0, 0) };
+        // This ends in a denial; what the neighbours did only makes the client wait.
+        if own > self.settings.unknown_recipients_max.saturating_mul(OFFENCES_FACTOR) {
             return self.end(Reply::too_many_unknown(&self.settings.hostname));
         }
-        let delay = self.settings.tarpit(lately.max(self.unknown_recipients));
+        let delay = self.settings.tarpit(own.max(around).max(self.unknown_recipients));
         if delay.is_zero() {
             self.outputs.push_back(Output::Write { reply, stage: Stage::Rcpt, about });
         } else {

@@ -11,7 +11,7 @@ use crate::mail::address;
 pub const TARPIT_DELAY_MAX: Duration = Duration::from_secs(30);
 /// Unknown recipients of a session, or lately of its corner of the network, that are answered at once.
 const TARPIT_FROM: u32 = 2;
-/// A corner of the network may ask for this many times the unknown recipients that one session may.
+/// An address may ask for this many times the unknown recipients that one session may.
 pub(super) const OFFENCES_FACTOR: u32 = 5;
 /// At full load a body has to be this many times as fast.
 const LOADED_RATE_FACTOR: u64 = 16;

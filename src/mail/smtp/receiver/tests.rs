@@ -20,7 +20,8 @@ struct World {
     hold_store: bool,
     waiting: Option<Acceptance>,
     space: Answer,
-    lately: u32,
+    /// Unknown recipients: of the client, and around it.
+    lately: (u32, u32),
 }
 
 fn lane(n: u32) -> Answer {
@@ -40,7 +41,7 @@ impl World {
             hold_store: false,
             waiting: None,
             space: Answer::Begin,
-            lately: 0,
+            lately: (0, 0),
         };
         world.perform();
         world
@@ -83,7 +84,8 @@ impl World {
                     self.receiver.answer(answer, self.now);
                 }
                 Output::Ask(Question::Offence) => {
-                    self.receiver.answer(Answer::Offences(self.lately), self.now)
+                    let (own, around) = self.lately;
+                    self.receiver.answer(Answer::Offences { own, around }, self.now)
                 }
                 Output::Begin { .. } => {
                     assert!(self.body.replace(Vec::new()).is_none(), "one body at a time")
@@ -464,7 +466,7 @@ fn unknown_recipients_wait_longer_and_longer_and_in_order() {
     let mut world = World::with(Settings { unknown_recipient_delay: delay, ..settings() });
     world.say("EHLO x\r\n");
     world.say("MAIL FROM:<>\r\n");
-    world.lately = 5;
+    world.lately = (1, 5);
     assert_eq!(world.say(rcpt), "");
     assert_eq!(world.receiver.deadline(), Some(world.now + delay * 3));
     world.receiver.drain(Grace { until: world.now, newcomers: false });
@@ -473,7 +475,11 @@ fn unknown_recipients_wait_longer_and_longer_and_in_order() {
     let mut world = World::with(Settings { unknown_recipient_delay: delay, ..settings() });
     world.say("EHLO x\r\n");
     world.say("MAIL FROM:<>\r\n");
-    world.lately = 101;
+    // What the neighbours did makes it wait, and denies it nothing.
+    world.lately = (1, 100_000);
+    assert_eq!(world.say(rcpt), "");
+    assert_eq!(world.pass(TARPIT_DELAY_MAX), "550 5.1.1"); // K9
+    world.lately = (101, 0);
     assert_eq!(world.say(rcpt), "421 4.7.1|closed");
 }
 
