@@ -2,7 +2,7 @@
 //!
 //! Policy: a message with a lone CR, a lone LF or a NUL is refused, never repaired, because two programs
 //! that read it differently are what smuggling lives on; nor do we take over-long lines, endless headers,
-//! or mail that goes round in circles. The verdict is given at the true end of the data.
+//! a beginning that would continue the fields we put on top, or mail that goes round in circles. The verdict is given at the true end of the data.
 //! `normalize` (for named networks of the operator's own) turns lone LF into CR LF and lone CR into a
 //! blank; a NUL is refused there too.
 //!
@@ -43,6 +43,9 @@ pub enum Flaw {
     /// Header section, number of fields, or one field too large.
     #[error("header too large")]
     HeaderTooLarge,
+    /// The first line begins with a blank: below our `Received` field it would be part of it.
+    #[error("begins with a continuation line")]
+    Continuation,
     /// Too many hops.
     #[error("mail loop")]
     Loop,
@@ -57,6 +60,7 @@ impl Flaw {
             Self::Stray => Reply::stray_octet(),
             Self::LineTooLong => Reply::text_line_too_long(),
             Self::HeaderTooLarge => Reply::header_too_large(),
+            Self::Continuation => Reply::continuation_first(),
             Self::Loop => Reply::mail_loop(),
         }
     }
@@ -192,9 +196,10 @@ impl Content {
     /// Keeps the gravest; a stray says more than what follows from it.
     fn note(&mut self, flaw: Flaw) {
         let grave = |flaw: Flaw| match flaw {
-            Flaw::TooLarge => 4,
-            Flaw::Stray => 3,
-            Flaw::Loop => 2,
+            Flaw::TooLarge => 5,
+            Flaw::Stray => 4,
+            Flaw::Loop => 3,
+            Flaw::Continuation => 2,
             Flaw::HeaderTooLarge => 1,
             Flaw::LineTooLong => 0,
         };
@@ -211,6 +216,8 @@ struct Header {
     by_us: Vec<u8>,
     field: Vec<u8>,
     continued: bool,
+    /// The first line continues a field that is none of the message's.
+    orphaned: bool,
     bytes: usize,
     fields: usize,
     field_bytes: usize,
@@ -226,6 +233,7 @@ impl Header {
             by_us,
             field: Vec::new(),
             continued: false,
+            orphaned: false,
             bytes: 0,
             fields: 0,
             field_bytes: 0,
@@ -237,6 +245,7 @@ impl Header {
     fn text(&mut self, starts_line: bool, run: &[u8]) {
         if starts_line {
             self.continued = matches!(run.first(), Some(b' ' | b'\t'));
+            self.orphaned |= self.continued && self.bytes == 0;
             if !self.continued {
                 self.end_field();
                 self.fields += 1;
@@ -271,6 +280,8 @@ impl Header {
     fn flaw(&self) -> Option<Flaw> {
         if self.received > RECEIVED_MAX || self.own_received > OWN_RECEIVED_MAX {
             Some(Flaw::Loop)
+        } else if self.orphaned {
+            Some(Flaw::Continuation)
         } else if self.bytes > HEADER_BYTES_MAX
             || self.fields > HEADER_FIELDS_MAX
             || self.field_bytes > FIELD_BYTES_MAX
@@ -363,6 +374,17 @@ mod tests {
         assert_eq!(verdict(&wide(280)), Ok(()));
         assert_eq!(verdict(&wide(300)), Err(Flaw::HeaderTooLarge));
         assert_eq!(verdict(&b"just text\r\n".repeat(2000)), Ok(()));
+    }
+
+    #[test]
+    fn a_message_may_not_begin_inside_a_field() {
+        for start in [" by mx.our.example with ESMTP", "\tfor <x@our.example>", " ", "\t"] {
+            assert_eq!(verdict(format!("{start}\r\na: b\r\n\r\nx\r\n").as_bytes()), Err(Flaw::Continuation)); // L1
+            assert_eq!(verdict(start.as_bytes()), Err(Flaw::Continuation));
+        }
+        assert_eq!(verdict(b"\r\n indented text\r\n"), Ok(()));
+        assert_eq!(verdict(b"a: b\r\n c\r\n\r\n d\r\n"), Ok(()));
+        assert_eq!(check(b"\ra: b\r\n", 1, true), Err(Flaw::Continuation), "a blank made of a lone CR");
     }
 
     #[test]

@@ -367,6 +367,12 @@ impl Reply {
         Self::coded(552, 3, 4, "Message header is too large")
     }
 
+    /// 554: the first line is a continuation of nothing (RFC 5322 §2.2.3).
+    #[must_use]
+    pub fn continuation_first() -> Self {
+        Self::coded(554, 6, 0, "Message begins with a blank: its first line continues no field")
+    }
+
     /// 554: too many hops.
     #[must_use]
     pub fn mail_loop() -> Self {
