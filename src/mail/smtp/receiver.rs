@@ -218,8 +218,8 @@ enum Phase {
     Skip { chunk: BdatReceiver, reply: Reply, clock: BodyClock },
     /// The outside shakes hands.
     Handshake { since: Instant },
-    /// The message is being made durable.
-    Storing { ticket: Ticket },
+    /// The message is being made durable. `failed`: the spool did not take its last part, and why.
+    Storing { ticket: Ticket, failed: Option<Reply> },
     /// Nothing more.
     Closed,
 }
@@ -452,7 +452,11 @@ impl Receiver {
 
     /// The message of this ticket was not stored, and nothing of it is or becomes visible.
     pub fn store_failed(&mut self, ticket: Ticket, answer: Answer, now: Instant) {
-        self.stored(ticket, not_kept(&answer), now);
+        let said = match &mut self.phase {
+            Phase::Storing { failed, .. } => failed.take(),
+            _ => None,
+        };
+        self.stored(ticket, said.unwrap_or_else(|| not_kept(&answer)), now);
     }
 
     /// The outcome of [`Output::Persist`]: the message is refused for good.
@@ -460,9 +464,12 @@ impl Receiver {
         self.stored(ticket, reply, now);
     }
 
-    /// The spool refused a part of the body under way: read on to its end, then say so.
+    /// The spool refused a part of the body under way: read on to its end, then say so. When it was the last part,
+    /// [`Receiver::store_failed`] follows at once and says this.
     pub fn body_failed(&mut self, answer: &Answer) {
-        if let Some(message) = self.transaction.as_mut().and_then(|t| t.message.as_mut()) {
+        if let Phase::Storing { failed, .. } = &mut self.phase {
+            failed.get_or_insert_with(|| not_kept(answer));
+        } else if let Some(message) = self.transaction.as_mut().and_then(|t| t.message.as_mut()) {
             message.failed.get_or_insert_with(|| not_kept(answer));
         }
     }
@@ -534,7 +541,7 @@ impl Receiver {
     }
 
     fn stored(&mut self, ticket: Ticket, reply: Reply, now: Instant) {
-        if matches!(&self.phase, Phase::Storing { ticket: waiting } if *waiting == ticket) {
+        if matches!(&self.phase, Phase::Storing { ticket: waiting, .. } if *waiting == ticket) {
             self.transaction = None;
             self.say(reply, Stage::Data);
             self.ready(now);

@@ -212,7 +212,7 @@ impl Receiver {
             (true, false, false) => "ESMTP",
             (false, _, _) => "SMTP", // there is no word for HELO inside TLS; the comment tells of it
         };
-        self.phase = Phase::Storing { ticket };
+        self.phase = Phase::Storing { ticket, failed: None };
         self.outputs.push_back(Output::Persist(Box::new(Acceptance {
             ticket,
             from: transaction.mail.from,

@@ -17,6 +17,8 @@ struct World {
     body: Option<Vec<u8>>,
     stored: Vec<(Acceptance, Vec<u8>)>,
     store_works: bool,
+    /// The disk takes no body.
+    body_refused: Option<Answer>,
     hold_store: bool,
     waiting: Option<Acceptance>,
     space: Answer,
@@ -38,6 +40,7 @@ impl World {
             body: None,
             stored: Vec::new(),
             store_works: true,
+            body_refused: None,
             hold_store: false,
             waiting: None,
             space: Answer::Begin,
@@ -90,6 +93,10 @@ impl World {
                 Output::Begin { .. } => {
                     assert!(self.body.replace(Vec::new()).is_none(), "one body at a time")
                 }
+                Output::Body(_) if self.body_refused.is_some() => {
+                    self.body = None;
+                    self.receiver.body_failed(self.body_refused.as_ref().unwrap());
+                }
                 Output::Body(bytes) => self.body.as_mut().unwrap().extend_from_slice(&bytes),
                 Output::Abandon => assert!(self.body.take().is_some(), "abandoned what never began"),
                 Output::Persist(acceptance) if self.hold_store => self.waiting = Some(*acceptance),
@@ -101,7 +108,10 @@ impl World {
     }
 
     fn store(&mut self, acceptance: Acceptance) {
-        let (body, ticket) = (self.body.take().unwrap(), acceptance.ticket);
+        let ticket = acceptance.ticket;
+        let Some(body) = self.body.take() else {
+            return self.receiver.store_failed(ticket, Answer::Failed, self.now);
+        };
         assert_eq!(body.len() as u64, acceptance.bytes);
         if self.store_works {
             self.stored.push((acceptance, body));
@@ -408,6 +418,25 @@ fn storage_trouble_is_temporary_and_leaves_nothing() {
         assert_eq!(world.say("again"), reply);
         assert_eq!(world.say("BDAT 0 LAST\r\nRSET\r\n"), "503 5.5.1|250 2.0.0");
         assert!(world.body.is_none());
+    }
+}
+
+#[test]
+fn a_refusal_of_the_last_piece_is_given_in_its_own_words() {
+    for (answer, reply) in [(Answer::Failed, "451 4.3.0"), (Answer::NoSpace, "452 4.3.1")] {
+        for text in [format!("DATA\r\n|{MESSAGE}.\r\n"), "BDAT 4 LAST\r\n|a: b".to_owned()] {
+            let mut world = World::ready_for_body();
+            world.body_refused = Some(answer.clone());
+            let (command, body) = text.split_once('|').unwrap();
+            world.say(command);
+            assert_eq!(world.say(body), reply, "{text}"); // H6, U7
+            world.body_refused = None;
+            assert_eq!(
+                world.say("MAIL FROM:<>\r\nRCPT TO:<home@our.example>\r\nDATA\r\n"),
+                "250 2.1.0|250 2.1.5|354"
+            );
+            assert_eq!(world.say(".\r\n"), "250 2.0.0", "the next message has words of its own");
+        }
     }
 }
 
