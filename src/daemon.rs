@@ -145,11 +145,9 @@ impl StartError {
             | Self::WeakToken { .. }
             | Self::DashboardToken { .. }
             | Self::Socket(_) => true,
-            Self::Ledger(_)
-            | Self::Listen { .. }
-            | Self::Admin { .. }
-            | Self::Outbound(_)
-            | Self::Attestation(_) => false,
+            Self::Outbound(error) => error.is_configuration(),
+            Self::Attestation(error) => error.is_configuration(),
+            Self::Ledger(_) | Self::Listen { .. } | Self::Admin { .. } => false,
         }
     }
 }

@@ -8,6 +8,7 @@ mod invitations;
 mod outgoing;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use serde_json::Value;
@@ -132,6 +133,34 @@ fn check_config_says_file_key_problem_and_advice() {
     let (code, out, _) = run_text(&["check-config", path]);
     assert_eq!(code, 0);
     assert!(out.contains("ok"), "{out}");
+}
+
+#[test]
+fn a_start_with_a_key_that_cannot_be_used_ends_as_check_config_does() {
+    let dir = tempfile::tempdir().expect("directory");
+    let key = dir.path().join("wrong.key");
+    fs::write(&key, "no key at all\n").expect("file");
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).expect("mode");
+    let (key, none) = (key.display().to_string(), dir.path().join("none.key").display().to_string());
+    let file = dir.path().join("waystation.toml");
+    let path = file.to_str().expect("text");
+    let base = format!(
+        "data_dir = {:?}\nhostname = \"relay.example\"\n[http]\nlisten = \"127.0.0.1:0\"\n\
+         [smtp]\nlisten = [\"127.0.0.1:0\"]\n[spool]\nmin_free_bytes = 0\n",
+        dir.path().join("data")
+    );
+    for section in [
+        format!("[dkim]\nenabled = true\ndomain = \"relay.example\"\nrsa_key_file = {key:?}\n"),
+        format!("[dkim]\nenabled = true\ndomain = \"relay.example\"\nrsa_key_file = {none:?}\n"),
+        format!("[attestation]\nkey_file = {key:?}\n"),
+        format!("[attestation]\nkey_file = {none:?}\n"),
+    ] {
+        fs::write(&file, format!("{base}{section}")).expect("file");
+        assert_eq!(run_text(&["check-config", path]).0, 2, "{section}");
+        let (code, _, err) = run_text(&["serve", "--config", path]);
+        assert_eq!(code, 2, "systemd must not restart for ever: {section}{err}");
+        assert!(err.contains(".key"), "{err}");
+    }
 }
 
 #[test]

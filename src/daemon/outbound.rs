@@ -40,6 +40,20 @@ pub enum SetupError {
     Signer(#[from] SignerError),
 }
 
+impl SetupError {
+    /// What is configured is wrong, and another start would find it so again.
+    pub(super) fn is_configuration(&self) -> bool {
+        match self {
+            Self::Signer(_) => true,
+            Self::Key { error, .. } => match error {
+                KeyError::Secret(_) | KeyError::Content { .. } => true,
+                KeyError::Generate(_) => false,
+            },
+            Self::Router(_) => false,
+        }
+    }
+}
+
 /// How deliveries are run.
 pub(super) fn settings(config: &Config) -> delivery::Settings {
     let d = &config.delivery;

@@ -87,6 +87,21 @@ pub enum StoreError {
     },
 }
 
+impl StoreError {
+    /// A key is missing, or is none: another start would find it so again. What the system refuses may pass.
+    #[must_use]
+    pub fn is_configuration(&self) -> bool {
+        match self {
+            Self::Missing { .. } => true,
+            Self::Key(error) => match error {
+                KeyFileError::Secret(_) | KeyFileError::Content { .. } => true,
+                KeyFileError::Exists { .. } | KeyFileError::Io { .. } => false,
+            },
+            Self::NotYet { .. } | Self::Io { .. } | Self::Chain { .. } | Self::UnderWay { .. } => false,
+        }
+    }
+}
+
 /// Where the keys are.
 #[derive(Clone, Debug)]
 pub struct Store {
