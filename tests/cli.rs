@@ -288,6 +288,28 @@ fn foreign_files_beside_the_journal_are_reported_and_left_alone() {
     assert_eq!(fs::read_to_string(&foreign).expect("still there"), "shopping list");
 }
 
+#[test]
+fn an_index_that_was_set_aside_is_named_in_the_log() {
+    let dir = tempfile::tempdir().expect("directory");
+    assert_eq!(RelayProcess::start(dir.path()).terminate(), 0);
+    // What a relay leaves that finds damage while it runs.
+    fs::write(dir.path().join("spool/index/SUSPECT"), "").expect("file");
+    let relay = RelayProcess::start(dir.path());
+    let of_it = |relay: &RelayProcess| {
+        let mut events = json_lines(&relay.early).into_iter();
+        events.find(|event| event["event"] == "relay.spool.index_set_aside")
+    };
+    let said = of_it(&relay).expect("the event");
+    assert_eq!(said["level"].as_str().map(str::to_ascii_lowercase).as_deref(), Some("warn"), "{said}");
+    let reason = said["reason"].as_str().expect("a reason");
+    let kept = reason.rsplit_once("kept as ").expect("where it is").1;
+    assert!(std::path::Path::new(kept).is_dir(), "{reason}");
+    assert_eq!(relay.terminate(), 0);
+    let relay = RelayProcess::start(dir.path());
+    assert_eq!(of_it(&relay), None, "said once");
+    assert_eq!(relay.terminate(), 0);
+}
+
 /// Goal: every verb gives the same answers with and without a running relay.
 /// Method: fill a relay, ask it, stop it, ask the directory.
 #[test]

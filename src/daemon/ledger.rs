@@ -82,6 +82,8 @@ pub struct Ledger {
     pub interrupted: Vec<(ItemId, String)>,
     /// How long the start took, milliseconds.
     pub recovery_ms: u64,
+    /// Why the index that was found was not used, and where it is kept.
+    pub set_aside: Option<String>,
 }
 
 impl Ledger {
@@ -99,6 +101,13 @@ impl Ledger {
             duration_ms = self.recovery_ms,
             "spool is open"
         );
+        if let Some(reason) = &self.set_aside {
+            tracing::warn!(
+                event = "relay.spool.index_set_aside",
+                reason,
+                "the spool's index was damaged and built anew from the journal: {reason}"
+            );
+        }
         for (id, lane) in &self.interrupted {
             tracing::warn!(
                 event = "relay.outbound.indeterminate", submission.id = %id, lane,
@@ -165,7 +174,7 @@ pub fn open(
     let wrong = |error| wrong(dir, error);
     let started = clock::monotonic();
     let disk = Arc::new(RealDisk::new(root.clone()));
-    let (spool, recovery) = open_spool(disk, &root, options(config)).map_err(wrong)?;
+    let (spool, recovery, set_aside) = open_spool(disk, &root, options(config)).map_err(wrong)?;
     let lane_of = |id: ItemId| spool.item(id).ok().flatten().map(|info| info.lane_name).unwrap_or_default();
     let interrupted = recovery.interrupted.iter().map(|id| (*id, lane_of(*id))).collect();
     let recovery_ms = elapsed_ms(started);
@@ -174,7 +183,7 @@ pub fn open(
     let told = Told { metrics, poisoned, started: clock::monotonic() };
     let engine = Engine::start(spool, Arc::new(clock::wall), told).map_err(wrong)?;
     let spooler = Spooler::new(engine.handle(), reader, clock::wall);
-    Ok(Ledger { engine, spooler, recovery, interrupted, recovery_ms })
+    Ok(Ledger { engine, spooler, recovery, interrupted, recovery_ms, set_aside })
 }
 
 /// The same; waits for `patience` while another process, like a command on the stopped relay, has the directory.
@@ -248,12 +257,17 @@ pub fn remove_index(config: &Config) -> Result<(), LedgerError> {
     remove().map_err(|error| LedgerError::Directory { dir: root.clone(), error })
 }
 
-fn open_spool(disk: Arc<RealDisk>, root: &Path, options: Options) -> Result<(Spool, Recovery), SpoolError> {
+/// The spool, what its start found, and why its index was set aside, if so.
+type Opened = (Spool, Recovery, Option<String>);
+
+fn open_spool(disk: Arc<RealDisk>, root: &Path, options: Options) -> Result<Opened, SpoolError> {
     // Asked first, so that the index of a directory that is not ours to open stays as it is.
     let disk: Arc<dyn Disk> = disk;
     Spool::may_open(&disk)?;
     let index = Arc::new(SledIndex::open(&root.join("index"))?);
-    Spool::open(disk, index, options, clock::wall())
+    let set_aside = index.set_aside().map(str::to_owned);
+    let (spool, recovery) = Spool::open(disk, index, options, clock::wall())?;
+    Ok((spool, recovery, set_aside))
 }
 
 fn wrong(dir: &Path, error: SpoolError) -> LedgerError {

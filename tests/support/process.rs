@@ -83,6 +83,8 @@ pub(crate) struct RelayProcess {
     pub(crate) http: SocketAddr,
     /// Where HTTPS listens.
     pub(crate) https: Option<SocketAddr>,
+    /// What it logged before it was started.
+    pub(crate) early: String,
     log: BufReader<ChildStderr>,
 }
 
@@ -113,12 +115,12 @@ impl RelayProcess {
             .spawn()
             .expect("the binary starts");
         let mut log = BufReader::new(child.stderr.take().expect("piped"));
-        let started = wait_for_event(&mut log, "relay.started");
+        let (started, early) = wait_for_event(&mut log, "relay.started");
         let address = |text: &str| text.trim_matches(['[', ']']).parse().expect("address");
         let smtp = address(started["smtp"].as_str().expect("smtp"));
         let http = address(started["http"].as_str().expect("http"));
         let https = started["https"].as_str().map(address);
-        Self { child, smtp, http, https, log }
+        Self { child, smtp, http, https, early, log }
     }
 
     /// Ends it as systemd would, and returns its exit code.
@@ -149,7 +151,7 @@ impl Drop for RelayProcess {
     }
 }
 
-fn wait_for_event(log: &mut impl std::io::BufRead, event: &str) -> Value {
+fn wait_for_event(log: &mut impl std::io::BufRead, event: &str) -> (Value, String) {
     let until = monotonic() + PATIENCE;
     let mut seen = String::new();
     for line in log.lines() {
@@ -158,7 +160,7 @@ fn wait_for_event(log: &mut impl std::io::BufRead, event: &str) -> Value {
         if let Ok(value) = serde_json::from_str::<Value>(&line)
             && value["event"] == event
         {
-            return value;
+            return (value, seen);
         }
         seen.push_str(&line);
         seen.push('\n');

@@ -133,7 +133,7 @@ async fn stopped(config: &Config) -> Vec<Finding> {
             findings.push(Finding::open("spool", "it is large; `waystation spool verify` reads all of it"))
         }
         Ok(Ok(Err(SpoolError::Locked))) => {
-            let advice = "another program has the directory open and does not listen on the admin socket: is admin.socket the one it uses?";
+            let advice = "a relay that is still starting, or another program, has the directory open and does not listen on the admin socket: is admin.socket the one it uses?";
             findings.push(Finding::bad("spool", "in use", advice));
         }
         Ok(Ok(Err(error))) => {
