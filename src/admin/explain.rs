@@ -60,7 +60,8 @@ fn next(item: &ItemInfo, timeline: &[Transition], c: &Circumstances) -> String {
         ),
         State::Expired => format!(
             "No gateway fetched it in time and it expired at {since}; it is not handed out any more. It stays \
-             until {gone}, and `waystation spool show {id} --raw` or `waystation spool export` has its bytes until then."
+             until {gone}: until then `waystation spool replay {id}` offers it again, and `waystation spool show {id} \
+             --raw` or `waystation spool export` has its bytes."
         ),
         State::Held => held(item, last, c),
         State::Quarantined => format!(

@@ -75,8 +75,11 @@ pub(crate) enum Verb {
         Exit code 1 and a list when anything is wrong. The index is a cache of the journal: to build it anew loses\n\
         nothing, also when it is cut off; the next start goes on.")]
     Verify(super::verify::VerifyArgs),
-    /// Offer delivered items again, within their retention
-    #[command(after_help = "Example:\n  waystation spool replay --lane home@mail.example.org --since 2h")]
+    /// Offer items again that were delivered or have expired, within their retention
+    #[command(after_help = "Examples:\n  \
+        waystation spool replay --lane home@mail.example.org --since 2h\n  \
+        waystation spool replay 06h4k2v0c8q1r5t7u9v3s6d0ag --reason 'home was away'\n\n\
+        A lane means its delivered items. What has expired is named: `spool ls --state expired` lists it.")]
     Replay(ReplayArgs),
     /// Stop handing out items, and trying submissions
     #[command(after_help = "Examples:\n  \
@@ -104,17 +107,23 @@ pub(crate) enum Verb {
 }
 
 #[derive(Debug, clap::Args)]
-#[command(group = clap::ArgGroup::new("start").required(true))]
 pub(crate) struct ReplayArgs {
-    /// The lane: a key text, an alias, or an address
-    #[arg(long, value_name = "KEY|ADDRESS")]
-    lane: String,
+    /// The items, delivered or expired; or a lane
+    #[arg(value_name = "ID", num_args = 0..=1000, conflicts_with_all = ["lane", "since", "from_seq"])]
+    ids: Vec<ItemId>,
+    /// The lane whose delivered items are meant: a key text, an alias, or an address
+    #[arg(long, value_name = "KEY|ADDRESS", required_unless_present = "ids")]
+    lane: Option<String>,
     /// Items accepted within this time (45s, 30m, 2h, 7d)
-    #[arg(long, value_name = "SPAN", value_parser = screen::span_ms, group = "start")]
+    #[arg(long, value_name = "SPAN", value_parser = screen::span_ms, conflicts_with = "from_seq",
+        required_unless_present_any = ["ids", "from_seq"])]
     since: Option<u64>,
     /// Items from this number on
-    #[arg(long, value_name = "N", group = "start")]
+    #[arg(long, value_name = "N")]
     from_seq: Option<u64>,
+    /// Why, for named items; kept in the timeline
+    #[arg(long, value_name = "TEXT", default_value = "", conflicts_with = "lane")]
+    reason: String,
     /// Do not ask
     #[arg(long)]
     yes: bool,
@@ -153,15 +162,18 @@ pub(crate) fn run(global: &Global, verb: Verb) -> anyhow::Result<Exit> {
 }
 
 fn replay(global: &Global, args: &ReplayArgs) -> anyhow::Result<Exit> {
-    let since_ms = args.since.map(|ms| crate::clock::wall().0.saturating_sub(ms));
-    let ask = ReplayAsk { lane: args.lane.clone(), since_ms, from_seq: args.from_seq };
     let backend = Backend::open_for_change(global, args.offline)?;
+    let Some(lane) = &args.lane else {
+        return moves::each(global, &backend, ItemVerb::Replay, &args.ids, &args.reason);
+    };
+    let since_ms = args.since.map(|ms| crate::clock::wall().0.saturating_sub(ms));
+    let ask = ReplayAsk { lane: lane.clone(), since_ms, from_seq: args.from_seq };
     if !args.yes {
         let what = match (args.from_seq, args.since) {
             (Some(seq), _) => format!("from number {seq} on"),
             (None, span) => format!("accepted in the last {}", screen::age(span.unwrap_or(0) / 1000)),
         };
-        let question = format!("Offer the delivered items of {} {what} again?", args.lane);
+        let question = format!("Offer the delivered items of {lane} {what} again?");
         if !confirm(&question)? {
             return Err(Stop::new(Exit::Failed, "nothing was replayed").into());
         }

@@ -223,7 +223,7 @@ fn explanations(dir: &Path, e: &Every) {
         (&e.held, &["An operator holds it since", "because: asked by the owner.", "spool release"]),
         (&e.parked, &["Its gateway rejected it for good", "and said: mailbox full.", "spool release"]),
         (&e.acked, &["Its gateway confirmed it", "spool replay"]),
-        (&e.expired, &["No gateway fetched it in time", "spool export"]),
+        (&e.expired, &["No gateway fetched it in time", "spool replay", "spool export"]),
         (&e.quarantined, &["bytes are damaged, because: its checksum is wrong", "spool verify"]),
         (&e.purged, &["An operator removed it at", "because: asked by the sender."]),
         (&e.out_ready, &["It was not tried yet", "first attempt is due in", "it fails"]),
@@ -267,6 +267,9 @@ fn changes(dir: &Path, e: &Every, extra: &[&str]) {
     does(&["spool", "purge", "--result", "sent", "--yes"], 0, &[&e.out_sent]);
     does(&["spool", "purge", &e.out_failed, "--yes"], 1, &["has not been told yet"]);
     does(&["spool", "purge", "--state", "quarantined", "--yes", "--reason", "seen"], 0, &[&e.quarantined]);
+    does(&["spool", "replay", &e.expired, "--reason", "home was away"], 0, &["is ready"]);
+    does(&["spool", "replay", &e.ready], 1, &["cannot replay"]);
+    does(&["spool", "replay", &e.out_sent, &e.ready], 1, &["cannot replay"]);
     does(&["spool", "purge", "--id", &e.expired, "--yes"], 0, &["is purged"]);
     does(&["spool", "purge", &e.expired, "--yes"], 1, &["cannot purge"]);
     does(&["mailbox", "quota", HOME, "--items", "500"], 0, &[]);

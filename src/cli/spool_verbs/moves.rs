@@ -1,4 +1,4 @@
-//! `spool hold, release, retry, cancel, purge`: what is done to items and submissions, one by one.
+//! `spool hold, release, retry, cancel, purge`, and `replay` of named items: what is done to items and submissions, one by one.
 //!
 //! Ids are taken as they are. A selection is looked up first, so that its size can be told before anything is done;
 //! what changes its state in between is refused by the relay, told, and stepped over.
@@ -79,8 +79,7 @@ pub(super) fn run(global: &Global, verb: ItemVerb, args: &MoveArgs) -> anyhow::R
     let backend = Backend::open_for_change(global, args.offline)?;
     let named = if args.ids.is_empty() { &args.selection.id } else { &args.ids };
     let selected = named.is_empty();
-    let ids =
-        if selected { select(&backend, verb, args)? } else { named.iter().map(ItemId::to_string).collect() };
+    let ids = if selected { select(&backend, verb, args)? } else { named.clone() };
     if ids.is_empty() {
         if !global.json {
             eprintln!("nothing matches");
@@ -94,9 +93,21 @@ pub(super) fn run(global: &Global, verb: ItemVerb, args: &MoveArgs) -> anyhow::R
             return Err(Stop::new(Exit::Failed, "nothing was changed").into());
         }
     }
+    each(global, &backend, verb, &ids, &args.reason)
+}
+
+/// Does it to each of them.
+pub(super) fn each(
+    global: &Global,
+    backend: &Backend,
+    verb: ItemVerb,
+    ids: &[ItemId],
+    reason: &str,
+) -> anyhow::Result<Exit> {
+    let word = verb.word();
     let mut refused = 0_usize;
-    for id in &ids {
-        let body = json!({ "reason": args.reason });
+    for id in ids {
+        let body = json!({ "reason": reason });
         match backend.change(&format!("/spool/items/{id}/{word}"), body) {
             Ok(answer) => say(global, &answer)?,
             // One that moved on meanwhile must not keep the others.
@@ -123,7 +134,7 @@ fn say(global: &Global, answer: &Value) -> std::io::Result<()> {
 }
 
 /// The ids that a selection means, without those that `verb` can do nothing to.
-fn select(backend: &Backend, verb: ItemVerb, args: &MoveArgs) -> anyhow::Result<Vec<String>> {
+fn select(backend: &Backend, verb: ItemVerb, args: &MoveArgs) -> anyhow::Result<Vec<ItemId>> {
     let mut ask = args.selection.ask();
     if matches!(verb, ItemVerb::Cancel | ItemVerb::Retry) {
         ask.direction = ask.direction.or_else(|| Some("out".to_owned()));
@@ -140,7 +151,7 @@ fn select(backend: &Backend, verb: ItemVerb, args: &MoveArgs) -> anyhow::Result<
     }
     let mut ids = Vec::new();
     let more = pages(backend, ask, ITEMS_MAX, &mut |item| {
-        ids.push(text(&item["id"]).to_owned());
+        ids.push(text(&item["id"]).parse()?);
         Ok(())
     })?;
     if more {
