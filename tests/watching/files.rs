@@ -149,6 +149,19 @@ fn every_alert_is_grave_says_what_to_do_and_is_tested() {
 }
 
 #[test]
+fn the_alert_about_deliveries_finds_what_was_refused_for_good() {
+    let rules = prometheus(RULES);
+    let from = rules.find("- alert: WaystationDeliveriesFail\n").expect("there");
+    let text = rules[from..].split("- alert:").nth(1).expect("its text");
+    // With 5yz a submission has failed: among those that wait, nobody finds it.
+    for listing in ["--direction out --result failed", "--direction out --state ready"] {
+        assert!(text.contains(&format!("`waystation spool ls {listing}")), "{listing} is not in {text}");
+    }
+    let page = fs::read_to_string(root().join("docs/troubleshooting.md")).expect("troubleshooting");
+    assert!(page.lines().any(|line| line.starts_with("| `failed`") && line.contains("--result failed")));
+}
+
+#[test]
 fn commands_that_alerts_name_exist() {
     let rules = prometheus(RULES);
     let told = rules.lines().filter(|line| !line.starts_with('#')).flat_map(str::split_whitespace);
