@@ -20,6 +20,10 @@ pub trait Condition: Send + Sync + 'static {
     fn uptime_seconds(&self) -> u64;
     /// Why mail cannot be taken now; empty when it can.
     fn problems(&self) -> Vec<String>;
+    /// What somebody should look at although mail is taken.
+    fn warnings(&self) -> Vec<String>;
+    /// When the certificate that is served runs out, whatever lies in its files; `None`: none is served.
+    fn certificate_until(&self) -> Option<WallMs>;
     /// The last hour.
     fn history(&self) -> View;
     /// The spool's counters, a moment ago; `None`: it was never asked.
@@ -39,6 +43,10 @@ pub struct Glance<'a> {
     pub uptime_seconds: u64,
     /// Why mail cannot be taken.
     pub problems: Vec<String>,
+    /// What somebody should look at.
+    pub warnings: Vec<String>,
+    /// End of the certificate that is served.
+    pub certificate_until: Option<WallMs>,
     /// Gateways connected.
     pub sessions: usize,
     /// The spool's counters.
@@ -65,6 +73,8 @@ pub fn object(glance: &Glance<'_>) -> Value {
         "uptime_seconds": glance.uptime_seconds,
         "ready": glance.problems.is_empty(),
         "problems": glance.problems,
+        "warnings": glance.warnings,
+        "certificate_not_after": glance.certificate_until.map(rfc3339),
         "sessions": glance.sessions,
         "leased": stats.leased,
         "items": by_state(&stats.items),
@@ -128,6 +138,8 @@ mod tests {
             started_at: now,
             uptime_seconds: 0,
             problems: vec!["relay is starting".into()],
+            warnings: vec!["there is no certificate yet".into()],
+            certificate_until: None,
             sessions: 2,
             stats: SpoolStats { items: [3, 0, 0, 0, 0, 0, 0, 0, 0, 0], ..SpoolStats::default() },
             deliveries: &deliveries,
@@ -135,6 +147,8 @@ mod tests {
         };
         let object = object(&glance);
         assert_eq!((&object["ready"], &object["problems"][0]), (&json!(false), &json!("relay is starting")));
+        assert_eq!(object["warnings"][0], "there is no certificate yet");
+        assert!(object["certificate_not_after"].is_null());
         assert_eq!(
             object["commit"],
             json!({ "count": 0, "p50_ms": null, "p99_ms": null, "batch_mean": null })

@@ -13,6 +13,8 @@ mod relay;
 use std::path::Path;
 use std::time::Duration;
 
+use spool::ids::WallMs;
+
 use super::check::remarks::{self, Weight};
 use super::dns::{self, Described, Egress, Scope};
 use super::{Exit, Global, load};
@@ -143,6 +145,15 @@ async fn certificate(config: &Config, board: &Board, stay_inside: bool) {
         }
     };
     board.add(60, findings);
+}
+
+/// When the certificate runs out that lies ready to be served; `None`: there is none, or it cannot be read.
+fn ready_certificate(config: &Config) -> Option<WallMs> {
+    let pair = match config.tls.as_ref()? {
+        Tls::Files { cert, key } => Files { cert: cert.clone(), key: key.clone() }.read().ok(),
+        Tls::Acme(acme) => crate::acme::kept(&acme_dir(&config.data_dir), &acme.directory_url).ok().flatten(),
+    };
+    pair.map(|pair| pair.installed().not_after)
 }
 
 fn judged(config: &Config, installed: &Installed, renews_itself: bool) -> Finding {

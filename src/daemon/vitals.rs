@@ -46,6 +46,8 @@ pub(super) struct Pulse {
     findings: Mutex<Vec<Finding>>,
     history: Mutex<History>,
     stats: Mutex<Option<SpoolStats>>,
+    /// When the certificate that is served runs out.
+    certificate_until: Mutex<Option<WallMs>>,
     /// When the spool answered for the last time, well or not.
     answered: Mutex<Instant>,
     stopping: AtomicBool,
@@ -70,6 +72,7 @@ impl Pulse {
             findings: Mutex::new(findings),
             history: Mutex::new(History::new(started_at)),
             stats: Mutex::default(),
+            certificate_until: Mutex::default(),
             answered: Mutex::new(started),
             stopping: AtomicBool::new(false),
         })
@@ -101,6 +104,7 @@ impl Pulse {
                 senses.resolver.set_wanted(ready(&stats.submissions) > 0);
             }
             self.remember(stats);
+            *lock(&self.certificate_until) = senses.certificates.as_deref().and_then(Store::not_after);
             let facts = Facts {
                 spool,
                 listeners: self.metrics.listeners.standings(clock::monotonic()),
@@ -231,6 +235,14 @@ impl overview::Condition for Pulse {
 
     fn problems(&self) -> Vec<String> {
         Vitals::problems(self)
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        Vitals::warnings(self)
+    }
+
+    fn certificate_until(&self) -> Option<WallMs> {
+        *lock(&self.certificate_until)
     }
 
     fn history(&self) -> View {

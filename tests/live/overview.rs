@@ -61,6 +61,7 @@ async fn mail_and_gateways_are_seen_at_a_glance_and_in_the_last_hour() {
     until("the step is over", || sum("accepted") == 1 && sum("acked") == 1).await;
     let after = get(dir.path(), "/overview");
     assert_eq!((&after["ready"], &after["problems"]), (&json!(true), &json!([])));
+    assert_eq!((&after["warnings"], &after["certificate_not_after"]), (&json!([]), &Value::Null));
     assert!(after["commit"]["count"].as_u64() > Some(0) && after["commit"]["p99_ms"].as_f64() > Some(0.0));
     assert_eq!(after["history"]["series"]["accepted"].as_array().map(Vec::len), Some(360));
     assert_eq!(after["history"]["series"]["accepted"][0], Value::Null, "before the start");

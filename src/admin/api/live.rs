@@ -44,6 +44,8 @@ pub(super) async fn overview(State(admin): Shared) -> Response {
         started_at: condition.started_at(),
         uptime_seconds: condition.uptime_seconds(),
         problems: condition.problems(),
+        warnings: condition.warnings(),
+        certificate_until: condition.certificate_until(),
         sessions: admin.presence.sessions(),
         stats,
         deliveries: &deliveries::Now::look(&admin.switch, Some(&admin.standing), now),

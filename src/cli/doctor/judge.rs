@@ -153,6 +153,14 @@ pub(crate) fn readiness(problems: &[String], ready: u64, oldest_seconds: Option<
     }
 }
 
+/// What the running relay itself warns of. That deliveries are paused has a line of its own.
+pub(crate) fn warnings(said: &[String]) -> Vec<Finding> {
+    let others = said.iter().filter(|text| !text.starts_with("deliveries are paused"));
+    others
+        .map(|text| Finding::warn("relay warns", text.clone(), "the relay's log says more: `relay.ready`"))
+        .collect()
+}
+
 /// Damage that the spool knows of.
 pub(crate) fn damage(quarantined_items: u64, damaged_records: u64) -> Finding {
     if quarantined_items == 0 && damaged_records == 0 {

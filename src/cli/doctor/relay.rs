@@ -14,6 +14,7 @@ use super::finding::{Board, Finding};
 use super::judge::{self, net};
 use super::probe;
 use crate::admin::client::{Client, ClientError};
+use crate::admin::words::rfc3339;
 use crate::clock;
 use crate::config::Config;
 use crate::daemon::ledger;
@@ -94,6 +95,11 @@ async fn running(config: &Config, client: &Client) -> Vec<Finding> {
             let ready = overview["items"]["ready"].as_u64().unwrap_or_default();
             let oldest = overview["oldest_ready_seconds"].as_u64();
             findings.push(judge::readiness(&problems, ready, oldest));
+            let warnings = overview["warnings"].as_array().into_iter().flatten();
+            let warnings: Vec<_> = warnings.filter_map(|text| text.as_str().map(str::to_owned)).collect();
+            findings.extend(judge::warnings(&warnings));
+            let lies_ready = super::ready_certificate(config).map(rfc3339);
+            findings.extend(net::served(overview["certificate_not_after"].as_str(), lies_ready.as_deref()));
             let paused = &overview["deliveries"]["paused"];
             findings.push(judge::deliveries(if paused.is_null() {
                 None

@@ -202,6 +202,18 @@ pub(crate) struct Certificate {
     pub(crate) not_after_ms: u64,
 }
 
+/// The certificate that the relay serves beside the one that lies ready for it, by the ends of their validity. Nothing
+/// when they are the same: that one was judged.
+pub(crate) fn served(served: Option<&str>, ready: Option<&str>) -> Option<Finding> {
+    let (served, ready) = (served?, ready?);
+    (served != ready).then(|| {
+        let found = format!("until {served}, and the one that lies ready is valid until {ready}");
+        let advice = "the relay has not taken the other one: relay.tls.reload_failed in its log says why, mostly a key that \
+                      its account may not read; `waystation reload` has it try again";
+        Finding::bad("certificate served", found, advice)
+    })
+}
+
 /// The certificate that is, or will be, served.
 pub(crate) fn certificate(found: &Certificate, now_ms: u64, renews_itself: bool) -> Finding {
     let check = "certificate";

@@ -220,6 +220,20 @@ fn certificates_are_for_us_and_not_about_to_end() {
 }
 
 #[test]
+fn a_certificate_that_is_not_the_served_one_is_seen() {
+    let (old, new) = ("2026-12-01T00:00:00.000Z", "2027-03-01T00:00:00.000Z");
+    assert!(net::served(Some(old), Some(old)).is_none());
+    assert!(net::served(None, Some(new)).is_none(), "the relay warns of that itself");
+    assert!(net::served(Some(old), None).is_none(), "said with the configuration");
+    let finding = net::served(Some(old), Some(new)).unwrap();
+    is(&finding, Level::Bad, old);
+    let said = ["deliveries are paused".to_owned(), "the certificate has run out".to_owned()];
+    let found = warnings(&said);
+    assert_eq!(found.len(), 1);
+    is(&found[0], Level::Warn, "run out");
+}
+
+#[test]
 fn the_dns_is_summed_up() {
     let verdict = |name: &str, status: Status| Verdict {
         name: name.to_owned(),
