@@ -452,10 +452,7 @@ impl Receiver {
 
     /// The message of this ticket was not stored, and nothing of it is or becomes visible.
     pub fn store_failed(&mut self, ticket: Ticket, answer: Answer, now: Instant) {
-        let said = match &mut self.phase {
-            Phase::Storing { failed, .. } => failed.take(),
-            _ => None,
-        };
+        let said = if let Phase::Storing { failed, .. } = &mut self.phase { failed.take() } else { None };
         self.stored(ticket, said.unwrap_or_else(|| not_kept(&answer)), now);
     }
 
