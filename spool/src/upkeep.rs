@@ -178,10 +178,8 @@ impl Spool {
 
     /// No space for a record: what it is about stays as it is until there is some, and the others get their turn.
     fn unless_full(&self, error: SpoolError) -> Result<(), SpoolError> {
-        match error {
-            SpoolError::Io { .. } if self.healthy().is_ok() => Ok(()),
-            error => Err(error),
-        }
+        let full = matches!(error, SpoolError::Io { .. }) && self.healthy().is_ok();
+        if full { Ok(()) } else { Err(error) }
     }
 
     fn is_leased(&self, lane: LaneId, seq: Seq) -> bool {

@@ -148,7 +148,7 @@ fn refusals(c: &Circumstances) -> String {
 }
 
 fn waits(item: &ItemInfo, c: &Circumstances) -> String {
-    let expires = rfc3339(item.accepted_at.plus(c.expire_ms));
+    let expires = rfc3339(item.accepted_at.max(item.changed_at).plus(c.expire_ms));
     let ahead = item.seq.0.saturating_sub(c.first_waiting.0);
     let queue = match ahead {
         0 => "It is the next in its lane".to_owned(),
