@@ -614,10 +614,11 @@ fn who_never_stops_sending_is_under_the_clock_too() {
     assert_eq!(world.say("\r\n.\r\n"), "250 2.0.0");
     // An honest message in chunks has the time that it has after DATA.
     let mut world = World::with(Settings { message_bytes_max: 10_000_000, ..settings() });
-    world.say("EHLO x\r\nMAIL FROM:<>\r\nRCPT TO:<home@our.example>\r\n");
+    world.say("EHLO x\r\n");
+    world.say("MAIL FROM:<>\r\nRCPT TO:<home@our.example>\r\n");
     let chunk = format!("BDAT 102\r\n{}\r\n", "x".repeat(100)).repeat(1000);
     for _ in 0..40 {
-        assert!(!world.say(&chunk).contains("421"));
+        assert!(world.say(&chunk).ends_with("250 2.0.0|250 2.0.0"));
         assert_eq!(world.pass(second * 60), "");
     }
     assert_eq!(world.say("BDAT 0 LAST\r\n"), "250 2.0.0");
