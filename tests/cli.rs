@@ -300,7 +300,7 @@ fn an_index_that_was_set_aside_is_named_in_the_log() {
     fs::write(dir.path().join("spool/index/SUSPECT"), "").expect("file");
     let relay = RelayProcess::start(dir.path());
     let of_it = |relay: &RelayProcess| {
-        let mut events = json_lines(&relay.early).into_iter();
+        let mut events = relay.early.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
         events.find(|event| event["event"] == "relay.spool.index_set_aside")
     };
     let said = of_it(&relay).expect("the event");
