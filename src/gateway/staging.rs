@@ -292,6 +292,7 @@ mod tests {
         assert_eq!(count(dir.path()), 0);
         let mut draft = staging.draft(Vec::new());
         draft.append(&vec![0; PIECE_BYTES]).await.unwrap();
+        draft.append(b"the rest, which is not written before the end").await.unwrap();
         draft.file = Some(File::open(&draft.path).unwrap());
         assert!(draft.finish().await.is_err());
         assert_eq!(count(dir.path()), 0);
