@@ -88,10 +88,21 @@ pub(super) struct Outflow {
     waiting: VecDeque<Offer>,
     writing: Option<Box<Writing>>,
     flying: Vec<Flight>,
+    /// Acked by a gateway that would not know them again: what the lane has not been told yet, and what it has been and is
+    /// not stable yet. They fill the window like those in flight.
+    landed: Load,
+    settling: Load,
     /// How many offers are to be kept ready; between [`READY_ITEMS`] and [`READY_ITEMS_MAX`].
     ready: u32,
     /// The last lease brought about all that it asked for.
     leased_full: bool,
+}
+
+/// Items, and their bytes.
+#[derive(Clone, Copy, Debug, Default)]
+struct Load {
+    items: usize,
+    bytes: u64,
 }
 
 #[derive(Debug)]
@@ -114,6 +125,8 @@ impl Outflow {
             waiting: VecDeque::new(),
             writing: None,
             flying: Vec::new(),
+            landed: Load::default(),
+            settling: Load::default(),
             ready: READY_ITEMS,
             leased_full: false,
         }
@@ -121,10 +134,11 @@ impl Outflow {
 
     /// Whether an item of `size_bytes` may be begun: it fits the window, or goes alone.
     fn fits(&self, size_bytes: u64) -> bool {
-        let in_flight = self.flying.iter().map(|flight| flight.size_bytes).fold(0, u64::saturating_add);
-        self.flying.is_empty()
-            || (self.flying.len() < self.window.items as usize
-                && in_flight.saturating_add(size_bytes) <= self.window.bytes)
+        let landed = self.landed.bytes.saturating_add(self.settling.bytes);
+        let bytes = self.flying.iter().map(|flight| flight.size_bytes).fold(landed, u64::saturating_add);
+        let items = self.flying.len() + self.landed.items + self.settling.items;
+        items == 0
+            || (items < self.window.items as usize && bytes.saturating_add(size_bytes) <= self.window.bytes)
     }
 
     /// How many offers to lease, once half of what is kept ready is gone. They wait ahead of the window: what was not sent
@@ -190,6 +204,25 @@ impl Outflow {
             self.flying = Vec::new();
         }
         Some(flight)
+    }
+
+    /// The same, by a gateway that takes it for another message when it comes again: it keeps its place in the window until
+    /// the ack is stable.
+    pub(super) fn land_for_good(&mut self, item: ItemId) -> Option<Flight> {
+        let flight = self.land(item)?;
+        self.landed.items += 1;
+        self.landed.bytes = self.landed.bytes.saturating_add(flight.size_bytes);
+        Some(flight)
+    }
+
+    /// The lane is being told of all that has landed.
+    pub(super) fn settle(&mut self) {
+        self.settling = std::mem::take(&mut self.landed);
+    }
+
+    /// What the lane was told is stable.
+    pub(super) fn settled(&mut self) {
+        self.settling = Load::default();
     }
 
     /// Gives up the item that is being written, if it is this one; the frame tells a tunnel-2 gateway.

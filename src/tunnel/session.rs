@@ -345,6 +345,7 @@ impl Session {
 
     fn settled(&mut self, settled: Settled, now: Instant, wall: WallMs) {
         self.asking = false;
+        self.outflow.settled();
         // An empty answer is final until the bell rings or room comes back with an ack.
         self.more |= !settled.offers.is_empty();
         if self.leasing {
@@ -428,6 +429,7 @@ impl Session {
         if lease.is_some() || !self.changes.is_empty() {
             self.asking = true;
             self.leasing = lease.is_some();
+            self.outflow.settle();
             self.out.push_back(Output::Lane(Batch { changes: std::mem::take(&mut self.changes), lease }));
         }
     }

@@ -71,7 +71,7 @@ impl Session {
             return;
         }
         let item = text.and_then(|text| text.parse::<ItemId>().ok());
-        if let Some(flight) = item.and_then(|item| self.outflow.land(item)) {
+        if let Some(flight) = item.and_then(|item| self.outflow.land_for_good(item)) {
             self.acked += 1;
             self.changes.push(Change::Ack(flight));
         }

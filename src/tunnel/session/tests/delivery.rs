@@ -41,6 +41,29 @@ fn a_legacy_window_closes_after_four_unanswered_streams() {
 }
 
 #[test]
+fn an_ack_of_a_gateway_that_knows_no_ids_opens_its_window_when_it_is_stable() {
+    // X9
+    let mut world = World::new(&proof(&[], None), Lane::with(&[10; 9]), Habit::Frozen);
+    world.lane.frozen = true;
+    for acked in 0..2 {
+        let id = world.lane.id(acked);
+        world.give(Input::Pong(id.into()));
+        world.run();
+    }
+    assert_eq!((world.done.len(), world.lane.waiting.len()), (4, 1), "the second ack waits for the first");
+    world.lane.frozen = false;
+    for stable in 5..=6 {
+        let Some(batch) = world.lane.waiting.pop() else { break };
+        world.lane.frozen = stable == 5;
+        let settled = world.lane.carry_out(&batch);
+        world.give(Input::Settled(settled));
+        world.run();
+        assert_eq!(world.done.len(), stable);
+    }
+    assert_eq!(world.lane.fates()[..3], [Fate::Acked, Fate::Acked, Fate::Ready]);
+}
+
+#[test]
 fn what_was_not_acked_comes_again_under_the_same_stream_id() {
     let mut first = World::new(&proof(&[], None), Lane::with(&[10, 20]), Habit::Frozen);
     first.give(Input::Gone);
