@@ -89,9 +89,10 @@ pub(crate) struct Common {
 }
 
 impl Common {
-    /// Where everything is written.
+    /// Where everything is written; absolute, as Postfix wants it.
     fn root(&self) -> PathBuf {
-        self.dir.clone().unwrap_or_else(std::env::temp_dir)
+        let dir = self.dir.clone().unwrap_or_else(std::env::temp_dir);
+        std::path::absolute(&dir).unwrap_or(dir)
     }
 
     /// The relay's program for a side.

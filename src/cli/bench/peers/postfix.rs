@@ -15,6 +15,8 @@ use super::{Peer, files_below, free_address, program, wait_for};
 const QUEUES: [&str; 4] = ["maildrop", "incoming", "active", "deferred"];
 const MAIN: &str = include_str!("config/postfix-main.cf");
 const MASTER: &str = include_str!("config/postfix-master.cf");
+/// Of a failure, so many lines of its log are told.
+const LOG_LINES: usize = 5;
 /// The queue manager.
 const QMGR: &str = "qmgr unix n - n 300 1 qmgr";
 
@@ -65,7 +67,10 @@ impl Postfix {
         command.arg("-c").arg(self.root.join("config")).arg(verb);
         let output = command.stdin(Stdio::null()).output().context("postfix")?;
         let said = String::from_utf8_lossy(&output.stderr);
-        anyhow::ensure!(output.status.success(), "postfix {verb}: {said}");
+        // What it has to say goes to its log, once it has one.
+        let log = fs::read_to_string(self.root.join("log")).unwrap_or_default();
+        let told = log.lines().rev().take(LOG_LINES).collect::<Vec<_>>().join("\n");
+        anyhow::ensure!(output.status.success(), "postfix {verb}: {said}{told}");
         Ok(())
     }
 
