@@ -5,20 +5,15 @@
 //! on them that is half a gigabyte, whatever the cache is allowed to have. Reading pages that are in memory anyway
 //! fills the queues, and the pages of before go.
 //!
-//! Promise: what scans leave in memory beside the cache is about [`SEEN_BYTES_MAX`], and after a walk over everything about
-//! [`LEFT_BYTES_MAX`].
+//! Promise: what a scan leaves in memory is about [`SEEN_BYTES_MAX`] beside the cache.
 
 use std::collections::VecDeque;
 
 use super::{Engine, Trouble};
 use crate::index::Tree;
 
-/// Bytes that read pairs take in memory before the pages of before are let go.
+/// Bytes of pairs read before the pages of before are let go.
 const SEEN_BYTES_MAX: usize = 32 * 1024 * 1024;
-/// What may stay after a walk: less is not worth the accesses.
-const LEFT_BYTES_MAX: usize = 1024 * 1024;
-/// What a pair takes in memory beside its bytes: places in two lists, and the counts and rounding of two allocations.
-const PAIR_BYTES: usize = 96;
 /// A page has at least this many pairs.
 const PAGE_PAIRS_MIN: usize = 8;
 /// Pages that are remembered: some of each queue.
@@ -43,7 +38,7 @@ impl Seen {
             self.keys.push_front((tree, key.to_vec()));
         }
         self.pairs += 1;
-        self.bytes += key.len() + value.len() + PAIR_BYTES;
+        self.bytes += key.len() + value.len();
     }
 
     /// Pages and bytes.
@@ -54,10 +49,9 @@ impl Seen {
 
     /// Lets the engine count, when it is time.
     pub(super) fn let_go(&mut self, engine: &Engine) -> Result<(), Trouble> {
-        if self.bytes >= SEEN_BYTES_MAX { self.let_all_go(engine) } else { Ok(()) }
-    }
-
-    fn let_all_go(&mut self, engine: &Engine) -> Result<(), Trouble> {
+        if self.bytes < SEEN_BYTES_MAX {
+            return Ok(());
+        }
         for _ in 0..ACCESSES.div_ceil(self.keys.len()) {
             for (tree, key) in &self.keys {
                 engine.tree(*tree)?.get(key)?;
@@ -82,9 +76,6 @@ impl Engine {
                 seen.note(tree, &key, &value);
                 seen.let_go(self)?;
             }
-        }
-        if seen.bytes > LEFT_BYTES_MAX {
-            seen.let_all_go(self)?;
         }
         Ok(())
     }
