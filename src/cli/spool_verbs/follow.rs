@@ -82,7 +82,6 @@ pub(super) fn run(global: &Global, paint: Paint, args: &FollowArgs) -> anyhow::R
             );
             return Err(Stop::new(Exit::Later, text).into());
         };
-        note(global, &format!("following the running relay at {}; Ctrl-C ends", socket.display()));
         tokio::select! {
             ended = follow(global, paint, args, client) => ended,
             _ = tokio::signal::ctrl_c() => Ok(Exit::Done),
@@ -100,13 +99,17 @@ async fn follow(
 ) -> anyhow::Result<Exit> {
     let target = args.target();
     let socket = client.socket().to_owned();
+    // What is said when the relay has begun to tell, and not before: from then on nothing is missed.
+    let mut greeting = Some(format!("following the running relay at {}; Ctrl-C ends", socket.display()));
+    let back = "the relay is back; what happened meanwhile is in `waystation spool ls`";
     let mut is_away = false;
     loop {
         let mut reader = Reader::default();
         let ended: Result<(), End> = client
             .stream(&target, |bytes| {
-                if std::mem::take(&mut is_away) {
-                    note(global, "the relay is back; what happened meanwhile is in `waystation spool ls`");
+                is_away = false;
+                if let Some(words) = greeting.take() {
+                    note(global, &words);
                 }
                 reader.read(bytes).iter().try_for_each(|told| show(global, paint, told)).map_err(End::Output)
             })
@@ -124,6 +127,7 @@ async fn follow(
         if !std::mem::replace(&mut is_away, true) {
             note(global, "the relay went away; waiting until it is back");
         }
+        greeting = Some(back.to_owned());
         client = loop {
             tokio::time::sleep(LOOK_EVERY).await;
             if let Some(found) = Client::find(&socket).await.map_err(backend::stop)? {
