@@ -174,6 +174,7 @@ const PURE: &[&str] = &[
     "src/mail/verdict/key.rs",
     "src/mail/verdict/patience.rs",
     "src/mail/verdict/policy.rs",
+    "src/mail/verdict/record.rs",
     "src/mail/verdict/results.rs",
     "src/mail/verdict/signatures.rs",
     "src/mail/verdict/tags.rs",

@@ -1,16 +1,17 @@
 //! Driver: one order at an ACME server, from the account to the certificate (RFC 8555 section 7).
 //!
 //! Promises: what is shown for a validation is taken away when the order ends, however it ends; the whole order has
-//! [`PATIENCE`]. Failure policy: the server's own words, with those of each failed validation, in one [`OrderError`].
+//! [`PATIENCE`]; the key of the certificate before is used again, so that TLSA records that name it (RFC 7672 section 3.1) stay
+//! right over renewals. Failure policy: the server's own words, with those of each failed validation, in one [`OrderError`].
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use instant_acme::{
     Account, AuthorizationStatus, ChallengeType, Error, Identifier, NewAccount, NewOrder, Order, OrderStatus,
-    RetryPolicy,
+    Problem, RetryPolicy,
 };
-use rcgen::{CertificateParams, CustomExtension, KeyPair};
+use rcgen::{CertificateParams, CertificateSigningRequest, CustomExtension, DistinguishedName, KeyPair};
 use rustls::crypto::ring::sign::any_supported_type;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::sign::CertifiedKey;
@@ -31,6 +32,9 @@ const POLLS: RetryPolicy = RetryPolicy::new()
     .timeout(Duration::from_secs(120));
 /// Most characters of an error text that are kept; the server writes it.
 const WORDS_MAX: usize = 2000;
+/// Problem types of a key that the server does not want in a certificate (RFC 8555 section 6.7).
+const REFUSED_KEY: [&str; 2] =
+    ["urn:ietf:params:acme:error:badCSR", "urn:ietf:params:acme:error:badPublicKey"];
 /// Problem type of an account the server does not know (RFC 8555 section 6.7).
 const NO_ACCOUNT: &str = "urn:ietf:params:acme:error:accountDoesNotExist";
 
@@ -52,6 +56,9 @@ pub enum OrderError {
     /// The certificate for a validation could not be made.
     #[error("cannot make the certificate for the validation: {0}")]
     Challenge(String),
+    /// The key, or the request for a certificate of it, could not be made.
+    #[error("cannot make the request for the certificate: {0}")]
+    Request(String),
     /// Files.
     #[error(transparent)]
     Disk(#[from] SecretError),
@@ -120,9 +127,42 @@ async fn to_the_end(settings: &Settings, place: &Place, mut shown: Shown<'_>) ->
         Err(Error::Api(problem)) => return Err(invalid(&mut order, told(&problem)).await),
         Err(error) => return Err(error.into()),
     }
-    let key_pem = Zeroizing::new(order.finalize().await?);
+    let key = finalize(&mut order, &settings.names, place.key()).await?;
+    let key_pem = Zeroizing::new(key.serialize_pem());
     let chain_pem = order.poll_certificate(&POLLS).await?;
     Ok(Got { key_pem, chain_pem })
+}
+
+/// Says which key the certificate is for: the one that was kept, or a new one.
+async fn finalize(order: &mut Order, names: &[String], kept: Option<KeyPair>) -> Result<KeyPair, OrderError> {
+    if let Some(key) = kept {
+        match order.finalize_csr(request(names, &key)?.der()).await {
+            Ok(()) => return Ok(key),
+            // Its certificate was revoked as stolen, perhaps: no order with it would ever succeed.
+            Err(Error::Api(problem)) if is_refused_key(&problem) => tracing::warn!(
+                event = "relay.acme.key_refused",
+                "the ACME server does not take the key of the certificate before, so another is made; TLSA records need its name: {}",
+                told(&problem)
+            ),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let key = KeyPair::generate().map_err(|error| OrderError::Request(error.to_string()))?;
+    order.finalize_csr(request(names, &key)?.der()).await?;
+    Ok(key)
+}
+
+fn is_refused_key(problem: &Problem) -> bool {
+    problem.r#type.as_deref().is_some_and(|kind| REFUSED_KEY.contains(&kind))
+}
+
+/// What the server is asked to sign: the names, and the key.
+fn request(names: &[String], key: &KeyPair) -> Result<CertificateSigningRequest, OrderError> {
+    let failed = |error: rcgen::Error| OrderError::Request(error.to_string());
+    let mut params = CertificateParams::new(names).map_err(failed)?;
+    // Else it has a common name, which is none of the names that were proved.
+    params.distinguished_name = DistinguishedName::new();
+    params.serialize_request(key).map_err(failed)
 }
 
 async fn account(settings: &Settings, place: &Place) -> Result<Account, OrderError> {

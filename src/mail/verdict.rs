@@ -2,13 +2,15 @@
 //!
 //! * [`inspector`], [`claims`], [`body`]: while the message passes by: forged results go, what the checks need stays.
 //! * [`evaluate`], [`spf`], `lookups`: the drivers: DNS and mail-auth. [`patience`]: how long they may take.
-//! * [`signatures`], [`key`], [`tags`], [`policy`]: what can be said about signatures, keys and policies without asking anybody.
+//! * [`signatures`], [`key`], [`tags`], [`policy`], [`record`]: what can be said about signatures, keys and policies without
+//!   asking anybody.
 //! * [`results`]: our `Authentication-Results` field.
 //!
 //! Promises: a check that was not made or did not get its answers says so; it never counts as failed.
 //!
 //! Where we are stricter than mail-auth: syntax of SPF, several SPF or DMARC records at a name, void lookups, keys and signatures
-//! that RFC 8301 forbids, `l=`, `From` outside of `h=`, more than one address in `From`.
+//! that RFC 8301 forbids, `l=`, `From` outside of `h=`, more than one address in `From`, fields whose names readers take for
+//! others, names that macros of SPF cannot make. Where we are more patient: a fault in a DMARC record costs that tag only.
 
 pub mod body;
 pub mod claims;
@@ -18,6 +20,7 @@ pub mod key;
 mod lookups;
 pub mod patience;
 pub mod policy;
+pub mod record;
 pub mod results;
 pub mod signatures;
 pub mod spf;

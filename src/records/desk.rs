@@ -1,7 +1,8 @@
 //! Driver: the outcome of the latest check, for the admin API.
 //!
 //! Promises: an outcome is [`KEPT`] old at most; asked for afresh, the world is looked at again at most every [`FRESH_EVERY`];
-//! one check runs at a time, and whoever asks meanwhile gets its outcome.
+//! one check runs at a time, and whoever asks meanwhile gets its outcome; another plan is taken at once, also while a check
+//! runs, which may take as long as name servers are silent.
 
 use std::time::{Duration, Instant};
 
@@ -21,43 +22,61 @@ pub const KEPT: Duration = Duration::from_secs(300);
 /// Least time between two checks.
 pub const FRESH_EVERY: Duration = Duration::from_secs(30);
 
+/// What is looked at, and how.
+#[derive(Debug)]
+struct Plan {
+    site: Site,
+    settings: Settings,
+    /// Grows with another site: what was seen of the one before is of no use then.
+    generation: u64,
+}
+
+/// An outcome.
+#[derive(Debug)]
+struct Kept {
+    at: Instant,
+    /// Of the plan that was looked by.
+    generation: u64,
+    outcome: Value,
+}
+
 /// Looks, and remembers.
 #[derive(Debug)]
 pub struct Desk {
-    /// What is looked at, and how.
-    plan: Current<(Site, Settings)>,
+    plan: Current<Plan>,
     /// Where the certificate that is served can be seen.
     store: Option<std::sync::Arc<Store>>,
-    latest: Mutex<Option<(Instant, Value)>>,
+    /// Locked for as long as a check runs.
+    latest: Mutex<Option<Kept>>,
 }
 
 impl Desk {
     /// A desk that has looked at nothing yet.
     #[must_use]
     pub fn new(site: Site, settings: Settings, store: Option<std::sync::Arc<Store>>) -> Self {
-        Self { plan: Current::new((site, settings)), store, latest: Mutex::new(None) }
+        let plan = Plan { site, settings, generation: 0 };
+        Self { plan: Current::new(plan), store, latest: Mutex::new(None) }
     }
 
-    /// Looks at something else from now on; what was seen before is forgotten.
-    pub async fn follow(&self, site: Site, settings: Settings) {
-        let mut latest = self.latest.lock().await;
-        if self.plan.get().0 != site {
-            *latest = None;
-        }
-        self.plan.set((site, settings));
+    /// Looks at something else from now on; what was seen before is forgotten. Waits for nobody.
+    pub fn follow(&self, site: Site, settings: Settings) {
+        let before = self.plan.get();
+        let generation = before.generation + u64::from(before.site != site);
+        self.plan.set(Plan { site, settings, generation });
     }
 
     /// `{"checked_at", "records": [...], "ok"}`.
     pub async fn outcome(&self, fresh: bool) -> Value {
         let mut latest = self.latest.lock().await;
-        let age = latest.as_ref().map(|(at, _)| clock::monotonic().duration_since(*at));
+        // Read behind the lock: whoever waited for a check by an older plan looks by this one.
+        let plan = self.plan.get();
         let good = if fresh { FRESH_EVERY } else { KEPT };
-        if let (Some((_, outcome)), Some(age)) = (latest.as_ref(), age)
-            && age < good
+        if let Some(kept) = latest.as_ref().filter(|kept| kept.generation == plan.generation)
+            && clock::monotonic().duration_since(kept.at) < good
         {
-            return outcome.clone();
+            return kept.outcome.clone();
         }
-        let outcome = match look::look(&self.site(), &Extent::default(), &self.plan.get().1).await {
+        let outcome = match look::look(&self.site(&plan), &Extent::default(), &plan.settings).await {
             Ok(verdicts) => object(&verdicts),
             Err(error) => {
                 let mut object = object(&[]);
@@ -65,23 +84,24 @@ impl Desk {
                 object
             }
         };
-        *latest = Some((clock::monotonic(), outcome.clone()));
+        *latest =
+            Some(Kept { at: clock::monotonic(), generation: plan.generation, outcome: outcome.clone() });
         outcome
     }
 
     /// `{"records": [...], "dkim": [...]}`: what the relay wants published, and its public keys.
     #[must_use]
     pub fn wanted(&self) -> Value {
-        let site = self.site();
+        let site = self.site(&self.plan.get());
         let keys: &[DkimKey] = site.dkim.as_ref().map_or(&[], |dkim| &dkim.keys);
         let records: Vec<_> = wanted::records(&site).iter().map(zone::object).collect();
         json!({ "records": records, "dkim": keys })
     }
 
-    fn site(&self) -> Site {
+    fn site(&self, plan: &Plan) -> Site {
         let served = self.store.as_ref().and_then(|store| store.installed());
         let key = served.and_then(|installed| installed.key_sha256());
-        let site = self.plan.get().0.clone();
+        let site = plan.site.clone();
         Site { certificate_key: key.or(site.certificate_key), ..site }
     }
 }

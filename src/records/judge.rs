@@ -15,6 +15,9 @@ use serde_json::{Value, json};
 use super::Site;
 use super::answers::{Answers, Inquiry, Question};
 
+/// Why nobody minds how an address of ours looks.
+const THROUGH_SMARTHOST: &str = "of no weight while mail leaves through delivery.smarthost";
+
 /// How it stands with one record, the best first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Status {
@@ -80,6 +83,14 @@ impl Verdict {
         if status > self.status || (status == self.status && self.advice.is_empty()) {
             self.status = status;
             self.advice = advice.into();
+        }
+    }
+
+    /// Nobody minds what is wrong with it; `why` says so.
+    fn soften(&mut self, why: &str) {
+        if self.status > Status::Info {
+            self.status = Status::Info;
+            self.advice = format!("{why}: {}", self.advice);
         }
     }
 
@@ -149,8 +160,13 @@ pub fn judge(site: &Site, extent: &Extent, answers: &Answers) -> Judgement {
     verdicts.extend(secure::tlsa(site, ask));
     verdicts.extend(secure::caa(site, ask));
     for address in &ours {
-        verdicts.push(reach::pointer(site, *address, ask));
-        verdicts.extend(reach::listings(site, *address, ask));
+        let mut of_address = vec![reach::pointer(site, *address, ask)];
+        of_address.extend(reach::listings(site, *address, ask));
+        if site.smarthost.is_some() {
+            // Whom the smarthost sends to sees its address, and not ours.
+            of_address.iter_mut().for_each(|verdict| verdict.soften(THROUGH_SMARTHOST));
+        }
+        verdicts.extend(of_address);
     }
     verdicts.extend(reach::egress(extent, ask));
     Judgement { verdicts, open: inquiry.into_open() }

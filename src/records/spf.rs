@@ -14,6 +14,10 @@ use crate::mail::verdict::policy;
 
 /// Questions that a policy may cost (section 4.6.4).
 pub const LOOKUPS_MAX: usize = 10;
+/// Questions of a policy that may find nothing (section 4.6.4).
+pub const VOIDS_MAX: usize = 2;
+/// Mail exchangers that one `mx` may have (section 4.6.4).
+const EXCHANGERS_MAX: usize = 10;
 /// Deepest chain of includes that is followed.
 const DEPTH_MAX: usize = 12;
 /// Most names whose policies are read; more would be far over the limit of questions anyway.
@@ -62,6 +66,8 @@ pub struct Walk<'i, 'a> {
     inquiry: &'i mut Inquiry<'a>,
     /// Questions asked so far.
     pub lookups: usize,
+    /// Those for addresses and exchangers that found nothing.
+    pub voids: usize,
     policies: usize,
 }
 
@@ -76,7 +82,7 @@ enum Match {
 impl<'i, 'a> Walk<'i, 'a> {
     /// Begins one.
     pub fn new(inquiry: &'i mut Inquiry<'a>) -> Self {
-        Self { inquiry, lookups: 0, policies: 0 }
+        Self { inquiry, lookups: 0, voids: 0, policies: 0 }
     }
 
     /// What `record` of `domain` says about `address`.
@@ -166,8 +172,11 @@ impl<'i, 'a> Walk<'i, 'a> {
                 if target.contains('%') {
                     return Match::Open(format!("`{mechanism}` depends on the message"));
                 }
-                let hosts = if name == "a" { Ok(vec![target]) } else { self.exchangers(&target) };
+                let hosts = if name == "a" { Ok(vec![target.clone()]) } else { self.exchangers(&target) };
                 match hosts {
+                    Ok(hosts) if hosts.len() > EXCHANGERS_MAX => {
+                        Match::Broken(format!("{target} has more than {EXCHANGERS_MAX} mail exchangers"))
+                    }
                     Ok(hosts) => self.hosts(&hosts, lengths, address),
                     Err(why) => Match::Open(why),
                 }
@@ -193,15 +202,21 @@ impl<'i, 'a> Walk<'i, 'a> {
             Answer::Found(found) => {
                 Ok(found.records.into_iter().map(|mx| mx.host).filter(|host| !host.is_empty()).collect())
             }
-            Answer::NoRecords | Answer::NxDomain => Ok(Vec::new()),
+            Answer::NoRecords | Answer::NxDomain => {
+                self.voids += 1;
+                Ok(Vec::new())
+            }
             Answer::Temporary(why) => Err(format!("{domain}: {why}")),
         }
     }
 
     fn hosts(&mut self, hosts: &[String], lengths: [u8; 2], address: IpAddr) -> Match {
         let mut open = None;
-        for host in hosts.iter().take(LOOKUPS_MAX) {
-            let (found, why) = addresses(&self.inquiry.host(host));
+        for host in hosts {
+            let looked = self.inquiry.host(host);
+            let of_family = if address.is_ipv4() { &looked.v4 } else { &looked.v6 };
+            self.voids += usize::from(is_void(of_family));
+            let (found, why) = addresses(&looked);
             let length = lengths[usize::from(address.is_ipv6())];
             let covers = |found: &IpAddr| {
                 found.is_ipv4() == address.is_ipv4()
@@ -216,12 +231,18 @@ impl<'i, 'a> Walk<'i, 'a> {
     }
 
     fn hosts_exist(&mut self, host: &str) -> Match {
-        match self.inquiry.host(host).v4 {
+        let looked = self.inquiry.host(host).v4;
+        self.voids += usize::from(is_void(&looked));
+        match looked {
             Answer::Found(_) => Match::Yes,
             Answer::NoRecords | Answer::NxDomain => Match::No,
             Answer::Temporary(why) => Match::Open(format!("{host}: {why}")),
         }
     }
+}
+
+fn is_void<T>(answer: &Answer<T>) -> bool {
+    matches!(answer, Answer::NoRecords | Answer::NxDomain)
 }
 
 fn strip<'t>(term: &'t str, name: &str) -> Option<&'t str> {
@@ -337,6 +358,29 @@ mod tests {
         ];
         for (record, address, word, lookups) in table {
             assert_eq!(judge(record, address), (word, lookups), "{record} for {address}");
+        }
+    }
+
+    #[test]
+    fn questions_that_find_nothing_are_counted() {
+        let mut answers = world();
+        for name in ["gone1.example", "gone2.example", "gone3.example"] {
+            let (v4, v6) = (Answer::NxDomain, Answer::NxDomain);
+            let looked = Looked { host: name.to_owned(), preference: 0, v4, v6 };
+            answers.add(Question::Host(name.to_owned()), Reply::Host(looked));
+        }
+        answers.add(Question::Mx("gone1.example".to_owned()), Reply::Mx(Answer::NoRecords));
+        for (record, address, voids) in [
+            ("v=spf1 mx a -all", "192.0.2.25", 0),
+            ("v=spf1 mx a -all", "2001:db8::25", 2), // each has an IPv4 address only
+            ("v=spf1 a:gone1.example mx:gone1.example exists:gone1.example -all", "192.0.2.25", 3),
+            ("v=spf1 mx a:gone1.example a:gone2.example a:gone3.example -all", "192.0.2.25", 3),
+            ("v=spf1 a:%{d} include:down.example ptr -all", "192.0.2.25", 0),
+        ] {
+            let mut inquiry = Inquiry::new(&answers);
+            let mut walk = Walk::new(&mut inquiry);
+            walk.judge("our.example", record, address.parse().unwrap());
+            assert_eq!(walk.voids, voids, "{record} for {address}");
         }
     }
 

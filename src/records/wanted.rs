@@ -97,18 +97,28 @@ impl Record {
 pub fn records(site: &Site) -> Vec<Record> {
     let mut all = host(site);
     for domain in &site.domains {
-        all.extend(of_domain(site, domain));
+        for record in of_domain(site, domain) {
+            // Keys are of the signing domain, and sign for all domains below it.
+            if !all.contains(&record) {
+                all.push(record);
+            }
+        }
     }
     all.extend(site.addresses.iter().map(|address| pointer(site, *address)));
     if site.addresses.is_empty() {
         let unknown = Record::new("<address of this machine>", Kind::Ptr, &site.hostname);
-        all.push(Record { place: Place::Unknown, ..unknown }.note(PTR_NOTE));
+        all.push(Record { place: Place::Unknown, ..unknown }.note(pointer_note(site)));
     }
     all
 }
 
-const PTR_NOTE: &str =
-    "set by whoever gave you the address: look for \"reverse DNS\" in the provider's panel";
+fn pointer_note(site: &Site) -> &'static str {
+    if site.smarthost.is_some() {
+        "not needed while mail leaves through the smarthost"
+    } else {
+        "set by whoever gave you the address: look for \"reverse DNS\" in the provider's panel"
+    }
+}
 
 fn host(site: &Site) -> Vec<Record> {
     let name = &site.hostname;
@@ -123,8 +133,7 @@ fn host(site: &Site) -> Vec<Record> {
         all.push(Record::new(name, Kind::Txt, helo_spf()).note("SPF of bounces, which have no sender"));
     }
     if let (true, Some(key)) = (site.dane, &site.certificate_key) {
-        let note =
-            "only in a zone signed with DNSSEC; publish a new one before the certificate's key changes";
+        let note = "only in a zone signed with DNSSEC; ACME renewals keep the key: publish a new one before it changes";
         all.push(Record::new(tlsa_name(name), Kind::Tlsa, tlsa_value(key)).note(note));
     }
     if let Some(issuer) = &site.issuer {
@@ -161,7 +170,7 @@ fn address_record(name: &str, address: IpAddr) -> Record {
 }
 
 fn pointer(site: &Site, address: IpAddr) -> Record {
-    let record = Record::new(reverse_name(address), Kind::Ptr, &site.hostname).note(PTR_NOTE);
+    let record = Record::new(reverse_name(address), Kind::Ptr, &site.hostname).note(pointer_note(site));
     Record { place: Place::Provider, ..record }
 }
 
@@ -337,6 +346,35 @@ mod tests {
         };
         let other = Site { sts: Some(StsMode::Testing), ..full.clone() };
         assert!(id(&full).is_some() && id(&full) != id(&other), "another policy has another id");
+    }
+
+    #[test]
+    fn a_key_that_signs_for_several_domains_is_listed_once() {
+        let key = DkimKey { algorithm: "rsa".into(), selector: "s".into(), record: "v=DKIM1; p=AAAA".into() };
+        for domains in [vec!["our.example", "sub.our.example"], vec!["a.our.example", "b.our.example"]] {
+            let several = Site {
+                domains: domains.into_iter().map(str::to_owned).collect(),
+                dkim: Some(Dkim { domain: "our.example".to_owned(), keys: vec![key.clone()] }),
+                sts: Some(StsMode::Enforce),
+                ..site()
+            };
+            let all = records(&several);
+            let mut names: Vec<_> =
+                all.iter().filter(|r| r.kind == Kind::Txt).map(|r| r.name.as_str()).collect();
+            assert!(names.contains(&"s._domainkey.our.example"), "{names:?}");
+            let before = names.len();
+            names.sort_unstable();
+            names.dedup();
+            assert_eq!(names.len(), before, "{names:?}");
+        }
+    }
+
+    #[test]
+    fn through_a_smarthost_nobody_asks_for_the_name_of_our_address() {
+        let pointer = |site: &Site| records(site).into_iter().find(|r| r.kind == Kind::Ptr).unwrap().note;
+        assert!(pointer(&site()).contains("reverse DNS"));
+        let through = Site { smarthost: Some("smtp.isp.example:587".to_owned()), ..site() };
+        assert!(pointer(&through).contains("not needed"));
     }
 
     #[test]

@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
+use data_encoding::BASE64;
+use ed25519_dalek::{Signer as _, SigningKey};
 use futures_util::future::join;
 use hickory_resolver::proto::rr::RecordType;
+use sha2::{Digest as _, Sha256};
 use waystation::mail::verdict::evaluate::Judged;
 use waystation::mail::verdict::patience::SILENT_MAX;
 use waystation::mail::verdict::{Verdicts, Word};
@@ -17,11 +20,35 @@ const SIGNATURE: &str = "v=1; a=ed25519-sha256; c=relaxed/relaxed; s=s; h=from; 
 
 /// A world in which `bank.test` wants forgeries refused and `evil.test` is the forger's.
 async fn world() -> World {
-    let world = World::start().await;
+    prepared(World::start().await)
+}
+
+/// The same, where a silent name server takes all the time there is.
+async fn hurried() -> World {
+    prepared(World::patient(Duration::from_secs(2), Duration::from_secs(30)).await)
+}
+
+fn prepared(world: World) -> World {
     world.dns.txt("_dmarc.bank.test", &["v=DMARC1; p=reject"]);
     world.dns.txt("evil.test", &["v=spf1 ip4:192.0.2.1 -all"]);
-    world.dns.txt("s._domainkey.evil.test", &["k=ed25519; p=11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo="]);
+    let key = BASE64.encode(key().verifying_key().as_bytes());
+    world.dns.txt("s._domainkey.evil.test", &[&format!("k=ed25519; p={key}")]);
     world
+}
+
+/// The forger's.
+fn key() -> SigningKey {
+    SigningKey::from_bytes(&[7; 32])
+}
+
+/// A signature with the forger's key over an empty body and these fields (names in lower case, no blanks around), whoever
+/// `tags` say it is of.
+fn signed(tags: &str, fields: &[(&str, &str)]) -> String {
+    let bh = BASE64.encode(&Sha256::digest(b""));
+    let list = format!("v=1; a=ed25519-sha256; c=relaxed/relaxed; bh={bh}; {tags}; b=");
+    let fields: String = fields.iter().map(|(name, value)| format!("{name}:{value}\r\n")).collect();
+    let digest = Sha256::digest(format!("{fields}dkim-signature:{list}"));
+    format!("DKIM-Signature: {list}{}\r\n", BASE64.encode(&key().sign(&digest).to_bytes()))
 }
 
 async fn forged(world: &World, header: &str) -> Judged {
@@ -38,8 +65,8 @@ fn failed(judged: &Judged, what: &str) {
 
 #[tokio::test]
 async fn a_key_of_the_forgers_that_nobody_can_name_excuses_nothing() {
-    for trouble in [Trouble::ServFail, Trouble::Refused] {
-        let world = world().await;
+    for trouble in [Trouble::ServFail, Trouble::Refused, Trouble::Timeout] {
+        let world = hurried().await;
         world.dns.trouble("s._domainkey.evil.test", None, Some(trouble));
         world.dns.trouble("_dmarc.evil.test", None, Some(trouble));
         let header = format!("DKIM-Signature: {SIGNATURE}; d=evil.test\r\nFrom: <ceo@bank.test>\r\n");
@@ -51,6 +78,106 @@ async fn a_key_of_the_forgers_that_nobody_can_name_excuses_nothing() {
         let header = format!("DKIM-Signature: {SIGNATURE}; d=mail.bank.test\r\nFrom: <ceo@bank.test>\r\n");
         let judged = forged(&world, &header).await;
         assert_eq!((judged.verdicts.dmarc.word, judged.refuse), (Word::TempError, false), "aligned");
+    }
+}
+
+#[tokio::test]
+async fn a_policy_of_the_forgers_that_never_comes_excuses_nothing() {
+    let world = hurried().await;
+    world.dns.trouble("evil.test", Some(RecordType::TXT), Some(Trouble::Timeout));
+    let words = |judged: &Judged| (judged.verdicts.spf.word, judged.verdicts.dmarc.word, judged.refuse);
+    let judged = forged(&world, "From: <ceo@bank.test>\r\n").await;
+    assert_eq!(words(&judged), (Word::TempError, Word::Fail, true), "{:?}", judged.verdicts); // M12
+    // That of the bank itself might have vouched for it.
+    world.dns.trouble("bank.test", Some(RecordType::TXT), Some(Trouble::Timeout));
+    let message = b"From: <ceo@bank.test>\r\n\r\n";
+    let judged = world.judge("192.0.2.1", "evil.test", "ceo@bank.test", message).await;
+    assert_eq!(words(&judged), (Word::TempError, Word::TempError, false), "{:?}", judged.verdicts); // M4
+}
+
+#[tokio::test]
+async fn a_greeting_or_a_sender_that_is_no_name_makes_no_trouble_of_dns() {
+    let world = world().await;
+    let message = b"From: <ceo@bank.test>\r\n\r\n";
+    let words = |judged: &Judged| (judged.verdicts.spf.word, judged.verdicts.dmarc.word, judged.refuse);
+    for policy in ["exists:%{h}.spf.bank.test", "a:%{h}.spf.bank.test", "mx:%{h}.spf.bank.test"] {
+        world.dns.txt("bank.test", &[&format!("v=spf1 {policy} -all")]);
+        for helo in ["a..b", "jumping jupiter", &"a".repeat(64)] {
+            let judged = world.judge("192.0.2.1", helo, "ceo@bank.test", message).await;
+            assert_eq!(words(&judged), (Word::PermError, Word::Fail, true), "{policy} {helo}"); // M12
+        }
+        let judged = world.judge("192.0.2.1", "h.test", "ceo@bank.test", message).await;
+        assert_eq!(words(&judged), (Word::Fail, Word::Fail, true), "{policy}");
+        world.dns.trouble("h.test.spf.bank.test", None, Some(Trouble::ServFail));
+        let judged = world.judge("192.0.2.1", "h.test", "ceo@bank.test", message).await;
+        assert_eq!(words(&judged), (Word::TempError, Word::TempError, false), "{policy}"); // M4
+        world.dns.trouble("h.test.spf.bank.test", None, None);
+    }
+    world.dns.txt("bank.test", &["v=spf1 exists:%{l}.spf.bank.test -all"]);
+    let judged = world.judge("192.0.2.1", "h.test", "a..b@bank.test", message).await;
+    assert_eq!(words(&judged), (Word::PermError, Word::Fail, true));
+}
+
+#[tokio::test]
+async fn a_signature_is_never_said_to_be_of_another_domain_than_the_one_it_verified_for() {
+    let world = world().await;
+    for (tags, word) in [
+        ("d=evil.test; s=s; h=from", Word::Pass),
+        ("d=bank.test; s=s; h=from; D=evil.test", Word::Neutral),
+        ("D=bank.test; s=s; h=from; d=evil.test", Word::Neutral),
+        ("d=evil.test; s=none; h=from; S=s", Word::Neutral),
+        // The library begins a new tag in the middle of a number that is none.
+        ("d=bank.test; s=x; h=from; T=x d=evil.test; X=x s=s", Word::Pass),
+    ] {
+        let signature = signed(tags, &[("from", "<ceo@bank.test>")]);
+        let judged = forged(&world, &format!("{signature}From: <ceo@bank.test>\r\n")).await;
+        let dkim = &judged.verdicts.dkim[0];
+        assert_eq!(dkim.word, word, "{tags}: {dkim:?}"); // M5
+        if word == Word::Pass {
+            assert_eq!((dkim.domain.as_str(), dkim.selector.as_str()), ("evil.test", "s"), "{tags}");
+            assert!(!String::from_utf8_lossy(&judged.field).contains("header.d=bank.test"), "{tags}");
+        }
+        failed(&judged, tags);
+    }
+}
+
+#[tokio::test]
+async fn blanks_before_a_colon_hide_no_field_from_a_signature() {
+    let world = world().await;
+    let from = "From: <x@evil.test>\r\n";
+    let fields = [("from", "<x@evil.test>"), ("subject", "x")];
+    let signature = signed("d=evil.test; s=s; h=from:subject:subject", &fields);
+    for (before, word) in [
+        ("", Word::Pass),
+        ("X-Other : y\r\n", Word::Pass),
+        ("Subject: y\r\n", Word::Fail),
+        ("Subject : y\r\n", Word::Neutral),
+        ("subject\t: y\r\n", Word::Neutral),
+        ("Subject\x0c: y\r\n", Word::Neutral),
+    ] {
+        let judged = forged(&world, &format!("{before}{signature}{from}")).await;
+        let dkim = &judged.verdicts.dkim[0];
+        assert_eq!(dkim.word, word, "{before:?}: {dkim:?}"); // M7
+    }
+}
+
+#[tokio::test]
+async fn a_from_field_in_an_odd_spelling_is_judged_or_makes_the_header_malformed() {
+    let world = world().await;
+    for name in ["From ", "from\t", "\tFROM \t"] {
+        failed(&forged(&world, &format!("{name}: <ceo@bank.test>\r\n")).await, name);
+    }
+    for header in [
+        "From\x0c: <ceo@bank.test>\r\n",
+        "From\u{a0}: <ceo@bank.test>\r\n",
+        "From\r\n : <ceo@bank.test>\r\n",
+        "no field\r\nFrom: <ceo@bank.test>\r\n",
+        "From: <x@evil.test>\r\nFrom : <ceo@bank.test>\r\n",
+        "From\x0b: <ceo@bank.test>\r\nFrom: <x@evil.test>\r\n",
+    ] {
+        let dmarc = forged(&world, header).await.verdicts.dmarc;
+        let said = (dmarc.word, dmarc.reason.as_str());
+        assert_eq!(said, (Word::PermError, "header is malformed"), "{header:?}"); // M7
     }
 }
 

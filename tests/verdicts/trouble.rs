@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use hickory_resolver::proto::rr::RecordType;
+use waystation::mail::outbound::route::dns::Eyes;
 use waystation::mail::verdict::patience::SILENT_MAX;
 use waystation::mail::verdict::spf::Sender;
 use waystation::mail::verdict::{Budget, NAMES_PER_CONNECTION_MAX, Word};
 
-use super::world::{World, inspect};
+use super::world::{World, inspect, resolver};
 use crate::support::dns::Trouble;
 
 const MESSAGE: &[u8] = b"DKIM-Signature: v=1; a=rsa-sha256; c=relaxed/relaxed; d=a.test; s=s; h=from; bh=47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=; b=AAAA\r\nFrom: <x@a.test>\r\n\r\n";
@@ -36,7 +38,7 @@ async fn what_dns_does_not_say_is_temporary_and_never_a_failure() {
 async fn a_dead_resolver_costs_less_and_less() {
     let full = Duration::from_millis(1500);
     let world = World::patient(full, Duration::from_secs(30)).await;
-    for name in ["a.test", "s._domainkey.a.test", "_dmarc.a.test"] {
+    for name in ["a.test", "s._domainkey.a.test", "_dmarc.a.test", "_dmarc.test"] {
         world.dns.trouble(name, None, Some(Trouble::Timeout));
     }
     for _ in 0..SILENT_MAX + 5 {
@@ -46,7 +48,7 @@ async fn a_dead_resolver_costs_less_and_less() {
     assert!(world.number("waystation_verify_timeouts_total") > 7.0);
     // Eight full waits would be twelve seconds.
     assert!(world.number("waystation_verify_seconds_sum") < 8.0);
-    for name in ["a.test", "s._domainkey.a.test", "_dmarc.a.test"] {
+    for name in ["a.test", "s._domainkey.a.test", "_dmarc.a.test", "_dmarc.test"] {
         world.dns.trouble(name, None, None);
     }
     world.dns.txt("a.test", &["v=spf1 ip4:192.0.2.1 -all"]);
@@ -78,6 +80,75 @@ async fn one_connection_cannot_make_us_ask_for_everything() {
     }
     assert!(known > 300 && over > 300, "{known} known, {over} over"); // U10
     assert!(world.dns.queries_total() < NAMES_PER_CONNECTION_MAX + 200, "{}", world.dns.queries_total());
+}
+
+/// A world that may be remembered, with names that have more than a thousand addresses.
+async fn large() -> World {
+    let world = World::start().await;
+    world.dns.ttl(300);
+    let many: Vec<String> = (0..1500).map(|n| format!("10.1.{}.{}", n / 250, n % 250)).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    for name in ["big1.test", "big2.test"] {
+        world.dns.host(name, &many);
+    }
+    world.dns.host("small.test", &["10.1.0.1", "10.1.0.2"]);
+    world
+}
+
+#[tokio::test]
+async fn answers_of_a_stranger_are_read_up_to_a_bound_and_the_large_are_not_remembered() {
+    let world = large().await;
+    world.dns.txt("a.test", &["v=spf1 a:small.test a:big1.test a:big2.test -all"]);
+    world.dns.txt("b.test", &["v=spf1 exists:big2.test -all"]);
+    let asked = |name: &str| world.dns.queries(name, RecordType::A);
+    let spf = async |from: &str| world.judge("192.0.2.1", "h.test", from, MESSAGE).await.verdicts.spf.word;
+    assert_eq!(spf("x@a.test").await, Word::TempError);
+    let (small, big) = (asked("small.test"), asked("big1.test"));
+    assert!(small > 0 && big > 0);
+    assert_eq!(asked("big2.test"), 0, "the bound was reached before"); // U4
+    assert_eq!(spf("x@a.test").await, Word::TempError);
+    assert_eq!(asked("small.test"), small, "what is small is remembered");
+    assert!(asked("big1.test") > big, "what is large was remembered");
+    // Whether a name exists is asked without anybody seeing how much came back.
+    assert_eq!(spf("x@b.test").await, Word::Pass);
+    let big = asked("big2.test");
+    assert_eq!(spf("x@b.test").await, Word::Pass);
+    assert!(asked("big2.test") > big, "what is large was remembered");
+    // The policy of whoever is said to have written it does not suffer.
+    world.dns.txt("_dmarc.bank.test", &["v=DMARC1; p=reject"]);
+    let judged = world.judge("192.0.2.1", "h.test", "x@a.test", b"From: <ceo@bank.test>\r\n\r\n").await;
+    assert_eq!((judged.verdicts.dmarc.word, judged.refuse), (Word::Fail, true)); // M12
+}
+
+#[tokio::test]
+async fn policies_of_a_stranger_that_are_too_large_are_trouble_and_others_are_not() {
+    let world = World::start().await;
+    let filler = "x".repeat(50_000);
+    for n in 0..8 {
+        world.dns.txt(&format!("i{n}.test"), &["v=spf1 ?all", &filler]);
+    }
+    let includes = |count: usize| (0..count).map(|n| format!(" include:i{n}.test")).collect::<String>();
+    world.dns.txt("few.test", &[&format!("v=spf1{} ip4:192.0.2.1 -all", includes(2))]);
+    world.dns.txt("many.test", &[&format!("v=spf1{} ip4:192.0.2.1 -all", includes(8))]);
+    for (from, word) in [("x@few.test", Word::Pass), ("x@many.test", Word::TempError)] {
+        let verdicts = world.judge("192.0.2.1", "h.test", from, MESSAGE).await.verdicts;
+        assert_eq!(verdicts.spf.word, word, "{from}"); // U4
+    }
+}
+
+#[tokio::test]
+async fn a_large_answer_is_forgotten_by_those_who_deliver_too() {
+    let world = large().await;
+    let dns = resolver(&world.dns, Duration::from_secs(5));
+    for eyes in [Eyes::Plain, Eyes::Validating] {
+        for (name, remembered) in [("small.test", true), ("big1.test", false)] {
+            let found = dns.v4(eyes, name).await;
+            assert!(found.found().is_some(), "{eyes:?} {name}: {found:?}");
+            let asked = world.dns.queries(name, RecordType::A);
+            dns.v4(eyes, name).await;
+            assert_eq!(world.dns.queries(name, RecordType::A) == asked, remembered, "{eyes:?} {name}");
+        }
+    }
 }
 
 #[tokio::test]

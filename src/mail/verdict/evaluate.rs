@@ -1,17 +1,18 @@
 //! The checks of one message, by mail-auth and the daemon's resolver.
 //!
-//! Promises: every message gets its [`Judged`], within `verify.timeout_ms`; a check without answers in time is
-//! `temperror`, never `fail` (M4); a check that breaks is `temperror`, too, and the message is accepted all the same
+//! Promises: every message gets its [`Judged`], within `verify.timeout_ms` and `DMARC_RESERVE`; a check without answers in
+//! time is `temperror`, never `fail` (M4); a check that breaks is `temperror`, too, and the message is accepted all the same
 //! (M15). At most [`EVALUATIONS_MAX`] at a time.
+//!
+//! What belongs to the author of a message and what a forger brings along are asked for at the same time, so that name servers
+//! of the forger's that are slow cost him his own results, and not the author's policy.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use futures_util::future::{join, join_all};
-use mail_auth::common::parse::TxtRecordParser as _;
+use futures_util::future::{join, join_all, join3};
 use mail_auth::common::verify::VerifySignature as _;
 use mail_auth::dkim::DkimError;
-use mail_auth::dmarc::Dmarc as Record;
 use mail_auth::dmarc::verify::DmarcParameters;
 use mail_auth::hickory_resolver::TokioResolver;
 use mail_auth::{
@@ -26,7 +27,7 @@ use super::lookups::{Budget, Lookups, Missing};
 use super::patience::Patience;
 use super::signatures::{self, Candidate, Signed};
 use super::spf::{self, Sender};
-use super::{BODY_HASH_REASON, Dmarc, Spf, Verdicts, Word, key, results};
+use super::{BODY_HASH_REASON, Dmarc, Spf, Verdicts, Word, key, record, results};
 use crate::clock;
 use crate::observe::Metrics;
 
@@ -36,6 +37,9 @@ pub const EVALUATIONS_MAX: usize = 256;
 const DOMAIN_BYTES_MAX: usize = 253;
 /// Labels of a name that are walked up for a DMARC record (RFC 9989 section 4.10).
 const WALK_MAX: usize = 8;
+/// What DMARC has for itself when the time is over. The author's records are there by then; what is left are those between an
+/// aligned name and the author's organisation.
+const DMARC_RESERVE: Duration = Duration::from_millis(500);
 /// What is written when DNS did not say.
 const NO_ANSWER: &str = "no answer from DNS";
 
@@ -236,7 +240,14 @@ impl Check<'_> {
         // With a final dot it is the same name, but the library asks for another one.
         let dot = |c| matches!(c, '.' | '\u{3002}' | '\u{ff0e}' | '\u{ff61}'); // as UTS 46 has it
         message.from.iter_mut().for_each(|from| from.truncate(from.trim_end_matches(dot).len()));
-        let (spf, ()) = join(self.spf(sender, ours), self.keys(&mut dkim)).await;
+        let author = author(&message.from, from_fields);
+        let policies = async {
+            if let Ok(domain) = &author {
+                self.policies(domain).await;
+            }
+        };
+        // The policies come first, so that nothing that a stranger makes us ask for takes their place.
+        let ((), (), spf) = join3(policies, self.keys(&mut dkim), self.spf(sender, ours)).await;
         message.dkim_headers = dkim.iter_mut().filter_map(|candidate| candidate.header.take()).collect();
         let message = &message;
         let (outputs, arc) = join(self.dkim(message), self.arc(message, arc)).await;
@@ -256,7 +267,10 @@ impl Check<'_> {
                 counted.push(output);
             }
         }
-        let dmarc = self.dmarc(message, from_fields, &counted, &spf, sender).await;
+        let dmarc = match author {
+            Ok(domain) => self.dmarc(message, domain, &counted, &spf, sender).await,
+            Err((word, reason)) => Dmarc { word, reason: reason.to_owned(), ..Dmarc::default() },
+        };
         let b = dkim.iter().map(|candidate| candidate.b.clone()).collect();
         let dkim = dkim.into_iter().map(|candidate| candidate.found).collect();
         (Verdicts { spf: spf::found(&spf, sender), dkim, dmarc, arc }, b)
@@ -327,35 +341,13 @@ impl Check<'_> {
     async fn dmarc<'m>(
         &'m self,
         message: &'m AuthenticatedMessage<'m>,
-        from_fields: usize,
+        domain: String,
         dkim: &'m [DkimOutput<'m>],
         spf: &'m SpfOutput,
         sender: &Sender,
     ) -> Dmarc {
-        let none = |reason: &str| Dmarc { reason: reason.to_owned(), ..Dmarc::default() };
-        // Never choose silently (M7): whoever shows the message may choose otherwise. The library writes addresses that
-        // nothing separates as one.
-        let from = match (from_fields, message.from.as_slice()) {
-            (0, _) => return none("no From field"),
-            (1, [from]) if from.matches('@').count() > 1 => return none("several addresses in From"),
-            (1, [from]) => from,
-            (1, []) => return none("no address in From"),
-            (1, _) => return none("several addresses in From"),
-            _ => return none("several From fields"),
-        };
-        let Some((_, domain)) = from.rsplit_once('@') else { return none("no address in From") };
-        let domain = match idna::domain_to_ascii(domain) {
-            Ok(domain) => domain,
-            // An odd `xn--` label does not take a name out of its owner's policy.
-            Err(_) if domain.is_ascii() => domain.to_ascii_lowercase(),
-            Err(_) => return none("no domain in From"),
-        };
-        // A folded address may be as long as a whole field; what goes into records and frames is a name.
-        if domain.len() > DOMAIN_BYTES_MAX {
-            return none("no domain in From");
-        }
-        let checked = within(self.deadline, async {
-            self.policies(&domain).await;
+        let until = self.deadline.max(clock::monotonic() + DMARC_RESERVE);
+        let checked = within(until, async {
             let from = sender.domain();
             let parameters = Parameters::new(DmarcParameters {
                 message,
@@ -385,9 +377,10 @@ impl Check<'_> {
         let names = lengths.map(|length| format!("_dmarc.{}", labels[total - length..].join(".")));
         join_all(names.map(|name| async move {
             let error = |error| Txt::Error(Error::Dns(error));
-            let answer = match self.lookups.txt(&name).await {
+            let found = within(self.deadline, self.lookups.txt(&name)).await.unwrap_or(Err(Missing::Unknown));
+            let answer = match found {
                 Ok(records) => {
-                    let mut valid = records.iter().filter_map(|record| Record::parse(record).ok());
+                    let mut valid = records.iter().filter_map(|text| record::read(text));
                     match (valid.next(), valid.next()) {
                         (Some(only), None) => Txt::from(only),
                         _ => error(DnsError::InvalidRecordType),
@@ -400,6 +393,34 @@ impl Check<'_> {
         }))
         .await;
     }
+}
+
+/// The domain whose policy counts.
+///
+/// # Errors
+/// Why there is none.
+fn author(addresses: &[String], from_fields: usize) -> Result<String, (Word, &'static str)> {
+    let none = |reason| Err((Word::None, reason));
+    // Never choose silently (M7): whoever shows the message may choose otherwise. The library writes addresses that
+    // nothing separates as one.
+    let address = match (from_fields, addresses) {
+        (0, _) => return none("no From field"),
+        (1, [address]) if address.matches('@').count() > 1 => return none("several addresses in From"),
+        (1, [address]) => address,
+        (1, []) => return none("no address in From"),
+        (1, _) => return none("several addresses in From"),
+        // RFC 5322 section 3.6 allows one: whoever writes two means to show one and to have the other judged.
+        _ => return Err((Word::PermError, "several From fields")),
+    };
+    let Some((_, domain)) = address.rsplit_once('@') else { return none("no address in From") };
+    let domain = match idna::domain_to_ascii(domain) {
+        Ok(domain) => domain,
+        // An odd `xn--` label does not take a name out of its owner's policy.
+        Err(_) if domain.is_ascii() => domain.to_ascii_lowercase(),
+        Err(_) => return none("no domain in From"),
+    };
+    // A folded address may be as long as a whole field; what goes into records and frames is a name.
+    if domain.len() > DOMAIN_BYTES_MAX { none("no domain in From") } else { Ok(domain) }
 }
 
 fn excuse(flaw: Flaw) -> (Word, &'static str) {

@@ -3,20 +3,24 @@
 //! mail-auth offers to remember answers; here it remembers nothing, because the resolver does. The offer is used to see
 //! every question go by: to count them against the budget of the connection (U10), to count those that found nothing
 //! (RFC 7208 section 4.6.4), and to slip in answers that were checked more strictly than mail-auth does.
+//!
+//! Whoever chooses the questions of SPF chooses the size of the answers, too. So they may fill [`ANSWERS_BYTES_MAX`] for one
+//! message, and what is large is taken out of the resolver's memory again, which counts answers and not their size. Keys and
+//! policies are few, and not counted: how much a stranger's SPF costs must not decide about their answers.
 
 use std::borrow::Borrow;
 use std::collections::{HashMap, HashSet};
-use std::hash::{DefaultHasher, Hash, Hasher as _};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
 use mail_auth::common::resolver::ToFqdn as _;
 use mail_auth::hickory_resolver::TokioResolver;
 use mail_auth::hickory_resolver::net::{DnsError, NetError};
 use mail_auth::hickory_resolver::proto::op::ResponseCode;
-use mail_auth::hickory_resolver::proto::rr::{Name, RData};
-use mail_auth::{MX, RecordSet, ResolverCache, Txt};
+use mail_auth::hickory_resolver::proto::rr::{Name, RData, RecordType};
+use mail_auth::{DnssecStatus, MX, RecordSet, ResolverCache, Txt};
 
 /// Most different names that the messages of one connection may make us ask for.
 pub const NAMES_PER_CONNECTION_MAX: usize = 1000;
@@ -24,6 +28,14 @@ pub const NAMES_PER_CONNECTION_MAX: usize = 1000;
 const NAMES_PER_MESSAGE: usize = 400;
 /// Most records taken from one answer.
 const RECORDS_MAX: usize = 100;
+/// Most memory for the answers that SPF of one message asks for, bytes. Large policies need a tenth.
+const ANSWERS_BYTES_MAX: usize = 256 * 1024;
+/// Largest answer that the resolver may go on remembering, bytes of memory.
+const KEPT_BYTES_MAX: usize = 32 * 1024;
+/// What one record takes in memory beside its data, bytes: sixteen octets on the wire become that many.
+const RECORD_BYTES: usize = 300;
+/// What one string of a TXT record takes beside its octets, bytes.
+const STRING_BYTES: usize = 32;
 
 /// Names that a connection has made us ask for, as hashes.
 #[derive(Clone, Debug, Default)]
@@ -37,8 +49,8 @@ impl Budget {
     }
 
     /// True while the question is known or there is room for it.
-    fn take(&mut self, question: Question) -> bool {
-        let question = hash(&question);
+    fn take(&mut self, question: &Question) -> bool {
+        let question = hash(question);
         if !self.0.contains(&question) && self.0.len() >= NAMES_PER_CONNECTION_MAX {
             return false;
         }
@@ -47,13 +59,40 @@ impl Budget {
     }
 }
 
-/// A question; of the name only a hash, because mail-auth shows no more of it.
-type Question = (Kind, u64);
+/// A question; the name as [`spelled`].
+type Question = (Kind, Box<[u8]>);
 
 fn hash<T: Hash + ?Sized>(value: &T) -> u64 {
     let mut hasher = DefaultHasher::new();
     value.hash(&mut hasher);
     hasher.finish()
+}
+
+/// Keeps what it is given. mail-auth shows a name only as something that can be hashed.
+#[derive(Default)]
+struct Letters(Vec<u8>);
+
+impl Hasher for Letters {
+    /// Nobody asks.
+    fn finish(&self) -> u64 {
+        0
+    }
+
+    fn write(&mut self, octets: &[u8]) {
+        self.0.extend_from_slice(octets);
+    }
+}
+
+/// The octets that a name gives to its hash.
+fn spelled<T: Hash + ?Sized>(name: &T) -> Box<[u8]> {
+    let mut letters = Letters::default();
+    name.hash(&mut letters);
+    letters.0.into_boxed_slice()
+}
+
+/// The name that was [`spelled`], if it was a text: behind its letters comes an octet that no text has.
+fn text(spelled: &[u8]) -> Option<&str> {
+    std::str::from_utf8(spelled.strip_suffix(&[0xff])?).ok()
 }
 
 /// What is asked for.
@@ -64,6 +103,18 @@ enum Kind {
     V4,
     V6,
     Ptr,
+}
+
+impl Kind {
+    fn record(self) -> RecordType {
+        match self {
+            Self::Txt => RecordType::TXT,
+            Self::Mx => RecordType::MX,
+            Self::V4 => RecordType::A,
+            Self::V6 => RecordType::AAAA,
+            Self::Ptr => RecordType::PTR,
+        }
+    }
 }
 
 /// Why there are no records.
@@ -84,8 +135,11 @@ pub(super) struct Lookups {
 #[derive(Default)]
 struct State {
     budget: Budget,
+    /// More was asked for, or came, than one message may make us ask for and read.
     over: bool,
     answered: bool,
+    /// Memory for the answers of SPF so far, all runs together.
+    answers_bytes: usize,
     /// Answers that were checked before.
     known: HashMap<Box<str>, Txt>,
     /// What went by, in order.
@@ -94,6 +148,8 @@ struct State {
     found: HashSet<Question>,
     /// Names of TXT records that were found.
     texts: Vec<Box<str>>,
+    /// Questions for addresses whose answers never came by here, of all runs.
+    unseen: HashSet<Question>,
 }
 
 impl Lookups {
@@ -130,6 +186,18 @@ impl Lookups {
         state.texts.clear();
     }
 
+    /// The message has asked for too much, or got too much: nothing is certain any more.
+    pub(super) fn is_over(&self) -> bool {
+        self.state().over
+    }
+
+    /// The latest question was for a name that DNS cannot carry, so that nobody was asked.
+    pub(super) fn is_no_name(&self) -> bool {
+        let state = self.state();
+        let last = state.asked.last().filter(|(kind, _)| *kind != Kind::Ptr);
+        last.and_then(|(_, name)| text(name)).is_some_and(|name| Name::from_str_relaxed(name).is_err())
+    }
+
     /// Names of the TXT records that were found and not known before.
     pub(super) fn texts(&self) -> Vec<Box<str>> {
         self.state().texts.clone()
@@ -141,28 +209,52 @@ impl Lookups {
         let state = self.state();
         let last = state.asked.iter().rev().find(|(kind, _)| *kind != Kind::Txt);
         let open = |question: &Question| !state.found.contains(question);
-        let void = state.asked.iter().filter(|&&(kind, name)| match kind {
-            Kind::Mx => open(&(kind, name)),
-            Kind::V4 => open(&(kind, name)) && !(last == Some(&(Kind::V6, name))),
-            Kind::V6 => open(&(kind, name)) && !state.asked.contains(&(Kind::V4, name)),
-            Kind::Txt | Kind::Ptr => false,
+        let void = state.asked.iter().filter(|&question| {
+            let (kind, name) = question;
+            let of_it = |(other, asked): &Question, wanted: Kind| *other == wanted && asked == name;
+            match kind {
+                Kind::Mx => open(question),
+                Kind::V4 => open(question) && !last.is_some_and(|last| of_it(last, Kind::V6)),
+                Kind::V6 => open(question) && !state.asked.iter().any(|asked| of_it(asked, Kind::V4)),
+                Kind::Txt | Kind::Ptr => false,
+            }
         });
         void.count()
     }
 
     /// TXT records, the strings of each put together.
     pub(super) async fn txt(&self, name: &str) -> Result<Vec<Vec<u8>>, Missing> {
-        if !self.may_ask(Kind::Txt, hash(name.to_fqdn().as_ref())) {
+        self.ask_txt(name).await.map(|(texts, _)| texts)
+    }
+
+    /// The same for SPF, where it counts how large the answer is.
+    pub(super) async fn spf(&self, name: &str) -> Result<Vec<Vec<u8>>, Missing> {
+        let (texts, bytes) = self.ask_txt(name).await?;
+        self.weigh(bytes);
+        Ok(texts)
+    }
+
+    /// TXT records, and how much memory the answer takes.
+    async fn ask_txt(&self, name: &str) -> Result<(Vec<Vec<u8>>, usize), Missing> {
+        let name = name.to_fqdn();
+        if !self.may_ask(&(Kind::Txt, spelled::<str>(&name))) {
             return Err(Missing::Unknown);
         }
-        let Ok(asked) = Name::from_str_relaxed(name.to_fqdn().as_ref()) else { return Err(Missing::None) };
-        let lookup = self.resolver.txt_lookup(asked).await.map_err(|error| self.missing(&error))?;
+        let Ok(asked) = Name::from_str_relaxed(&*name) else { return Err(Missing::None) };
+        let lookup = self.resolver.txt_lookup(asked.clone()).await.map_err(|error| self.missing(&error))?;
         self.state().answered = true;
         let texts = lookup.answers().iter().filter_map(|record| {
             let RData::TXT(txt) = &record.data else { return None };
-            Some(txt.txt_data.concat())
+            Some(&txt.txt_data)
         });
-        Ok(texts.take(RECORDS_MAX).collect())
+        let weight = |strings: &[Box<[u8]>]| -> usize {
+            RECORD_BYTES + strings.iter().map(|string| STRING_BYTES + string.len()).sum::<usize>()
+        };
+        let bytes: usize = texts.clone().map(|strings| weight(strings)).sum();
+        if bytes > KEPT_BYTES_MAX {
+            self.resolver.clear_lookup_cache(asked, RecordType::TXT);
+        }
+        Ok((texts.take(RECORDS_MAX).map(|strings| strings.concat()).collect(), bytes))
     }
 
     fn missing(&self, error: &NetError) -> Missing {
@@ -174,25 +266,57 @@ impl Lookups {
         if empty { Missing::None } else { Missing::Unknown }
     }
 
-    fn may_ask(&self, kind: Kind, name: u64) -> bool {
+    fn may_ask(&self, question: &Question) -> bool {
         let mut state = self.state();
-        let may = state.budget.take((kind, name));
+        let may = state.budget.take(question);
         state.over |= !may;
         may
     }
 
-    fn asked(&self, kind: Kind, name: u64) {
-        self.may_ask(kind, name);
+    /// Counts an answer of SPF.
+    fn weigh(&self, bytes: usize) {
+        let mut state = self.state();
+        state.answers_bytes = state.answers_bytes.saturating_add(bytes);
+        state.over |= state.answers_bytes > ANSWERS_BYTES_MAX;
+    }
+
+    fn asked(&self, kind: Kind, name: Box<[u8]>) {
+        let question = (kind, name);
+        self.may_ask(&question);
         let mut state = self.state();
         if state.asked.len() < NAMES_PER_CONNECTION_MAX {
-            state.asked.push((kind, name));
+            if matches!(kind, Kind::V4 | Kind::V6) {
+                state.unseen.insert(question.clone());
+            }
+            state.asked.push(question);
         }
     }
 
-    fn found(&self, kind: Kind, name: u64) {
-        let mut state = self.state();
-        state.answered = true;
-        state.found.insert((kind, name));
+    /// An answer came by. `owner`: what the resolver remembers it under.
+    fn found(&self, question: Question, owner: Option<Name>, bytes: usize) {
+        self.weigh(bytes);
+        let kind = question.0.record();
+        {
+            let mut state = self.state();
+            state.answered = true;
+            state.unseen.remove(&question);
+            state.found.insert(question);
+        }
+        if let Some(owner) = owner.filter(|_| bytes > KEPT_BYTES_MAX) {
+            self.resolver.clear_lookup_cache(owner, kind);
+        }
+    }
+}
+
+impl Drop for Lookups {
+    /// Whether a name exists (`exists:`) is asked past our eyes, and such an answer may have any size.
+    fn drop(&mut self) {
+        let unseen = std::mem::take(&mut self.state().unseen);
+        for (kind, name) in unseen {
+            if let Some(owner) = text(&name).and_then(|name| Name::from_str_relaxed(name).ok()) {
+                self.resolver.clear_lookup_cache(owner, kind.record());
+            }
+        }
     }
 }
 
@@ -211,7 +335,7 @@ impl ResolverCache<Box<str>, Txt> for Lookups {
         if known.is_some() {
             return known;
         }
-        self.asked(Kind::Txt, hash(name));
+        self.asked(Kind::Txt, spelled(name));
         self.state().over.then(not_now)
     }
 
@@ -230,20 +354,67 @@ impl ResolverCache<Box<str>, Txt> for Lookups {
     }
 }
 
-/// The other kinds are only watched.
+/// Data of a record, and how much memory it takes.
+trait Data {
+    fn bytes(&self) -> usize;
+}
+
+impl Data for Ipv4Addr {
+    fn bytes(&self) -> usize {
+        RECORD_BYTES
+    }
+}
+
+impl Data for Ipv6Addr {
+    fn bytes(&self) -> usize {
+        RECORD_BYTES
+    }
+}
+
+impl Data for Box<str> {
+    fn bytes(&self) -> usize {
+        RECORD_BYTES + self.len()
+    }
+}
+
+impl Data for MX {
+    fn bytes(&self) -> usize {
+        self.exchanges.iter().map(Data::bytes).sum()
+    }
+}
+
+/// What an answer is remembered under.
+trait Owner {
+    fn name(&self) -> Option<Name>;
+}
+
+impl Owner for Box<str> {
+    fn name(&self) -> Option<Name> {
+        Name::from_str_relaxed(self).ok()
+    }
+}
+
+impl Owner for IpAddr {
+    fn name(&self) -> Option<Name> {
+        Some(Name::from(*self))
+    }
+}
+
+/// The other kinds are only watched; over the budget there is nothing.
 macro_rules! watched {
-    ($key:ty, $value:ty, $kind:expr) => {
-        impl ResolverCache<$key, $value> for Lookups {
-            fn get<Q>(&self, name: &Q) -> Option<$value>
+    ($key:ty, $data:ty, $kind:expr) => {
+        impl ResolverCache<$key, RecordSet<$data>> for Lookups {
+            fn get<Q>(&self, name: &Q) -> Option<RecordSet<$data>>
             where
                 $key: Borrow<Q>,
                 Q: Hash + Eq + ?Sized,
             {
-                self.asked($kind, hash(name));
-                None
+                self.asked($kind, spelled(name));
+                let nothing = || RecordSet { rrset: Arc::default(), dnssec_status: DnssecStatus::default() };
+                self.state().over.then(nothing)
             }
 
-            fn remove<Q>(&self, _: &Q) -> Option<$value>
+            fn remove<Q>(&self, _: &Q) -> Option<RecordSet<$data>>
             where
                 $key: Borrow<Q>,
                 Q: Hash + Eq + ?Sized,
@@ -251,17 +422,18 @@ macro_rules! watched {
                 None
             }
 
-            fn insert(&self, name: $key, _: $value, _: Instant) {
-                self.found($kind, hash(&name));
+            fn insert(&self, name: $key, records: RecordSet<$data>, _: Instant) {
+                let bytes = records.rrset.iter().map(Data::bytes).sum();
+                self.found(($kind, spelled(&name)), name.name(), bytes);
             }
         }
     };
 }
 
-watched!(Box<str>, RecordSet<MX>, Kind::Mx);
-watched!(Box<str>, RecordSet<Ipv4Addr>, Kind::V4);
-watched!(Box<str>, RecordSet<Ipv6Addr>, Kind::V6);
-watched!(IpAddr, RecordSet<Box<str>>, Kind::Ptr);
+watched!(Box<str>, MX, Kind::Mx);
+watched!(Box<str>, Ipv4Addr, Kind::V4);
+watched!(Box<str>, Ipv6Addr, Kind::V6);
+watched!(IpAddr, Box<str>, Kind::Ptr);
 
 #[cfg(test)]
 mod tests {
@@ -270,14 +442,35 @@ mod tests {
     #[test]
     fn a_connection_has_had_its_share_before_a_message_lacks_answers() {
         let mut budget = Budget::default();
-        let mut asked = 0;
+        let mut asked = 0_u64;
         while !budget.is_spent() {
-            assert!(budget.take((Kind::Txt, asked)));
+            assert!(budget.take(&(Kind::Txt, spelled(&asked))));
             asked += 1;
         }
         assert!(asked > 500); // U10
-        let left = (0..NAMES_PER_MESSAGE as u64 + 100).filter(|n| budget.take((Kind::Mx, *n))).count();
+        let room = NAMES_PER_MESSAGE as u64 + 100;
+        let left = (0..room).filter(|n| budget.take(&(Kind::Mx, spelled(n)))).count();
         assert!(left >= NAMES_PER_MESSAGE - 1, "{left}");
         assert!(budget.is_spent());
+    }
+
+    #[test]
+    fn a_name_that_is_hashed_can_be_read() {
+        let owned: Box<str> = "a..b.example.".into();
+        for spelled in [spelled("a..b.example."), spelled(&owned)] {
+            assert_eq!(text(&spelled), Some("a..b.example."));
+        }
+        assert_eq!(text(&spelled(&7_u64)), None);
+    }
+
+    #[test]
+    fn what_takes_much_memory_weighs_much_however_little_it_is_on_the_wire() {
+        let four_thousand = [Ipv4Addr::LOCALHOST; 4000];
+        assert!(four_thousand.iter().map(Data::bytes).sum::<usize>() > ANSWERS_BYTES_MAX);
+        let usual = [Ipv4Addr::LOCALHOST; 40];
+        assert!(usual.iter().map(Data::bytes).sum::<usize>() < KEPT_BYTES_MAX);
+        let exchanger: Box<str> = "mx.a.example.".into();
+        let mx = MX { exchanges: vec![exchanger; 3].into_boxed_slice(), preference: 10 };
+        assert_eq!(mx.bytes(), 3 * (RECORD_BYTES + 13));
     }
 }

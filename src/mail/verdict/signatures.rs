@@ -2,11 +2,15 @@
 //!
 //! Promises: at most [`DKIM_SIGNATURES_MAX`] DKIM signatures are looked at (M10), and of each at most
 //! [`SIGNED_FIELDS_MAX`] signed fields, so that the time for one message is bounded. What may not count for anything
-//! (RFC 8301: SHA-1; `l=`) is known before a key is asked for.
+//! (RFC 8301: SHA-1; `l=`) is known before a key is asked for. A result bears the names that the key is asked for with.
+//!
+//! A field whose name has blanks or controls in it is another name to the library, and the same one to many readers
+//! (`Subject : x`, RFC 5322 section 4.5). So it covers what a signature says about that name, and the signature is of no use.
 //!
 //! Words: a signature that does not make sense, has expired or comes from the future is `neutral` (RFC 8601 section
 //! 2.7.1: not able to be processed); one that is not good enough is `policy`.
 
+use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use mail_auth::AuthenticatedMessage;
@@ -50,6 +54,14 @@ pub struct Candidate<'h> {
     pub partial: bool,
     /// The signature, when a key must be asked for.
     pub header: Option<Header<'h, Signature>>,
+}
+
+impl Candidate<'_> {
+    /// It cannot be processed.
+    fn drop_for(&mut self, reason: &str) {
+        self.header = None;
+        (self.found.word, self.found.reason) = (Word::Neutral, reason.to_owned());
+    }
 }
 
 /// A message's header with its signatures.
@@ -100,12 +112,12 @@ pub fn read(header: &[u8], now: Option<u64>) -> Result<Signed<'_>, Flaw> {
 
 fn parse(header: &[u8], now: Option<u64>) -> Result<Signed<'_>, Flaw> {
     let mut message = AuthenticatedMessage::parse_with_opts(header, None, false).unwrap_or_default();
-    let fields = !message.headers.is_empty();
-    let whole = header.is_empty() || header.ends_with(b"\n");
-    if !whole
-        || (fields && message.body_offset() != header.len())
-        || message.headers.iter().any(|(name, _)| name.is_empty() || name.ends_with(b"\n"))
-    {
+    // The library reads up to the first line that is no field, and of a header that begins with one it says nothing.
+    let whole = match message.headers.as_slice() {
+        [] => header.trim_ascii().is_empty(),
+        [_, ..] => header.ends_with(b"\n") && message.body_offset() == header.len(),
+    };
+    if !whole || message.headers.iter().any(|(name, _)| name.is_empty() || name.ends_with(b"\n")) {
         return Err(Flaw::HeaderMalformed);
     }
     message.dkim_headers.clear();
@@ -117,12 +129,60 @@ fn parse(header: &[u8], now: Option<u64>) -> Result<Signed<'_>, Flaw> {
             .copied()
             .filter(move |(name, _)| name.trim_ascii().eq_ignore_ascii_case(wanted))
     };
+    let names = Names::of(&message);
+    // One that the library reads is judged, however it is spelled. One that it does not see, or that stands beside another,
+    // is there to be seen by others only.
+    if names.odd_from && (names.from > 1 || message.from.is_empty()) {
+        return Err(Flaw::HeaderMalformed);
+    }
     let dkim = named(b"DKIM-Signature").take(DKIM_SIGNATURES_MAX);
-    let dkim = dkim.map(|(name, value)| seen(candidate(name, value, now), &message)).collect();
-    let from_fields = named(b"From").count();
+    let dkim = dkim.map(|(name, value)| names.checked(seen(candidate(name, value, now), &message))).collect();
     let seals = named(b"ARC-Seal").count();
-    let arc = arc(&message, seals);
-    Ok(Signed { message, dkim, from_fields, arc })
+    let arc = arc(&message, seals, &names);
+    Ok(Signed { message, dkim, from_fields: names.from, arc })
+}
+
+/// What is to be known about the names of a header's fields.
+struct Names {
+    /// Lower case, without what cannot be seen: those of fields that are spelled with blanks or controls.
+    odd: HashSet<Vec<u8>>,
+    /// `From` fields, in any spelling.
+    from: usize,
+    /// One of them is an odd one.
+    odd_from: bool,
+}
+
+impl Names {
+    fn of(message: &AuthenticatedMessage<'_>) -> Self {
+        let mut names = Self { odd: HashSet::new(), from: 0, odd_from: false };
+        for (spelled, _) in &message.headers {
+            // As the inspector takes them: only what can be seen counts.
+            let name = spelled.iter().filter(|octet| octet.is_ascii_graphic()).map(u8::to_ascii_lowercase);
+            let name: Vec<u8> = name.collect();
+            let odd = name.len() != spelled.len();
+            if name == b"from" {
+                names.from += 1;
+                names.odd_from |= odd;
+            }
+            if odd {
+                names.odd.insert(name);
+            }
+        }
+        names
+    }
+
+    /// Whether there is an odd field that a reader may take for one of these.
+    fn hide(&self, signed: &[String]) -> bool {
+        !self.odd.is_empty()
+            && signed.iter().any(|name| self.odd.contains(name.to_ascii_lowercase().as_bytes()))
+    }
+
+    fn checked<'h>(&self, mut candidate: Candidate<'h>) -> Candidate<'h> {
+        if candidate.header.as_ref().is_some_and(|header| self.hide(&header.header.h)) {
+            candidate.drop_for("a signed field is spelled with blanks");
+        }
+        candidate
+    }
 }
 
 /// The library panics over a signature that it has not seen itself, and it does not see one in a field whose name has
@@ -136,8 +196,7 @@ fn seen<'h>(mut candidate: Candidate<'h>, message: &AuthenticatedMessage<'_>) ->
             .any(|(form, algorithm, limit, _)| (*form, *algorithm, *limit) == (header.cb, hash, header.l))
     });
     if !known {
-        candidate.header = None;
-        (candidate.found.word, candidate.found.reason) = (Word::Neutral, "malformed signature".to_owned());
+        candidate.drop_for("malformed signature");
     }
     candidate
 }
@@ -176,13 +235,29 @@ fn candidate<'h>(name: &'h [u8], value: &'h [u8], now: Option<u64>) -> Candidate
     let b = tags.get("b").unwrap_or_default().chars().take(B_PREFIX_BYTES).collect();
     let mut candidate = Candidate { found, b, partial: tags.get("l").is_some(), header: None };
     match acceptable(&tags, value, now) {
-        Ok(signature) => candidate.header = Some(Header { name, value, header: signature }),
+        Ok(signature) => {
+            // The library reads tags more loosely than we do. What it has read is what the key is asked for with, and a
+            // result in another name would be a forgery of ours.
+            candidate.found.domain = domain(&signature.d);
+            candidate.found.selector = clipped(&signature.s);
+            algorithm(signature.a).clone_into(&mut candidate.found.algorithm);
+            candidate.partial = signature.l > 0;
+            candidate.header = Some(Header { name, value, header: signature });
+        }
         Err((word, reason)) => {
             candidate.found.word = word;
             reason.clone_into(&mut candidate.found.reason);
         }
     }
     candidate
+}
+
+fn algorithm(algorithm: Algorithm) -> &'static str {
+    match algorithm {
+        Algorithm::RsaSha1 => "rsa-sha1",
+        Algorithm::RsaSha256 => "rsa-sha256",
+        Algorithm::Ed25519Sha256 => "ed25519-sha256",
+    }
 }
 
 fn acceptable(tags: &Tags, value: &[u8], now: Option<u64>) -> Result<Signature, (Word, &'static str)> {
@@ -199,7 +274,7 @@ fn acceptable(tags: &Tags, value: &[u8], now: Option<u64>) -> Result<Signature, 
     if signature.a == Algorithm::RsaSha1 {
         return Err((Word::Policy, "rsa-sha1 is too weak")); // RFC 8301 section 3.1
     }
-    if tags.lists("h", "from") != Some(true) {
+    if !signature.h.iter().any(|name| name.eq_ignore_ascii_case("from")) {
         return Err(neutral("From is not signed")); // RFC 6376 section 5.4
     }
     if signature.h.len() > SIGNED_FIELDS_MAX {
@@ -233,7 +308,7 @@ fn acceptable(tags: &Tags, value: &[u8], now: Option<u64>) -> Result<Signature, 
 }
 
 /// What is wrong with the chain before its seals are looked at.
-fn arc(message: &AuthenticatedMessage<'_>, seals: usize) -> Option<Word> {
+fn arc(message: &AuthenticatedMessage<'_>, seals: usize, names: &Names) -> Option<Word> {
     let (signatures, results) = (&message.ams_headers, &message.aar_headers);
     if message.has_arc_errors {
         return Some(Word::Fail);
@@ -246,7 +321,9 @@ fn arc(message: &AuthenticatedMessage<'_>, seals: usize) -> Option<Word> {
         || signatures.len() != message.as_headers.len()
         || signatures.len() != results.len()
         || signatures.iter().any(|header| header.header.h.len() > SIGNED_FIELDS_MAX || weak(header.header.a))
-        || message.as_headers.iter().any(|header| weak(header.header.a));
+        || message.as_headers.iter().any(|header| weak(header.header.a))
+        // Of the signatures only the last is checked.
+        || signatures.last().is_some_and(|header| names.hide(&header.header.h));
     broken.then_some(Word::Fail)
 }
 

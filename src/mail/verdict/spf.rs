@@ -4,6 +4,10 @@
 //! So every record that it used is looked at here, and if it should not have been used as it is, the check is made again
 //! with what should: a domain with two records is `permerror` (section 4.5), so is a syntax error anywhere (section 4.6)
 //! and a third void lookup (section 4.6.4).
+//!
+//! mail-auth also calls it trouble of DNS when a macro makes something that is no name, so that nobody can be asked. What
+//! `EHLO` and the reverse-path hold is the client's choice: that is `permerror`, too, and excuses nobody. `temperror` is left
+//! for questions that went out and were not answered, and for policies that ask for too much.
 
 use std::net::IpAddr;
 
@@ -79,11 +83,20 @@ pub(super) async fn check(
         output = authenticator.verify_spf(parameters).await;
         let mut changed = false;
         for name in lookups.texts() {
+            if lookups.is_over() {
+                break;
+            }
             changed |= know(lookups, &name, client.is_ipv4()).await;
         }
         if !changed {
             break;
         }
+    }
+    if lookups.is_over() {
+        return SpfOutput::new(domain).with_result(SpfResult::TempError);
+    }
+    if output.result() == SpfResult::TempError && lookups.is_no_name() {
+        return SpfOutput::new(domain).with_result(SpfResult::PermError);
     }
     if !matches!(output.result(), SpfResult::TempError | SpfResult::None) && lookups.void() > VOID_MAX {
         return SpfOutput::new(domain).with_result(SpfResult::PermError);
@@ -95,7 +108,7 @@ pub(super) async fn check(
 /// it for.
 async fn know(lookups: &Lookups, domain: &str, client_is_v4: bool) -> bool {
     let error = |error| Txt::Error(Error::Dns(error));
-    let found = lookups.txt(domain).await;
+    let found = lookups.spf(domain).await;
     let mut records = found.iter().flatten().filter(|text| is_policy(text));
     let (answer, changed) = match (&found, records.next(), records.next()) {
         (Err(Missing::Unknown), ..) => (error(DnsError::Resolver("no answer".to_owned())), false),

@@ -1,6 +1,7 @@
 //! PURE: tag lists (RFC 6376 section 3.2), as far as the checks look at them themselves.
 //!
-//! Policy: nothing is repaired; a list with a tag twice or without a name is no list.
+//! Policy: nothing is repaired; a list with a tag twice or without a name is no list. Letter case tells tags apart, but not
+//! for mail-auth, which takes the last of `d=` and `D=`: so both are one tag twice.
 
 /// Tags of one list, values without any blanks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -10,7 +11,7 @@ impl Tags {
     /// Reads a list; `None` when it is none.
     #[must_use]
     pub fn parse(list: &[u8]) -> Option<Self> {
-        let mut tags = Vec::new();
+        let mut tags: Vec<(String, String)> = Vec::new();
         for spec in list.split(|&b| b == b';') {
             if spec.trim_ascii().is_empty() {
                 continue;
@@ -23,10 +24,16 @@ impl Tags {
             let value = spec[equals + 1..].iter().copied().filter(|b| !b.is_ascii_whitespace()).collect();
             tags.push((name.to_owned(), String::from_utf8(value).ok()?));
         }
-        let mut names: Vec<&str> = tags.iter().map(|(name, _)| name.as_str()).collect();
+        let mut names: Vec<String> = tags.iter().map(|(name, _)| name.to_ascii_lowercase()).collect();
         names.sort_unstable();
         let twice = names.windows(2).any(|pair| pair[0] == pair[1]);
         (!twice).then_some(Self(tags))
+    }
+
+    /// The tag that comes first, and its value.
+    #[must_use]
+    pub fn first(&self) -> Option<(&str, &str)> {
+        self.0.first().map(|(tag, value)| (tag.as_str(), value.as_str()))
     }
 
     /// The value of a tag.
@@ -54,7 +61,8 @@ mod tests {
             (tags.lists("h", "TO"), tags.lists("h", "cc"), tags.lists("y", "z")),
             (Some(true), Some(false), None)
         );
-        for list in ["v=1; v=1", "v", "=x", "a b=c", "\u{e9}=1"] {
+        assert_eq!((tags.first(), Tags::default().first()), (Some(("v", "1")), None));
+        for list in ["v=1; v=1", "d=a; b=c; D=e", "v", "=x", "a b=c", "\u{e9}=1"] {
             assert_eq!(Tags::parse(list.as_bytes()), None, "{list}");
         }
     }

@@ -35,10 +35,19 @@ pub(super) fn mta_sts(site: &Site, domain: &str, ask: &mut Inquiry<'_>) -> Vec<V
             "senders are not told that this relay speaks TLS: publish it, or set smtp.mta_sts = \"off\"";
         return vec![verdict.with(Status::Missing, advice)];
     }
-    if mta_sts::announced_id(&texts).is_none() {
+    let announced = mta_sts::announced_id(&texts);
+    if announced.is_none() {
         verdict
             .say(Status::Wrong, "it must be one record like `v=STSv1; id=20260101` (RFC 8461 section 3.1)");
         return vec![verdict];
+    }
+    // The id is a hash of what this relay serves, so it only says something about that.
+    let ours = wanted::sts_policy(site).and_then(|policy| mta_sts::parse(policy.as_bytes()).ok());
+    let id = mta_sts::announced_id(&[wanted::sts_record(site).into_bytes()]);
+    if ours.is_some_and(|ours| ask.policy(domain).is_ok_and(|found| found == ours)) && announced != id {
+        let advice =
+            "the id is not of the policy that is served: senders that know it keep the policy of before";
+        verdict.say(Status::Risky, advice);
     }
     let policy = policy(site, domain, ask);
     vec![verdict, policy]
@@ -50,7 +59,14 @@ fn policy(site: &Site, domain: &str, ask: &mut Inquiry<'_>) -> Verdict {
     let found = match ask.policy(domain) {
         Ok(found) => found,
         Err(why) => {
-            let advice = format!("the policy that the record announces cannot be fetched: {why}");
+            let host = format!("mta-sts.{domain}");
+            // Whom files, or a proxy in front, have a certificate for is not known here.
+            let names = Some(&site.certificate_names).filter(|names| site.sts.is_some() && !names.is_empty());
+            let advice = if names.is_some_and(|names| !names.contains(&host)) {
+                format!("{host} is not in tls.acme.names, so nobody can fetch the policy: {why}")
+            } else {
+                format!("the policy that the record announces cannot be fetched: {why}")
+            };
             return Verdict::new(name, "HTTPS", want, Vec::new()).with(Status::Wrong, advice);
         }
     };

@@ -3,7 +3,7 @@
 use core::net::IpAddr;
 
 use super::super::answers::Inquiry;
-use super::super::spf::{self, LOOKUPS_MAX, Walk, Word};
+use super::super::spf::{self, LOOKUPS_MAX, VOIDS_MAX, Walk, Word};
 use super::super::{DkimKey, Site, is_at_or_below, wanted};
 use super::{Status, Verdict, readable};
 use crate::mail::outbound::prepare::dkim::record_name;
@@ -52,13 +52,13 @@ fn policy(name: &str, want: String, ours: &[IpAddr], absent: Status, ask: &mut I
         verdict.say(Status::Wrong, "`+all` lets the whole world send in this name: end it with `-all`");
         return verdict;
     }
-    let mut lookups = 0;
+    let (mut lookups, mut voids) = (0, 0);
     // Without an address of ours there are still questions to count.
     let anywhere = [IpAddr::from([192, 0, 2, 1])];
     for address in if ours.is_empty() { &anywhere } else { ours } {
         let mut walk = Walk::new(ask);
         let word = walk.judge(name, record, *address);
-        lookups = lookups.max(walk.lookups);
+        (lookups, voids) = (lookups.max(walk.lookups), voids.max(walk.voids));
         match word {
             Word::Broken(why) => verdict.say(Status::Wrong, format!("receivers cannot use it: {why}")),
             _ if ours.is_empty() => {}
@@ -83,6 +83,12 @@ fn policy(name: &str, want: String, ours: &[IpAddr], absent: Status, ask: &mut I
             "it costs {lookups} look-ups, and more than {LOOKUPS_MAX} make it void (RFC 7208 section 4.6.4)"
         );
         verdict.say(Status::Wrong, advice);
+    }
+    if voids > VOIDS_MAX {
+        let advice = format!(
+            "{voids} of its look-ups find nothing, and some receivers use no policy with more than {VOIDS_MAX} such (RFC 7208 section 4.6.4)"
+        );
+        verdict.say(Status::Risky, advice);
     }
     verdict
 }

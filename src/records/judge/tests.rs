@@ -55,7 +55,7 @@ impl World {
         world.txt("mx.our.example", &["v=spf1 a -all"]);
         world.txt("s._domainkey.our.example", &[ED]);
         world.txt("_dmarc.our.example", &["v=DMARC1; p=quarantine; rua=mailto:postmaster@our.example"]);
-        world.txt("_mta-sts.our.example", &["v=STSv1; id=1"]);
+        world.txt("_mta-sts.our.example", &[&wanted::sts_record(&site())]);
         world.txt("_smtp._tls.our.example", &["v=TLSRPTv1; rua=mailto:postmaster@our.example"]);
         world.policy(&wanted::sts_policy(&site()).unwrap());
         world.ptr(&["mx.our.example"]);
@@ -342,6 +342,8 @@ fn spf_is_one_record_that_allows_us_within_ten_questions() {
     let spf = "our.example TXT";
     let many: Vec<String> = (0..11).map(|n| format!("a:h{n}.our.example")).collect();
     let many = format!("v=spf1 {} mx -all", many.join(" "));
+    let ten = [(10_u16, "mx.our.example"); 10];
+    let eleven = [(10_u16, "mx.our.example"); 11];
     table(vec![
         row(spf, |w| w.txt("our.example", &["unrelated"]), Missing, "no SPF record"),
         row(spf, |w| w.txt("our.example", &["v=spf1 mx -all", "v=spf1 -all"]), Wrong, "one SPF record only"),
@@ -351,6 +353,15 @@ fn spf_is_one_record_that_allows_us_within_ten_questions() {
         row(spf, |w| w.txt("our.example", &["v=spf1 ip4:9.9.9.9 ~all"]), Wrong, "does not allow"),
         row(spf, |w| w.txt("our.example", &["v=spf1 ip4:9.9.9.9 ?all"]), Risky, "says nothing about"),
         row(spf, move |w| w.txt("our.example", &[&many]), Wrong, "costs 12 look-ups"),
+        row(
+            spf,
+            |w| w.txt("our.example", &["v=spf1 mx a:x.example a:y.example exists:z.example -all"]),
+            Risky,
+            "3 of its look-ups find nothing",
+        ),
+        row(spf, |w| w.txt("our.example", &["v=spf1 mx a:x.example a:y.example -all"]), Fine, ""),
+        row(spf, move |w| w.mx(&eleven), Wrong, "our.example has more than 10 mail exchangers"),
+        row(spf, move |w| w.mx(&ten), Fine, ""),
         row(spf, |w| w.txt("our.example", &["v=spf1 mx include:none.example -all"]), Fine, ""),
         row(
             spf,
@@ -505,6 +516,35 @@ fn block_lists_are_heard_and_refusals_to_answer_are_no_listing() {
 }
 
 #[test]
+fn through_a_smarthost_nobody_minds_how_our_address_looks() {
+    let through = Site { smarthost: Some("smtp.isp.example:587".into()), ..site() };
+    let (ptr, list) = ("25.9.9.9.in-addr.arpa PTR", "25.9.9.9.bl.example DNSBL");
+    expect(&through, |_| (), ptr, Fine, "");
+    expect(&through, |w| w.ptr(&[]), ptr, Info, "delivery.smarthost: 9.9.9.25 has no name");
+    expect(&through, |w| w.ptr(&["elsewhere.example"]), ptr, Info, "does not lead back");
+    expect(&through, |w| w.silent(Question::Ptr("9.9.9.25".parse().unwrap())), ptr, Info, "timed out");
+    expect(&through, |w| w.host("25.9.9.9.bl.example", &["127.0.0.2"]), list, Info, "block list");
+    // What leads mail here matters all the same.
+    expect(&through, |w| w.host("mx.our.example", &[]), "mx.our.example A", Missing, "has no address");
+}
+
+#[test]
+fn a_policy_whose_host_the_certificate_lacks_says_where_to_add_it() {
+    let policy = "https://mta-sts.our.example/.well-known/mta-sts.txt HTTPS";
+    let silent = |w: &mut World| w.silent(Question::Policy("our.example".into()));
+    for sts in [StsMode::Testing, StsMode::Enforce] {
+        let narrow = Site { sts: Some(sts), certificate_names: vec!["mx.our.example".into()], ..site() };
+        expect(&narrow, silent, policy, Wrong, "mta-sts.our.example is not in tls.acme.names");
+    }
+    // With files nobody knows from here what else is in the certificate, or who answers in front.
+    let files = Site { certificate_names: Vec::new(), ..site() };
+    expect(&files, silent, policy, Wrong, "cannot be fetched: timed out");
+    // A policy that somebody else answers is none of our certificate's business.
+    let narrow = Site { certificate_names: vec!["mx.our.example".into()], ..site() };
+    expect(&narrow, |_| (), policy, Fine, "");
+}
+
+#[test]
 fn policies_of_tls_agree_with_what_is_there() {
     let record = "_mta-sts.our.example TXT";
     let policy = "https://mta-sts.our.example/.well-known/mta-sts.txt HTTPS";
@@ -524,6 +564,23 @@ fn policies_of_tls_agree_with_what_is_there() {
             "one record",
         ),
         row(record, |w| w.silent(Question::Txt("_mta-sts.our.example".into())), Unknown, "timed out"),
+        row(
+            record,
+            |w| w.txt("_mta-sts.our.example", &["v=STSv1; id=1"]),
+            Risky,
+            "keep the policy of before",
+        ),
+        // An id of our own making says nothing about a policy that is not ours.
+        row(record, at("enforce", "*.our.example", 604_800), Fine, ""),
+        row(
+            record,
+            move |w| {
+                w.txt("_mta-sts.our.example", &["v=STSv1; id=1"]);
+                w.policy(&with("enforce", "*.our.example", 604_800))
+            },
+            Fine,
+            "",
+        ),
         row(
             policy,
             |w| w.silent(Question::Policy("our.example".into())),

@@ -2,7 +2,7 @@
 //!
 //! Promises: every question is answered within [`QUESTION_SECONDS_MAX`] or counts as temporary; what was learned is
 //! remembered as long as its TTL allows, but never longer than an hour; names are asked for as they are, without
-//! search domains and without the hosts file.
+//! search domains and without the hosts file. What is remembered is bounded: 512 answers, none of them with many records.
 //!
 //! DNSSEC is checked by the name server, not here: a *local validating* one (unbound, bind9, knot, a validating
 //! systemd-resolved) says with the AD bit that it followed every signature up to the root, and answers forged
@@ -42,8 +42,13 @@ const PROBE_PATIENCE: Duration = Duration::from_secs(7);
 const POSITIVE_SECONDS_MAX: u64 = 3600;
 /// Longest time that "there is none" is remembered.
 const NEGATIVE_SECONDS_MAX: u64 = 300;
-/// Most records taken from one answer.
+/// Most records taken from one answer; one with more of them is not remembered. An address has sixteen octets on the wire, and
+/// three hundred in memory.
 const RECORDS_MAX: usize = 100;
+/// Most answers that each of the two memories holds. The library counts them and not their octets, of which strangers choose
+/// how many there are, up to 64 KB on the wire. A domain that is written to has half a dozen, and who asks again asks a name
+/// server that remembers, too.
+const ANSWERS_KEPT_MAX: u64 = 512;
 /// Most questions at once; the others wait their turn. More than the usual number of deliveries at a time needs, so
 /// that domains whose name servers are silent do not hold up the others.
 const QUESTIONS_MAX: usize = 1024;
@@ -125,6 +130,7 @@ impl Dns {
         options.timeout = settings.timeout;
         options.attempts = 2;
         options.max_active_requests = 2 * QUESTIONS_MAX;
+        options.cache_size = ANSWERS_KEPT_MAX;
         options.use_hosts_file = ResolveHosts::Never;
         options.positive_max_ttl = Some(Duration::from_secs(POSITIVE_SECONDS_MAX));
         options.negative_max_ttl = Some(Duration::from_secs(NEGATIVE_SECONDS_MAX));
@@ -287,9 +293,21 @@ impl Dns {
         };
         let limit = Duration::from_secs(QUESTION_SECONDS_MAX);
         match tokio::time::timeout(limit, asking).await {
-            Ok(Ok(lookup)) => found(&lookup, &name, kind, eyes == Eyes::Validating, read),
+            Ok(Ok(lookup)) => {
+                if lookup.answers().len() > RECORDS_MAX {
+                    self.forget(eyes, name.clone(), kind);
+                }
+                found(&lookup, &name, kind, eyes == Eyes::Validating, read)
+            }
             Ok(Err(error)) => failed(&error),
             Err(_) => Answer::Temporary("no answer in time".to_owned()),
+        }
+    }
+
+    fn forget(&self, eyes: Eyes, name: Name, kind: RecordType) {
+        match eyes {
+            Eyes::Plain => self.plain.clear_lookup_cache(name, kind),
+            Eyes::Validating => self.validating.clear_cache_query(&Query::query(name, kind)),
         }
     }
 }
