@@ -1,10 +1,11 @@
 //! Certificates from an ACME server (RFC 8555), got and renewed while the relay runs.
 //!
 //! Promises: a certificate on disk is served at once, and a restart orders nothing that is not due ([`plan`]); a new one is
-//! stable on disk, with its key, before it is forgotten where it came from; validations are answered for as long as they run.
+//! stable on disk, with its key, before it is forgotten where it came from; validations are answered for as long as they run; orders
+//! in vain are remembered over a restart, which would use up what the server allows otherwise.
 //! Does not: listen (the HTTP and HTTPS listeners do), or judge certificates (`tls` does).
 //! Failure policy: an order that fails is a log line with the server's words, a number, and another try later. It never ends
-//! the relay: mail goes on without TLS, or with the certificate that is there.
+//! the relay: mail goes on without TLS, or with the certificate that is there, and with a warning when that one is near its end.
 
 mod answers;
 mod disk;
@@ -15,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use spool::ids::WallMs;
 use tokio_util::sync::CancellationToken;
 
 pub use answers::Answers;
@@ -30,6 +32,8 @@ use crate::tls::{CertError, Installed, Pair, Store};
 
 /// Longest sleep before the clock is looked at again: it may have been set, or the machine have slept.
 const LOOK_EVERY: Duration = Duration::from_secs(3600);
+/// Time between two warnings that the certificate runs out, milliseconds: a day.
+const WARN_EVERY_MS: u64 = 24 * 3600 * 1000;
 
 /// The certificate on disk cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -101,6 +105,8 @@ pub struct Client {
     answers: Arc<Answers>,
     metrics: Arc<Metrics>,
     plan: Plan,
+    /// When orders in vain were begun.
+    tries: Vec<WallMs>,
 }
 
 impl Client {
@@ -139,17 +145,28 @@ impl Client {
         }
         // With another list of names it is served meanwhile, and a new one is due.
         let fits = held.filter(|held| settings.names.iter().all(|name| held.covers(name)));
-        let now = clock::wall();
-        let plan = Plan::new(fits.as_ref().map(validity), settings.pauses, now, rand::random());
-        Ok(Self { settings, place, store, answers, metrics, plan })
+        let (now, tries) = (clock::wall(), place.tries());
+        let plan = Plan::new(fits.as_ref().map(validity), &tries, settings.pauses, now, rand::random());
+        if plan.vain() > 0 && !plan.wait(now).is_zero() {
+            let (wait_seconds, file) = (plan.wait(now).as_secs(), place.tries_file());
+            tracing::info!(
+                event = "relay.acme.resting", tries = plan.vain(), wait_seconds, file = %file.display(),
+                "the last orders of a certificate were in vain; the next try is in {wait_seconds} s, or after a start without {}",
+                file.display()
+            );
+        }
+        Ok(Self { settings, place, store, answers, metrics, plan, tries })
     }
 
     /// Orders whenever one is due, until `stop`.
     pub async fn run(mut self, stop: CancellationToken) {
+        let mut warned = None;
         loop {
-            self.metrics.edge.acme_next(self.plan.due().0);
-            let wait = self.plan.wait(clock::wall());
+            let now = clock::wall();
+            self.metrics.edge.acme_next(self.plan.due(now).0);
+            let wait = self.plan.wait(now);
             if !wait.is_zero() {
+                self.warn_of_the_end(&mut warned, now);
                 tokio::select! {
                     () = stop.cancelled() => return,
                     () = tokio::time::sleep(wait.min(LOOK_EVERY)) => continue,
@@ -162,7 +179,30 @@ impl Client {
         }
     }
 
+    /// Says once a day that what is served runs out. Not while an order is due: it may put an end to that.
+    fn warn_of_the_end(&self, warned: &mut Option<WallMs>, now: WallMs) {
+        let Some(served) = self.store.installed() else { return };
+        // Whichever way the clock was set since.
+        let lately = warned.is_some_and(|at| at.0.abs_diff(now.0) < WARN_EVERY_MS);
+        if lately || !plan::ends_soon(validity(&served), now) {
+            return;
+        }
+        *warned = Some(now);
+        let not_after = rfc3339(served.not_after.0);
+        tracing::warn!(
+            event = "relay.tls.expires_soon",
+            not_after,
+            next_try = rfc3339(self.plan.due(now).0),
+            "the certificate runs out at {not_after}, and the ACME server has given no other; `relay.acme.failed` says why"
+        );
+    }
+
     async fn order(&mut self) {
+        // Before it begins: one that this process does not survive is one that the server counts, too.
+        self.tries.push(clock::wall());
+        let surplus = self.tries.len().saturating_sub(disk::TRIES_KEPT);
+        self.tries.drain(..surplus);
+        self.keep_tries();
         let settings = &self.settings;
         let names = settings.names.join(",");
         tracing::info!(
@@ -182,12 +222,16 @@ impl Client {
         match installed {
             Ok(installed) => {
                 self.plan.installed(validity(&installed), now, rand::random());
+                if self.plan.vain() == 0 {
+                    self.tries.clear();
+                    self.keep_tries();
+                }
                 self.metrics.tls.set_expiry(installed.not_after.0);
                 tracing::info!(
                     event = "relay.acme.installed",
                     names = installed.names.join(","),
                     not_after = rfc3339(installed.not_after.0),
-                    renewal = rfc3339(self.plan.due().0),
+                    renewal = rfc3339(self.plan.due(now).0),
                     "serving a new certificate"
                 );
             }
@@ -203,6 +247,13 @@ impl Client {
                     "no certificate from the ACME server: {error}; the next try is in {wait_seconds} s"
                 );
             }
+        }
+    }
+
+    /// What cannot be kept is unknown to the next start, which then tries at once.
+    fn keep_tries(&self) {
+        if let Err(error) = self.place.keep_tries(&self.tries) {
+            tracing::debug!(event = "relay.acme.tries_not_kept", %error, "times of orders are not kept: {error}");
         }
     }
 

@@ -1,8 +1,8 @@
 //! The public HTTP listeners: health, readiness, metrics, the doors to the tunnel, to pages for people and, with a token, to the
 //! admin API.
 //!
-//! Promises: a bounded number of connections; a client that does not send its request in time is cut; every
-//! unknown request gets 404 `{"error":"not_found"}`, whatever it carries. Does not: know what admin requests or pages
+//! Promises: a bounded number of connections; a client that does not send its request in time, or does not take its answer, is cut;
+//! every unknown request gets 404 `{"error":"not_found"}`, whatever it carries. Does not: know what admin requests or pages
 //! mean, or anything about mail.
 //! Failure policy: trouble of one connection ends that connection; trouble of the listener ends the daemon.
 
@@ -12,6 +12,7 @@ pub mod guard;
 mod guests;
 mod plain;
 mod serve;
+mod uptake;
 
 use std::sync::Arc;
 
@@ -27,7 +28,8 @@ use tower::ServiceExt as _;
 pub use admin::AdminDoor;
 pub use guests::{GUESTS_PER_ADDRESS_MAX, Guests};
 pub use plain::plain;
-pub use serve::{CONNECTIONS_MAX, ConnectionPlace, Door, Places, serve};
+pub use serve::{CONNECTIONS_MAX, ConnectionPlace, DESCRIPTORS_RESERVED, Door, Places, serve};
+pub use uptake::{Pace, UPTAKE_BYTES_MIN, UPTAKE_TIME};
 
 use crate::current::Current;
 use crate::observe::Metrics;

@@ -1,7 +1,8 @@
 //! Driver: the admin API below `/admin`, behind the `Guard`.
 //!
 //! Promises: nothing below `/admin` is reached without the token; every answer is marked as not for caches; there are no CORS
-//! fields, so no page of another site can read one. Does not: know what the requests mean.
+//! fields, so no page of another site can read one; the log has the route of a change, never the names in its path. Does not:
+//! know what the requests mean.
 //! Failure policy: refusals are JSON with one sentence; wrong tokens are logged, at most [`FAILURES_MAX`](super::guard::FAILURES_MAX)
 //! times per address and deny window.
 
@@ -10,8 +11,9 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::Request;
+use axum::extract::{MatchedPath, Request};
 use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
 use ipnet::IpNet;
 use serde_json::json;
@@ -21,6 +23,10 @@ use super::guard::{Denied, Line, SharedGuard, Token};
 use crate::clock;
 use crate::observe::{AdminHttp, Metrics};
 use crate::proxy::client_of;
+
+/// Whose request it is, for the log line behind the router.
+#[derive(Clone, Copy)]
+struct Asker(IpAddr);
 
 /// The admin API as the public listener serves it.
 #[derive(Debug)]
@@ -41,7 +47,7 @@ impl AdminDoor {
         trusted_proxies: Vec<IpNet>,
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
-        Arc::new(Self { router, guard, trusted_proxies, metrics })
+        Arc::new(Self { router: router.layer(middleware::from_fn(note)), guard, trusted_proxies, metrics })
     }
 
     /// Another token, and another memory for wrong ones, from now on.
@@ -54,7 +60,7 @@ impl AdminDoor {
         path == "/admin" || path.starts_with("/admin/")
     }
 
-    pub(super) async fn answer(&self, request: Request) -> Response {
+    pub(super) async fn answer(&self, mut request: Request) -> Response {
         let client = self.client(&request);
         let line = request.extensions().get::<Line>().copied().unwrap_or_default();
         let checked = {
@@ -64,12 +70,7 @@ impl AdminDoor {
         let mut response = match checked {
             Ok(()) => {
                 self.metrics.edge.admin_http(AdminHttp::Allowed);
-                if request.method() != Method::GET {
-                    tracing::info!(
-                        event = "relay.admin.http.changed", client.ip = %client, method = %request.method(),
-                        path = request.uri().path(), "change asked for over HTTP"
-                    );
-                }
+                request.extensions_mut().insert(Asker(client));
                 let Ok(response) = self.router.clone().oneshot(request).await;
                 response
             }
@@ -124,4 +125,18 @@ impl AdminDoor {
         }
         response
     }
+}
+
+/// Says which change is asked for: the route that it matched, not its path, which names a mailbox by its address.
+async fn note(request: Request, next: Next) -> Response {
+    let asker = request.extensions().get::<Asker>();
+    if let (Some(Asker(client)), Some(route)) = (asker, request.extensions().get::<MatchedPath>())
+        && request.method() != Method::GET
+    {
+        tracing::info!(
+            event = "relay.admin.http.changed", client.ip = %client, method = %request.method(),
+            route = route.as_str(), "change asked for over HTTP"
+        );
+    }
+    next.run(request).await
 }

@@ -1,6 +1,7 @@
 //! Driver: accepts connections, within limits, in the clear or inside TLS, and lets hyper speak HTTP/1.1 on them.
 //!
-//! `axum::serve` has neither a connection limit nor a time limit for request heads; both are here.
+//! `axum::serve` has neither a connection limit nor a time limit for request heads; both are here. How long an answer may wait for
+//! its reader is in [`super::uptake`].
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -20,14 +21,20 @@ use tower::ServiceExt as _;
 
 use super::guard::Line;
 use super::guests::Guests;
+use super::uptake::{Pace, Reins, Uptake};
 use crate::clock;
 use crate::observe::Metrics;
 use crate::proxy::{Arrival, Gate};
 use crate::tls::ALPN_ACME;
 use crate::tls::handshake::Handshakes;
 
-/// Most connections at a time; tunnels count for as long as they live.
+/// Most connections at a time; tunnels count for as long as they live. [`Places`] may be fewer.
 pub const CONNECTIONS_MAX: usize = 200_000;
+/// Descriptors that no HTTP connection may take: those of the ledger's files, deliveries, name servers and the admin socket. A ledger
+/// that cannot open its next file takes no more mail until the relay is started again.
+pub const DESCRIPTORS_RESERVED: usize = 512;
+/// This part of the descriptors is for HTTP however few there are: a relay that no gateway reaches is none.
+const LEAST_PART: usize = 4;
 /// How long a client may take for its request head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long a client may take for its TLS handshake.
@@ -50,18 +57,38 @@ pub struct Door {
     pub tls: Option<Handshakes>,
     /// Listeners that share these share one limit.
     pub places: Places,
+    /// How fast a client has to take its answers.
+    pub pace: Pace,
     /// Where it is told whether connections are accepted; `None`: nowhere.
     pub metrics: Option<Arc<Metrics>>,
 }
 
-/// [`CONNECTIONS_MAX`] places. Cheap to clone.
+/// Places of connections: [`CONNECTIONS_MAX`], or as many as there are descriptors for. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Places(Arc<Semaphore>);
 
 impl Default for Places {
     fn default() -> Self {
-        Self(Arc::new(Semaphore::new(CONNECTIONS_MAX)))
+        Self::beside(0)
     }
+}
+
+impl Places {
+    /// What this process may have now, beside so many connections of SMTP.
+    #[must_use]
+    pub fn beside(smtp_connections: usize) -> Self {
+        use rustix::process::{Resource, getrlimit};
+        let descriptors = getrlimit(Resource::Nofile).current;
+        Self(Arc::new(Semaphore::new(room(descriptors, smtp_connections))))
+    }
+}
+
+/// How many connections fit; `descriptors`: `None` is no limit.
+fn room(descriptors: Option<u64>, smtp_connections: usize) -> usize {
+    let Some(descriptors) = descriptors else { return CONNECTIONS_MAX };
+    let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
+    let left = descriptors.saturating_sub(smtp_connections).saturating_sub(DESCRIPTORS_RESERVED);
+    left.max(descriptors / LEAST_PART).clamp(1, CONNECTIONS_MAX)
 }
 
 /// Serves `router` on `listener` until `stop`; open requests may finish, tunnels end by their own rules.
@@ -99,7 +126,7 @@ pub async fn serve(
                 let _ = socket.set_nodelay(true);
                 let router = router.clone();
                 let (gate, guests, tls) = (door.gate.clone(), door.guests.clone(), door.tls.clone());
-                let stop = stop.clone();
+                let (stop, pace) = (stop.clone(), door.pace);
                 tasks.spawn(async move {
                     if let Some(gate) = gate {
                         peer = tokio::select! {
@@ -115,7 +142,10 @@ pub async fn serve(
                         return; // counted
                     }
                     let from = (peer, line);
-                    let Some(tls) = tls else { return connection(socket, from, router, stop, place).await };
+                    let (socket, reins) = Uptake::of(socket, pace);
+                    let Some(tls) = tls else {
+                        return connection(socket, from, router, stop, place, reins).await;
+                    };
                     let shaken = tokio::select! {
                         () = stop.cancelled() => return,
                         shaken = tls.accept(socket, HANDSHAKE_TIMEOUT) => shaken,
@@ -123,7 +153,7 @@ pub async fn serve(
                     match shaken {
                         // The handshake was all there is to a validation (RFC 8737 section 3).
                         Ok((stream, _)) if stream.get_ref().1.alpn_protocol() == Some(ALPN_ACME) => {}
-                        Ok((stream, _)) => connection(stream, from, router, stop, place).await,
+                        Ok((stream, _)) => connection(stream, from, router, stop, place, reins).await,
                         Err(error) => tracing::debug!(
                             event = "relay.tls.handshake_failed", listener = "https", client.ip = %peer.ip(),
                             reason = %error, "TLS handshake failed: {error}"
@@ -150,6 +180,7 @@ async fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     router: Router,
     stop: CancellationToken,
     place: tokio::sync::OwnedSemaphorePermit,
+    reins: Reins,
 ) {
     // An upgraded connection outlives this function; the handler keeps the place as long as it needs it.
     let place = Arc::new(place);
@@ -177,13 +208,36 @@ async fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
             }
         }
     };
+    // What still lives was upgraded.
+    reins.let_go();
     if let Err(error) = ended {
         tracing::debug!(event = "relay.http.connection_failed", %error, "connection ended with an error");
     }
 }
 
-/// The right to be one of [`CONNECTIONS_MAX`]; whoever upgrades the connection keeps it.
+/// The right to one of the [`Places`]; whoever upgrades the connection keeps it.
 #[derive(Clone, Debug)]
 pub struct ConnectionPlace(
     #[expect(dead_code, reason = "held, not read")] Arc<tokio::sync::OwnedSemaphorePermit>,
 );
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_leave_descriptors_to_mail_and_the_ledger() {
+        for (descriptors, smtp_connections, places) in [
+            (None, 1000, CONNECTIONS_MAX),
+            (Some(u64::MAX), 1000, CONNECTIONS_MAX),
+            (Some(262_144), 1000, CONNECTIONS_MAX), // as our unit has it
+            (Some(200_000), 1000, 200_000 - 1000 - DESCRIPTORS_RESERVED),
+            (Some(4096), 1000, 4096 - 1000 - DESCRIPTORS_RESERVED),
+            (Some(4096), 100_000, 1024),
+            (Some(1024), 1000, 256),
+            (Some(0), 0, 1),
+        ] {
+            assert_eq!(room(descriptors, smtp_connections), places, "{descriptors:?} {smtp_connections}");
+        }
+    }
+}

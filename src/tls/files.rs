@@ -2,7 +2,8 @@
 //!
 //! Promises: what is served is always a whole, checked pair. A new pair is tried when both files have been left alone
 //! for one look, because a tool that renews writes one after the other; a reload that is asked for does not wait.
-//! Failure policy: at the start a typed error; later a broken pair is logged once, and what was served is still served.
+//! Failure policy: at the start a typed error; later a broken pair is logged once, and what was served is still served. A pair that
+//! cannot be read is logged once, too, and tried again at each look.
 
 use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt as _;
@@ -42,6 +43,9 @@ pub enum FilesError {
         /// The system's words.
         error: io::Error,
     },
+    /// The chain is a credential of systemd's, and there is none.
+    #[error("{0}; `tls.cert_file` names it")]
+    Chain(SecretError),
     /// The key file is missing, or no secret.
     #[error("{0}; `tls.key_file` names it")]
     Key(#[from] SecretError),
@@ -55,7 +59,7 @@ pub enum FilesError {
     },
 }
 
-/// Two files.
+/// Two files, or credentials of systemd's (`credential:NAME`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Files {
     /// Chain, PEM.
@@ -73,8 +77,12 @@ impl Files {
     /// # Errors
     /// [`FilesError`].
     pub fn read(&self) -> Result<Pair, FilesError> {
-        let chain = read(&self.cert)?;
-        let key = secrets::read(&self.key)?;
+        self.read_in(secrets::credentials().as_deref())
+    }
+
+    fn read_in(&self, credentials: Option<&Path>) -> Result<Pair, FilesError> {
+        let chain = read(&secrets::resolve_in(&self.cert, credentials).map_err(FilesError::Chain)?)?;
+        let key = secrets::read(&secrets::resolve_in(&self.key, credentials)?)?;
         Pair::read(&chain, &key).map_err(|error| {
             let path = if error.is_about_key() { &self.key } else { &self.cert };
             FilesError::Content { path: path.clone(), error }
@@ -82,9 +90,13 @@ impl Files {
     }
 
     fn stamp(&self) -> Stamp {
-        let key = secrets::resolve(&self.key).ok();
-        [Some(&self.cert), key.as_ref()].map(|path| {
-            let seen = std::fs::metadata(path?).ok()?; // follows links: a renewal may move one
+        self.stamp_in(secrets::credentials().as_deref())
+    }
+
+    fn stamp_in(&self, credentials: Option<&Path>) -> Stamp {
+        [&self.cert, &self.key].map(|configured| {
+            let path = secrets::resolve_in(configured, credentials).ok()?;
+            let seen = std::fs::metadata(path).ok()?; // follows links: a renewal may move one
             // The time of the last change of anything: `chmod 600`, as an error advises, is one too.
             Some((seen.ino(), seen.size(), seen.ctime(), seen.ctime_nsec()))
         })
@@ -112,6 +124,8 @@ pub struct Watch {
     asked: Arc<Notify>,
     /// What the loop starts from.
     loaded: Stamp,
+    /// The version that could not be read, and of which that was said.
+    unread: Arc<Current<Option<Stamp>>>,
 }
 
 impl Watch {
@@ -130,7 +144,8 @@ impl Watch {
         let loaded = files.stamp();
         let pair = files.read()?;
         let files = Arc::new(Current::new(files));
-        let watch = Self { files, store, metrics, every, asked: Arc::default(), loaded };
+        let (asked, unread) = (Arc::default(), Arc::default());
+        let watch = Self { files, store, metrics, every, asked, loaded, unread };
         watch.serve(pair);
         Ok(watch)
     }
@@ -171,13 +186,30 @@ impl Watch {
             return (loaded, now);
         }
         match files.read() {
-            Ok(pair) => self.serve(pair),
-            Err(error) => tracing::error!(
-                event = "relay.tls.reload_failed", %error,
-                "the certificate files have changed and cannot be used, the old certificate stays: {error}"
-            ),
+            Ok(pair) => {
+                self.unread.set(None);
+                self.serve(pair);
+                (now, now)
+            }
+            Err(error @ FilesError::Content { .. }) => {
+                tracing::error!(
+                    event = "relay.tls.reload_failed", %error,
+                    "the certificate files have changed and cannot be used, the old certificate stays: {error}"
+                );
+                (now, now)
+            }
+            // It may pass without a change of the files: descriptors ran out, a disk stuttered. The next look tries again.
+            Err(error @ (FilesError::Read { .. } | FilesError::Chain(_) | FilesError::Key(_))) => {
+                if *self.unread.get() != Some(now) {
+                    tracing::error!(
+                        event = "relay.tls.reload_failed", %error,
+                        "the certificate files have changed and cannot be read, the old certificate stays until they can: {error}"
+                    );
+                }
+                self.unread.set(Some(now));
+                (loaded, now)
+            }
         }
-        (now, now)
     }
 
     fn serve(&self, pair: Pair) {
@@ -190,11 +222,17 @@ impl Watch {
         let Some(end) = self.store.not_after() else { return };
         if end.0.saturating_sub(now.0) < SOON_MS && now.0.saturating_sub(*warned_ms) >= WARN_EVERY_MS {
             *warned_ms = now.0;
+            let files = self.files.get();
+            let then = if secrets::is_credential(&files.cert) {
+                "and restart the service: systemd hands credentials over at a start"
+            } else {
+                "the new files are read by themselves"
+            };
             tracing::warn!(
                 event = "relay.tls.expires_soon",
                 not_after = rfc3339(end.0),
-                cert_file = %self.files.get().cert.display(),
-                "the certificate runs out at {}; renew it, the new files are read by themselves",
+                cert_file = %files.cert.display(),
+                "the certificate runs out at {}; renew it, {then}",
                 rfc3339(end.0)
             );
         }

@@ -152,3 +152,36 @@ async fn a_relay_without_descriptors_comes_back_on_every_listener() {
     honest([127, 1, 1, 1], &prey).await;
     assert!(prey.metric("waystation_smtp_connections_total").await > 0.0);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_renewed_while_descriptors_were_short_is_served_later() {
+    // U8
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let (cert, key) = (dir.path().join("chain.pem"), dir.path().join("key.pem"));
+    let renew = || {
+        let pair = rcgen::KeyPair::generate().expect("key");
+        let params = rcgen::CertificateParams::new(vec!["mx.our.example".to_owned()]).expect("parameters");
+        let chain = params.self_signed(&pair).expect("certificate").pem();
+        waystation::secrets::replace(&cert, chain.as_bytes()).expect("written");
+        waystation::secrets::replace(&key, pair.serialize_pem().as_bytes()).expect("written");
+    };
+    renew();
+    let env = [
+        ("WAYSTATION_SMTP__GREET_DELAY_MS", "0"),
+        ("WAYSTATION_TLS__CERT_FILE", cert.to_str().expect("path")),
+        ("WAYSTATION_TLS__KEY_FILE", key.to_str().expect("path")),
+    ];
+    let prey = Prey::limited(72, &env).await;
+    let said = |event: &str| prey.log().iter().filter(|line| line["event"] == event).count();
+    assert_eq!(said("relay.tls.loaded"), 1);
+    let mut crowd: Vec<TcpStream> = Vec::new();
+    for n in 0..100_u8 {
+        crowd.push(connect([127, 9, n, 1], prey.smtp).await.expect("connected"));
+    }
+    until("it has no descriptor left", || said("relay.ingress.accept_failed") > 0).await;
+    renew();
+    until("the new files cannot be read", || said("relay.tls.reload_failed") > 0).await;
+    drop(crowd);
+    until("they are read after all", || said("relay.tls.loaded") == 2).await;
+    assert_eq!(said("relay.tls.reload_failed"), 1, "it is said once");
+}

@@ -3,7 +3,7 @@
 use data_encoding::BASE64;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 use waystation::identity::key::SecretKey;
 
@@ -177,6 +177,43 @@ async fn half_open_sockets_and_slow_heads_are_bounded_and_end() {
     until("the descriptors have come back", || prey.descriptors() <= descriptors + 4).await;
     assert!(prey.metric("waystation_abuse_refused_total{limit=\"tunnel_strangers\"}").await >= 44.0);
     assert!(prey.metric("waystation_abuse_refused_total{limit=\"http_per_place\"}").await >= 44.0);
+    let late = prey.metric("waystation_abuse_refused_total{limit=\"tunnel_handshake_timeout\"}").await;
+    assert!(late >= 200.0, "{late}");
+}
+
+/// Clients of each kind that never read.
+const DEAF: usize = 8;
+/// The smallest segments that Linux agrees to, bytes: the relay's system then keeps some 25 KiB for a client, and not megabytes.
+const SEGMENT_BYTES: u32 = 88;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_never_read_their_answers_are_cut() {
+    // X4
+    let prey = Prey::start(&[]).await;
+    let descriptors = prey.descriptors();
+    let many = "GET /health HTTP/1.1\r\nHost: x\r\n\r\n".repeat(2000);
+    let one = "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".to_owned();
+    let mut deaf = Vec::new();
+    for request in [many, one] {
+        for _ in 0..DEAF {
+            let socket = TcpSocket::new_v4().expect("a socket");
+            socket.set_recv_buffer_size(1).expect("as little as there is");
+            socket2::SockRef::from(&socket).set_tcp_mss(SEGMENT_BYTES).expect("small segments");
+            let mut stream = socket.connect(prey.http).await.expect("connected");
+            let request = request.clone();
+            deaf.push(tokio::spawn(async move {
+                // The relay reads no more while it cannot write, so not all of it may leave; and nothing is read here.
+                let _ = stream.write_all(request.as_bytes()).await;
+                std::future::pending::<()>().await;
+            }));
+        }
+    }
+    until("all of them are inside", || prey.descriptors() >= descriptors + 2 * DEAF).await;
+    let begun = waystation::clock::monotonic();
+    assert!(prey.metric("process_open_fds").await > 0.0, "others are served");
+    until("all of them were cut", || prey.descriptors() <= descriptors + 4).await;
+    println!("deaf: {} were cut after {:?}", deaf.len(), waystation::clock::monotonic() - begun);
+    deaf.iter().for_each(tokio::task::JoinHandle::abort);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -253,6 +253,7 @@ async fn a_person_finds_his_way_with_a_hundred_thousand_messages_behind_it() {
         "ids": { "delivered": scene.ids["delivered"], "sent": scene.ids["sent"], "failed": scene.ids["failed"],
                  "waiting": scene.ids["ready"], "gateway": scene.ids["gateway"], "lane": scene.ids["lane"],
                  "old": scene.ids["stock"][77_777] },
+        "absent": lane(LANES),
         "chromium": CHROMIUM,
         "modules": root().join("target/peers/node_modules"),
         "pictures": pictures,

@@ -154,6 +154,49 @@ await step("a new message appears by itself", async () => {
   await page.click("#pulse");
 });
 
+await step("eight tabs are open, and the eighth is there as soon as the first", async () => {
+  const { context: many, page: first } = await visit();
+  // Here every page counts as seen; for a person the tab behind is hidden.
+  await many.addInitScript(() => {
+    let hidden = false;
+    Object.defineProperty(document, "hidden", { configurable: true, get: () => hidden });
+    globalThis.turn = (away) => {
+      hidden = away;
+      document.dispatchEvent(new Event("visibilitychange"));
+    };
+  });
+  const turn = (tab, away) => tab.evaluate((to) => globalThis.turn(to), away);
+  const isLive = (tab) => tab.waitForFunction(() => document.querySelector("#pulse").textContent.trim() === "Live");
+  await logIn(first);
+  await isLive(first);
+  for (let n = 2; n <= 8; n += 1) {
+    await turn(many.pages().at(-1), true);
+    const tab = await many.newPage();
+    await tab.goto("/");
+    await isLive(tab);
+  }
+  await turn(many.pages().at(-1), true);
+  await turn(first, false);
+  await isLive(first);
+  const id = await mail(`box6@our.test`, "Fresh butter");
+  await first.waitForSelector(`#newest a[href="/items/${id}"]`);
+  await many.close();
+});
+
+await step("who waits for a mailbox is led to it when it is there", async () => {
+  await page.goto(`/lanes?q=${plan.absent}`);
+  await page.waitForSelector("text=No mailbox is called");
+  const made = await fetch(`${plan.url.replace("localhost", "127.0.0.1")}/admin/mailboxes`, {
+    method: "POST",
+    headers: { authorization: `Bearer ${plan.token}`, "content-type": "application/json" },
+    body: JSON.stringify({ key: plan.absent }),
+  });
+  assert.ok(made.ok, `${made.status}`);
+  await page.waitForURL(`**/lanes/${plan.absent}`);
+  await page.waitForSelector("#lane");
+  assert.equal(await page.locator("text=Your session is over").count(), 0);
+});
+
 await step("lanes lead to a lane, its gateway and its messages", async () => {
   await page.click("nav >> text=Lanes");
   await page.waitForSelector("table >> text=box0@our.test");

@@ -194,6 +194,22 @@ impl Relay {
         let line = format!("waystation_acme_orders_total{{outcome=\"{outcome}\"}} ");
         text.lines().find_map(|l| l.strip_prefix(&line)).map_or(0, |n| n.parse().expect("number"))
     }
+
+    /// When the server is asked next, seconds since 1970; 0 when it is not known yet.
+    fn next_attempt(&self) -> f64 {
+        next_attempt(&self.metrics.text())
+    }
+}
+
+fn next_attempt(metrics: &str) -> f64 {
+    let begin = "waystation_acme_next_attempt_timestamp_seconds ";
+    metrics.lines().find_map(|l| l.strip_prefix(begin)).map_or(0.0, |at| at.parse().expect("number"))
+}
+
+/// Seconds since 1970.
+#[expect(clippy::cast_precision_loss, reason = "a date")]
+fn now_seconds() -> f64 {
+    (waystation::clock::wall().0 / 1000) as f64
 }
 
 fn certificate_file(dir: &Path) -> PathBuf {
@@ -256,10 +272,13 @@ async fn a_certificate_is_renewed_before_it_ends() {
     let _stop = relay.client(Settings { pauses: SOON, ..pebble.settings(dir.path(), Proof::Http01) });
     until("there is a certificate", || relay.store.ready()).await;
     let first = relay.store.not_after();
+    let key = || relay.store.installed().expect("installed").key_sha256().expect("a key");
+    let first_key = key();
     let kept = std::fs::read(certificate_file(dir.path())).expect("kept");
     until("another is served", || relay.store.not_after() != first).await;
     until("and kept", || std::fs::read(certificate_file(dir.path())).expect("kept") != kept).await;
     assert_eq!(relay.counted("failed"), 0);
+    assert_eq!(key(), first_key, "TLSA records of the key must stay right");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -303,22 +322,92 @@ async fn a_server_that_forgot_our_account_gets_a_new_one() {
     assert!(account.with_extension("json.unknown").exists());
 }
 
-#[tokio::test]
-async fn no_server_at_all_is_a_failure_as_any_other() {
-    let dir = tempfile::tempdir().expect("directory");
-    let relay = Relay::start().await;
-    let settings = Settings {
-        dir: dir.path().join("acme"),
+/// A server that is not there.
+async fn nobody(dir: &Path) -> Settings {
+    Settings {
+        dir: dir.join("acme"),
         directory_url: format!("https://127.0.0.1:{}/dir", free_port().await),
         contact: None,
         names: vec![NAME.to_owned()],
         proof: Proof::Http01,
         ca_file: None,
         pauses: SOON,
-    };
+    }
+}
+
+#[tokio::test]
+async fn no_server_at_all_is_a_failure_as_any_other() {
+    let dir = tempfile::tempdir().expect("directory");
+    let relay = Relay::start().await;
+    let settings = nobody(dir.path()).await;
     let _stop = relay.client(settings);
     until("it failed", || relay.counted("failed") >= 2).await;
     assert!(TcpStream::connect(relay.http).await.is_ok(), "the listeners go on");
+}
+
+#[tokio::test]
+async fn starts_in_a_row_are_no_way_around_the_pauses() {
+    let dir = tempfile::tempdir().expect("directory");
+    let relay = Relay::start().await;
+    let settings = nobody(dir.path()).await;
+    let stop = relay.client(settings.clone());
+    until("it failed three times", || relay.counted("failed") >= 3).await;
+    stop.cancel();
+    let settings = Settings { pauses: PAUSES, ..settings };
+    let next = Relay::start().await;
+    let stop = next.client(settings.clone());
+    until("the next order is planned", || next.next_attempt() > 0.0).await;
+    let planned = next.next_attempt() - now_seconds();
+    assert!((5.0 * 60.0..7.0 * 3600.0).contains(&planned), "in {planned} s");
+    assert_eq!(next.counted("failed"), 0);
+    stop.cancel();
+    // Whoever has repaired what was wrong need not wait.
+    std::fs::remove_file(certificate_file(dir.path()).with_file_name("tries.json")).expect("there is one");
+    let repaired = Relay::start().await;
+    let _stop = repaired.client(settings);
+    until("it is tried at once", || repaired.counted("failed") == 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kept_certificate_that_runs_out_is_warned_of() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let dir = tempfile::tempdir().expect("directory");
+    let directory_url = format!("https://127.0.0.1:{}/dir", free_port().await);
+    let env = [
+        ("WAYSTATION_HOSTNAME", NAME),
+        ("WAYSTATION_TLS__ACME__ENABLED", "true"),
+        ("WAYSTATION_TLS__ACME__DIRECTORY_URL", &directory_url),
+        ("WAYSTATION_TLS__ACME__CHALLENGE", "http-01"),
+    ];
+    let data = dir.path().join("data");
+    assert_eq!(RelayProcess::start_with(&data, &env).terminate(), 0, "it makes the place");
+    let key = KeyPair::generate().expect("key");
+    let mut params = CertificateParams::new(vec![NAME.to_owned()]).expect("parameters");
+    let now = i64::try_from(waystation::clock::wall().0 / 1000).expect("a date");
+    let day = |n: i64| time::OffsetDateTime::from_unix_timestamp(now + n * 86_400).expect("a date");
+    (params.not_before, params.not_after) = (day(-87), day(3));
+    let chain = params.self_signed(&key).expect("certificate").pem();
+    let kept = format!("{}{chain}", key.serialize_pem());
+    waystation::secrets::replace(&certificate_file(&data), kept.as_bytes()).expect("kept");
+    let relay = RelayProcess::start_with(&data, &env);
+    let mut planned = 0.0;
+    for _ in 0..600 {
+        let mut stream = TcpStream::connect(relay.http).await.expect("connected");
+        let ask = "GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+        stream.write_all(ask.as_bytes()).await.expect("asked");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.expect("answered");
+        planned = next_attempt(&answer);
+        if planned > now_seconds() + 60.0 {
+            break; // the order that was due has failed
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(planned > now_seconds() + 60.0, "the order did not fail");
+    let (code, log) = relay.terminate_with_log();
+    assert_eq!(code, 0);
+    let warnings = log.iter().filter(|line| line.contains("relay.tls.expires_soon")).count();
+    assert_eq!(warnings, 1, "{log:#?}");
 }
 
 /// The answer to a request for `/health` over HTTPS, from a certificate that only Pebble vouches for.

@@ -5,6 +5,8 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use waystation::identity::key::SecretKey;
+
 use crate::support::process::{RelayProcess, run_text, waystation};
 
 /// Makes a token with the relay's own command; its file and itself.
@@ -142,4 +144,37 @@ fn a_token_that_others_know_or_guess_ends_the_start() {
     let (code, said) = start();
     assert!(code == Some(2) && said.contains("waystation keys token >"), "{said}");
     assert!(!said.contains("letmein"), "{said}");
+}
+
+#[test]
+fn the_log_has_the_route_of_a_change_and_not_the_address_in_its_path() {
+    let dir = tempfile::tempdir().expect("directory");
+    let (file, token) = token(dir.path());
+    let data = dir.path().join("data");
+    let env = [("WAYSTATION_ADMIN__HTTP_TOKEN_FILE", file.to_str().expect("path"))];
+    let relay = RelayProcess::start_with(&data, &env);
+    let key = SecretKey::from_seed(&[7; 32]).key_text().to_string();
+    let command = |args: &[&str]| {
+        let (code, _, error) = run_text(&[args, &["--data-dir", data.to_str().expect("path")]].concat());
+        assert_eq!(code, 0, "{error}");
+    };
+    command(&["mailbox", "add", &key]);
+    command(&["mailbox", "alias", "anna.secret@mail.localhost", &key]);
+    let bearer = format!("authorization: Bearer {token}");
+    for (target, expected) in [
+        ("/admin/mailboxes/anna.secret%40mail.localhost/revoke", 200),
+        ("/admin/mailboxes/anna.secret@mail.localhost/allow", 200),
+        // Somebody's slip: no route, no change, and no address in the log either.
+        ("/admin/mailboxes/anna.secret%40mail.localhost/sell", 404),
+    ] {
+        let (status, _, body) = ask(relay.http, &format!("POST {target}"), &["host: localhost", &bearer]);
+        assert_eq!(status, expected, "{target}: {body}");
+    }
+    let (code, lines) = relay.terminate_with_log();
+    assert_eq!(code, 0);
+    let logged = lines.iter().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let changes = logged.filter(|line| line["event"] == "relay.admin.http.changed");
+    let routes: Vec<_> = changes.map(|line| line["route"].as_str().unwrap_or("").to_owned()).collect();
+    assert_eq!(routes, ["/admin/mailboxes/{name}/revoke", "/admin/mailboxes/{name}/allow"], "{lines:#?}");
+    assert!(!lines.iter().any(|line| line.contains("anna.secret")), "{lines:#?}");
 }

@@ -5,6 +5,7 @@
 (() => {
   const EVERY_MS = 10000; // between two looks when nothing is told
   const AT_MOST_EVERY_MS = 1500; // between two looks however much is told
+  const PATIENCE_MS = 20000; // for the answer to a look
   const main = document.getElementById("main");
   const pulse = document.getElementById("pulse");
 
@@ -40,11 +41,19 @@
 
   let paused = false;
   let looking = false;
+  let answered = true;
   let lastLook = Date.now();
   let soon = null;
   let source = null;
 
-  const word = (text) => { pulse.lastElementChild.textContent = text; };
+  // "Live" is what the relay tells; without that a page looks by itself, and says so.
+  const say = () => {
+    let text = `Every ${EVERY_MS / 1000} s`;
+    if (source && source.readyState === EventSource.CONNECTING) text = "Connecting";
+    if (source && source.readyState === EventSource.OPEN) text = "Live";
+    if (!answered) text = "No answer";
+    pulse.lastElementChild.textContent = paused ? "Paused" : text;
+  };
 
   const replace = (fresh) => {
     for (const next of fresh.querySelectorAll("[data-live][id]")) {
@@ -62,9 +71,24 @@
     }
   };
 
+  // A browser has six connections for one host. A tab that nobody sees must not keep one, or the sixth would hang them all.
+  const hush = () => {
+    if (source) source.close();
+    source = null;
+  };
+
+  const listen = () => {
+    if (source && source.readyState === EventSource.CLOSED) source = null;
+    if (source || paused || document.hidden) return;
+    source = new EventSource("/live" + (main.dataset.live ? "?" + main.dataset.live : ""));
+    source.addEventListener("change", lookSoon);
+    source.addEventListener("open", say);
+    source.addEventListener("error", say);
+  };
+
   const end = () => {
     paused = true;
-    if (source) source.close();
+    hush();
     const notice = document.createElement("p");
     notice.className = "notice warn";
     notice.setAttribute("role", "status");
@@ -80,20 +104,21 @@
     if (paused || looking || document.hidden) return;
     looking = true;
     lastLook = Date.now();
+    listen(); // again, if it was refused
     try {
-      const answer = await fetch(location.href, { headers: { "x-refresh": "1" }, redirect: "manual", cache: "no-store" });
-      if (answer.type === "opaqueredirect" || answer.status === 401) return end();
-      if (answer.ok) {
-        replace(new DOMParser().parseFromString(await answer.text(), "text/html"));
-        word("Live");
-      } else {
-        word("No answer");
-      }
+      const answer = await fetch(location.href, {
+        headers: { "x-refresh": "1" }, redirect: "manual", cache: "no-store", signal: AbortSignal.timeout(PATIENCE_MS),
+      });
+      if (answer.status === 401) return end();
+      if (answer.type === "opaqueredirect") return location.reload(); // what was searched for has come, and is another page
+      if (answer.ok) replace(new DOMParser().parseFromString(await answer.text(), "text/html"));
+      answered = answer.ok;
     } catch {
-      word("No answer");
+      answered = false;
     } finally {
       looking = false;
     }
+    say();
   };
 
   const lookSoon = () => {
@@ -102,24 +127,28 @@
     soon = setTimeout(() => { soon = null; look(); }, wait);
   };
 
-  const listen = () => {
-    source = new EventSource("/live" + (main.dataset.live ? "?" + main.dataset.live : ""));
-    source.addEventListener("change", lookSoon);
-  };
-
   pulse.hidden = false;
   pulse.addEventListener("click", () => {
     paused = !paused;
     pulse.setAttribute("aria-pressed", String(paused));
-    word(paused ? "Paused" : "Live");
     if (paused) {
-      source.close();
+      hush();
     } else {
       listen();
       look();
     }
+    say();
   });
-  document.addEventListener("visibilitychange", () => { if (!document.hidden) lookSoon(); });
+  document.addEventListener("visibilitychange", () => {
+    if (document.hidden) {
+      hush();
+    } else {
+      listen();
+      look();
+    }
+    say();
+  });
   setInterval(look, EVERY_MS);
   listen();
+  say();
 })();

@@ -9,6 +9,8 @@ use crate::dashboard::route::Switch;
 
 /// Most destinations that are named.
 const ALONE_MAX: usize = 10;
+/// The warning that has a notice of its own, with the reason and the way to end it.
+const PAUSED: &str = "deliveries are paused";
 
 /// What the page shows.
 #[derive(Clone, Copy, Debug)]
@@ -54,16 +56,27 @@ fn uptime(numbers: &Value) -> Markup {
 }
 
 fn health(numbers: &Value) -> Markup {
-    let problems: Vec<&str> =
-        numbers["problems"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let said = |name: &str| -> Vec<&str> {
+        numbers[name].as_array().into_iter().flatten().filter_map(Value::as_str).collect()
+    };
+    let (problems, mut warnings) = (said("problems"), said("warnings"));
+    if numbers["deliveries"]["paused"].is_string() {
+        warnings.retain(|warning| *warning != PAUSED);
+    }
+    let is_ready = numbers["ready"].as_bool() == Some(true) && problems.is_empty();
     html! {
         section #health data-live aria-label="Readiness" {
-            @if numbers["ready"].as_bool() == Some(true) && problems.is_empty() {
+            @if is_ready && warnings.is_empty() {
                 p.health.good { span.dot aria-hidden="true" {} strong { "Ready for mail" } }
+            } @else if is_ready {
+                div.health.warn {
+                    p { span.dot aria-hidden="true" {} strong { "Ready for mail" } " — but not all is well" }
+                    ul { @for warning in warnings { li { (words::clip(warning, 300)) } } }
+                }
             } @else {
                 div.health.bad {
                     p { span.dot aria-hidden="true" {} strong { "Not ready for mail" } " — senders are asked to come again later" }
-                    ul { @for problem in problems { li { (words::clip(problem, 300)) } } }
+                    ul { @for reason in problems.iter().chain(&warnings) { li { (words::clip(reason, 300)) } } }
                 }
             }
         }

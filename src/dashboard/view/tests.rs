@@ -36,7 +36,7 @@ fn pages(assets: &Assets) -> Vec<String> {
     let (frame, item) = (frame(assets), evil_item());
     let list = json!({ "items": [item, item], "next": EVIL });
     let mailbox = json!({ "lane": EVIL, "aliases": [EVIL, EVIL], "created_at": EVIL, "revoked": true, "connected": true, "last_seen_at": EVIL });
-    let numbers = json!({ "uptime_seconds": 5, "version": EVIL, "ready": false, "problems": [EVIL],
+    let numbers = json!({ "uptime_seconds": 5, "version": EVIL, "ready": false, "problems": [EVIL], "warnings": [EVIL],
         "deliveries": { "paused": EVIL, "left_alone": [{ "destination": EVIL, "until": EVIL }] },
         "history": { "step_seconds": 10, "until": EVIL, "series": { "accepted": [1, EVIL, null] } } });
     let records = json!({ "ok": false, "checked_at": EVIL,
@@ -153,6 +153,33 @@ fn values_of_another_shape_are_pages_too() {
     assert!(overview::overview(&frame, &seen).into_string().contains("cannot be read"));
     let detail = item::Item { record: &none, explanation: None, head: None, done: None };
     assert!(item::item(&frame, &detail).into_string().contains("not kept any more"));
+}
+
+#[test]
+fn a_relay_that_is_ready_says_what_is_not_well() {
+    let assets = Assets::new();
+    let (frame, none) = (frame(&assets), Value::Null);
+    let (expired, paused) = ("the certificate has run out", "deliveries are paused");
+    let page = |numbers: Value| {
+        let seen = overview::Overview { numbers: Some(&numbers), newest: &none, done: None };
+        overview::overview(&frame, &seen).into_string()
+    };
+    let well = page(json!({ "ready": true, "problems": [], "warnings": [] }));
+    assert!(well.contains("health good") && !well.contains("not all is well"), "{well}");
+    let warned = page(json!({ "ready": true, "problems": [], "warnings": [expired, paused] }));
+    assert!(warned.contains("Ready for mail") && warned.contains("health warn"), "{warned}");
+    assert!(warned.contains(expired) && warned.contains(&format!("<li>{paused}</li>")), "{warned}");
+    assert!(!warned.contains("health good"), "{warned}");
+    let stopped = json!({ "paused": "moving house" });
+    let page_of = |warnings: &[&str]| {
+        page(json!({ "ready": true, "problems": [], "warnings": warnings, "deliveries": stopped }))
+    };
+    let only_paused = page_of(&[paused]);
+    assert!(only_paused.contains("health good") && only_paused.contains("moving house"), "{only_paused}");
+    let both = page_of(&[expired, paused]);
+    assert!(both.contains("health warn") && !both.contains(&format!("<li>{paused}</li>")), "{both}");
+    let down = page(json!({ "ready": false, "problems": ["spool is poisoned"], "warnings": [expired] }));
+    assert!(down.contains("health bad") && down.contains(expired), "{down}");
 }
 
 #[test]

@@ -134,3 +134,44 @@ fn the_start_needs_both_files() {
     place.replace(&place.files.cert, &"x".repeat(1024 * 1024 + 1));
     assert!(said(&place).contains("1 MiB"), "{}", said(&place));
 }
+
+#[test]
+fn both_files_may_be_credentials_of_systemd() {
+    let place = Place::new();
+    place.write("one.example", true);
+    let credentials = Some(place.dir.path());
+    let named = Files { cert: "credential:chain.pem".into(), key: "$CREDENTIALS_DIRECTORY/key.pem".into() };
+    assert_eq!(named.read_in(credentials).unwrap().installed().names, ["one.example"]);
+    assert_eq!(named.stamp_in(credentials), place.files.stamp(), "the watch looks behind the names");
+    assert_eq!(named.stamp_in(None), [None, None], "and not at a file of that name here");
+    let said = named.read_in(None).unwrap_err().to_string();
+    assert!(said.contains("LoadCredential=") && said.contains("tls.cert_file"), "{said}");
+    let one_of_them = Files { cert: place.files.cert.clone(), ..named };
+    let said = one_of_them.read_in(None).unwrap_err().to_string();
+    assert!(said.contains("LoadCredential=") && said.contains("tls.key_file"), "{said}");
+    let none = Files { cert: "credential:none.pem".into(), ..one_of_them };
+    let said = none.read_in(credentials).unwrap_err().to_string();
+    assert!(said.contains(&place.dir.path().join("none.pem").display().to_string()), "{said}");
+}
+
+#[test]
+fn a_pair_that_cannot_be_read_is_tried_at_each_look() {
+    let place = Place::new();
+    place.write("one.example", true);
+    let watch = place.watch(LOOK_EVERY).unwrap();
+    std::fs::remove_file(&place.files.cert).unwrap();
+    std::fs::create_dir(&place.files.cert).unwrap(); // it opens, and does not read
+    let (loaded, seen) = watch.look(watch.loaded, watch.loaded, false);
+    assert!(watch.unread.get().is_none(), "not looked into yet");
+    for _ in 0..3 {
+        assert_eq!(watch.look(loaded, seen, false), (watch.loaded, seen), "it is not done with");
+        assert_eq!(*watch.unread.get(), Some(seen), "and it need not be said again");
+    }
+    assert_eq!(watch.store.installed().unwrap().names, ["one.example"]);
+    std::fs::remove_dir(&place.files.cert).unwrap();
+    place.write("two.example", true);
+    let (loaded, seen) = watch.look(loaded, seen, false);
+    assert_eq!(watch.look(loaded, seen, false), (seen, seen));
+    assert_eq!(watch.store.installed().unwrap().names, ["two.example"]);
+    assert!(watch.unread.get().is_none());
+}
