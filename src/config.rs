@@ -75,6 +75,17 @@ enum Value {
     Wholes(Vec<u64>),
 }
 
+/// A number of a `config.json` that is out of range here, and what is used instead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Adjusted {
+    /// Our key.
+    pub key: &'static str,
+    /// What the file says.
+    pub problem: String,
+    /// What is used.
+    pub used: String,
+}
+
 /// Where a configuration comes from.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Sources<'a> {
@@ -410,6 +421,8 @@ pub struct Config {
     pub metrics_enabled: bool,
     /// Fields of a `config.json` that mean nothing here.
     pub unused: Vec<String>,
+    /// Fields of a `config.json` that are out of range here.
+    pub adjusted: Vec<Adjusted>,
 }
 
 impl Config {

@@ -16,10 +16,12 @@ mod listeners;
 mod outbound;
 mod places;
 mod presence;
+mod probe;
 mod readiness;
 pub mod records;
 mod reload;
 mod resolver;
+mod settings;
 pub mod tls;
 mod verify;
 mod vitals;
@@ -36,34 +38,32 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admin::api::{self, Admin};
-use crate::admin::ask::Terms;
 use crate::admin::control::Control;
 use crate::admin::events::ONLOOKERS_MAX;
 use crate::admin::jobs::Jobs;
-use crate::config::{AdmissionMode, Config};
+use crate::config::Config;
 use crate::current::Current;
 use crate::http::{self, Guests};
-use crate::mail::admission::Admission;
 use crate::mail::intake::{self, Intake};
 use crate::mail::lane::Lanes;
 use crate::mail::limits::Limits;
 use crate::mail::outbound::delivery::standing::Standing;
 use crate::mail::outbound::delivery::switch::Switch;
-use crate::mail::outbound::intake::{self as outbound_intake, Submissions};
-use crate::mail::signer::Signer;
+use crate::mail::outbound::intake::Submissions;
 use crate::mail::signer::store::StoreError;
-use crate::mail::smtp::receiver;
 use crate::observe::{Live, Metrics};
 use crate::systemd::{Life, Socket};
-use crate::tunnel::session::{self, Window};
-use crate::tunnel::ws::{self, RateSettings, Tunnel};
+use crate::tunnel::ws::Tunnel;
 pub use ending::{DRAIN_ALL, DRAIN_SMTP, Ended, HAND_OVER_DELIVERIES, HAND_OVER_SMTP, HandOver};
 use ending::{Parts, Steps};
 use ledger::{Ledger, LedgerError};
 use listeners::Listeners;
+pub use outbound::may_sign;
 pub use places::Unplaced;
+pub use probe::probe;
 pub use reload::{Prepared, Reloader};
 use resolver::Resolver;
+pub use settings::terms;
 use vitals::{Pulse, Senses};
 
 /// The relay cannot start.
@@ -147,7 +147,13 @@ impl StartError {
             | Self::Socket(_) => true,
             Self::Outbound(error) => error.is_configuration(),
             Self::Attestation(error) => error.is_configuration(),
-            Self::Ledger(_) | Self::Listen { .. } | Self::Admin { .. } => false,
+            Self::Ledger(error) => match error {
+                LedgerError::LongSocket { .. } => true,
+                LedgerError::Directory { .. } | LedgerError::InUse { .. } | LedgerError::Spool { .. } => {
+                    false
+                }
+            },
+            Self::Listen { .. } | Self::Admin { .. } => false,
         }
     }
 }
@@ -206,20 +212,6 @@ pub struct Given {
     pub handed_over: bool,
 }
 
-/// Finds out whether [`start`] would get as far as serving, and changes nothing: keys, token, certificate, and whether
-/// this release reads the spool, which another process may have open.
-///
-/// # Errors
-/// What [`start`] would say.
-pub fn probe(config: &Config) -> Result<(), StartError> {
-    reload::read(config)?;
-    ledger::may_take_over(config)?;
-    if config.attestation.enabled {
-        Signer::open(custody::settings(config), false, Arc::new(Metrics::new()))?;
-    }
-    Ok(())
-}
-
 /// Starts a relay; it stops when `stop` is cancelled.
 ///
 /// # Errors
@@ -254,61 +246,32 @@ pub async fn start(config: &Config, given: Given, stop: CancellationToken) -> Re
     let steps = Steps::default();
     let rest = steps.rest.clone();
     let submissions = Submissions::new(
-        submission_settings(config),
+        settings::submission_settings(config),
         ledger.spooler.clone(),
         Arc::clone(&metrics),
         signer.clone(),
     );
-    tasks.spawn(Arc::clone(&submissions).run(rest.clone()));
     let lanes = Lanes::new(
         ledger.spooler.clone(),
-        admission(config),
+        settings::admission(config),
         config.domains.clone(),
         Arc::clone(&submissions),
         Arc::clone(&metrics),
         signer.clone(),
     );
     let service = Arc::clone(&lanes);
-    let tunnel =
-        Tunnel::new(tunnel_settings(config), service, Arc::clone(&metrics), rest.clone(), tasks.clone());
-    if let Some(signer) = &signer {
-        tasks.spawn(custody::watch(Arc::clone(signer), Arc::clone(&tunnel), rest.clone()));
-    }
-
+    let tunnel = Tunnel::new(
+        settings::tunnel_settings(config),
+        service,
+        Arc::clone(&metrics),
+        rest.clone(),
+        tasks.clone(),
+    );
     let switch = Arc::new(Switch::open(&config.data_dir));
     let standing = Arc::new(Standing::default());
     let deliveries = outbound::deps(config, &smtp, &ledger.spooler, &switch, &standing, &metrics)?;
-
     let resolver = Resolver::new(config, &metrics);
-    tasks.spawn(Arc::clone(&resolver).run(deliveries.router.dns().clone(), rest.clone()));
     let pulse = Pulse::new(Arc::clone(&tunnel), Arc::clone(&metrics));
-    let senses = Senses {
-        spooler: ledger.spooler.clone(),
-        resolver: Arc::clone(&resolver),
-        switch: Arc::clone(&switch),
-        certificates: served.as_ref().map(|served| Arc::clone(&served.store)),
-    };
-    tasks.spawn(Arc::clone(&pulse).run(senses, rest.clone()));
-
-    let deps = intake::Deps {
-        spooler: ledger.spooler.clone(),
-        metrics: Arc::clone(&metrics),
-        limits: Arc::new(Limits::new(abuse::limits(config))),
-        screen: abuse::screen(config, deliveries.router.dns(), &metrics),
-        verifier: verify::verifier(config, &deliveries.router, &metrics),
-    };
-    let intake = intake::Settings {
-        gate: edge::smtp_gate(config, &metrics),
-        tls: served.as_ref().map(tls::Served::smtp),
-        ..intake_settings(config)
-    };
-    let intake = Intake::new(intake, deps, steps.smtp.clone());
-    let smtp_task = tasks.spawn(intake.clone().run(listeners.smtp));
-
-    let router = deliveries.router.clone();
-    let plan = outbound::plan(config, &deliveries);
-    let deliveries = tasks.spawn(outbound::run(Arc::clone(&plan), deliveries, steps.deliveries.clone()));
-
     let admin = Arc::new(Admin {
         spooler: ledger.spooler.clone(),
         handle: ledger.engine.handle(),
@@ -327,46 +290,75 @@ pub async fn start(config: &Config, given: Given, stop: CancellationToken) -> Re
         jobs: Jobs::new(config.data_dir.clone(), rest.clone()),
     });
     let admin_router = api::router(Arc::clone(&admin));
-    let pages = edge::dashboard(
+    let face = edge::dashboard(
         config,
         &listeners::addresses(&listeners.http),
         guard.as_ref(),
         &admin_router,
         &metrics,
-    )?
-    .map(|pages| pages as Arc<dyn http::Pages>);
-    let admin_door = guard.map(|guard| edge::admin_door(config, guard, &admin_router, &metrics));
+    )?;
     let acme = match &served {
         Some(served) => acme::prepare(config, &served.store, &metrics)?,
         None => None,
     };
-    let challenges = acme.as_ref().map(|acme| Arc::clone(&acme.challenges));
+
+    // Nothing below can fail: who was served for a moment by a start that ends with an error would have been misled.
+    tasks.spawn(Arc::clone(&submissions).run(rest.clone()));
+    if let Some(signer) = &signer {
+        tasks.spawn(custody::watch(Arc::clone(signer), Arc::clone(&tunnel), rest.clone()));
+    }
+    tasks.spawn(Arc::clone(&resolver).run(deliveries.router.dns().clone(), rest.clone()));
+    let senses = Senses {
+        spooler: ledger.spooler.clone(),
+        resolver: Arc::clone(&resolver),
+        switch: Arc::clone(&switch),
+        certificates: served.as_ref().map(|served| Arc::clone(&served.store)),
+    };
+    tasks.spawn(Arc::clone(&pulse).run(senses, rest.clone()));
+
+    let deps = intake::Deps {
+        spooler: ledger.spooler.clone(),
+        metrics: Arc::clone(&metrics),
+        limits: Arc::new(Limits::new(abuse::limits(config))),
+        screen: abuse::screen(config, deliveries.router.dns(), &metrics),
+        verifier: verify::verifier(config, &deliveries.router, &metrics),
+    };
+    let intake = intake::Settings {
+        gate: edge::smtp_gate(config, &metrics),
+        tls: served.as_ref().map(tls::Served::smtp),
+        ..settings::intake_settings(config)
+    };
+    let intake = Intake::new(intake, deps, steps.smtp.clone());
+    let smtp_task = tasks.spawn(intake.clone().run(listeners.smtp));
+
+    let router = deliveries.router.clone();
+    let plan = outbound::plan(config, &deliveries);
+    let deliveries = tasks.spawn(outbound::run(Arc::clone(&plan), deliveries, steps.deliveries.clone()));
+
+    let (pages, own_guard) = face.map_or((None, None), |face| (Some(face.pages), face.own));
+    let admin_door = guard.map(|guard| edge::admin_door(config, guard, &admin_router, &metrics));
     let about = custody::About::new(config, signer);
     let described: Arc<dyn http::About> = Arc::clone(&about) as _;
     let sts = Arc::new(Current::new(records::sts_policy(config)));
     let extras = http::Extras {
         admin: admin_door.clone(),
-        pages,
+        pages: pages.map(|pages| pages as Arc<dyn http::Pages>),
         about: Some(described),
-        challenges,
+        challenges: acme.as_ref().map(|acme| Arc::clone(&acme.challenges)),
         sts: Arc::clone(&sts),
     };
     let watch = metrics.listeners.watch(readiness::ADMIN);
-    let answering = api::serve(listeners.admin, admin_router, rest.clone());
-    tasks.spawn(async move {
-        answering.await;
-        drop(watch);
-    });
+    tasks.spawn(api::socket::serve(listeners.admin, watch, admin_router, rest.clone()));
 
     let shown = config.metrics_enabled.then(|| Arc::clone(&metrics));
     let pages = http::router(Arc::clone(&pulse) as _, shown, tunnel.router(), extras);
     let door = http::Door {
         gate: edge::http_gate(config, &metrics),
         guests: Some(Guests::new(&config.http.trusted_proxies, &metrics)),
+        places: http::Places::beside(config.smtp.max_connections),
         metrics: Some(Arc::clone(&metrics)),
         ..http::Door::default()
     };
-    let plain = tls::plain_router(&pages, config, http, https);
     if let Some(served) = &served {
         served.watch(&tasks, &rest);
         for listener in listeners.https {
@@ -375,7 +367,9 @@ pub async fn start(config: &Config, given: Given, stop: CancellationToken) -> Re
         }
     }
     for listener in listeners.http {
-        tasks.spawn(http::serve(listener, door.clone(), plain.clone(), rest.clone(), tasks.clone()));
+        let at = listener.local_addr().unwrap_or(config.http.listen);
+        let plain = tls::plain_router(&pages, config, at, https);
+        tasks.spawn(http::serve(listener, door.clone(), plain, rest.clone(), tasks.clone()));
     }
     if let Some(acme) = acme {
         // The listeners that validations come to are there now.
@@ -402,6 +396,7 @@ pub async fn start(config: &Config, given: Given, stop: CancellationToken) -> Re
         spooler: ledger.spooler.clone(),
         admin,
         door: admin_door,
+        own_guard,
         tls: served.clone(),
         about,
         sts,
@@ -414,8 +409,9 @@ pub async fn start(config: &Config, given: Given, stop: CancellationToken) -> Re
         intake,
         smtp: smtp_task,
         deliveries,
+        hand_over: HandOver::new(&listeners.kept),
         sockets: listeners.kept,
-        hand_over: CancellationToken::new(),
+        admin_file: listeners.admin_file,
     };
     Ok(Daemon {
         http,
@@ -457,91 +453,9 @@ impl Daemon {
     }
 }
 
-fn admission(config: &Config) -> Admission {
-    match config.admission.mode {
-        AdmissionMode::Open => Admission::Open,
-        AdmissionMode::Allowlist => Admission::AllowList,
-    }
-}
-
 /// Where the token of the dashboard is, if that is to be seen at this address.
 #[must_use]
 pub fn dashboard_token(config: &Config, http: SocketAddr) -> Option<PathBuf> {
     let own = || http.ip().is_loopback().then(|| edge::dashboard_token_file(config));
     config.admin_http_token_file.clone().or_else(own)
-}
-
-fn tunnel_settings(config: &Config) -> ws::Settings {
-    let (t, l) = (&config.tunnel, &config.limits);
-    ws::Settings {
-        host: config.hostname.clone(),
-        challenge_ttl: Duration::from_secs(t.challenge_ttl_seconds),
-        rates: l.enabled.then(|| RateSettings {
-            per_minute: l.ws_auth_attempts_per_minute_per_ip,
-            deny_window: Duration::from_secs(l.deny_window_seconds),
-        }),
-        trusted_proxies: config.http.trusted_proxies.clone(),
-        session: session::Settings {
-            heartbeat_interval: Duration::from_secs(t.heartbeat_interval_seconds),
-            idle_timeout: Duration::from_secs(t.idle_timeout_seconds),
-            ack_patience: session::ACK_PATIENCE,
-            window: Window { items: t.unacked_items_max, bytes: t.unacked_bytes_max },
-            legacy_items_max: t.legacy_unacked_items_max,
-        },
-        reconnect_after: ending::RECONNECT_AFTER,
-    }
-}
-
-/// What answers to an operator need to know of the configuration.
-#[must_use]
-pub fn terms(config: &Config) -> Terms {
-    let ms = |seconds: u64| seconds.saturating_mul(1000);
-    let l = &config.limits;
-    Terms {
-        hostname: config.hostname.clone(),
-        domains: config.domains.clone(),
-        retain_acked_ms: ms(config.spool.retain_acked_seconds),
-        expire_ms: ms(config.spool.expire_undelivered_seconds),
-        retain_results_ms: ms(config.spool.retain_results_seconds),
-        outbound_expire_ms: ms(config.delivery.expire_after_seconds),
-        outbound_per_hour: l.enabled.then_some(l.outbound_messages_per_hour_per_mailbox),
-        outbound_recipients_per_day: l.enabled.then_some(l.outbound_recipients_per_day_per_mailbox),
-    }
-}
-
-fn submission_settings(config: &Config) -> outbound_intake::Settings {
-    let limits = &config.limits;
-    outbound_intake::Settings {
-        postmaster: config.postmaster.clone().unwrap_or_default(),
-        message_bytes_max: config.smtp.max_message_bytes,
-        limited: limits.enabled,
-        messages_per_hour: limits.outbound_messages_per_hour_per_mailbox,
-        recipients_per_day: limits.outbound_recipients_per_day_per_mailbox,
-        resubmission_window_ms: config.delivery.resubmission_window_seconds.saturating_mul(1000),
-        remember_ms: config
-            .spool
-            .retain_results_seconds
-            .saturating_add(config.delivery.expire_after_seconds)
-            .saturating_mul(1000),
-        ..outbound_intake::Settings::new(&config.hostname, &config.domains)
-    }
-}
-
-fn intake_settings(config: &Config) -> intake::Settings {
-    let smtp = &config.smtp;
-    let session = receiver::Settings {
-        message_bytes_max: smtp.max_message_bytes,
-        recipients_max: smtp.max_recipients,
-        command_timeout: Duration::from_secs(smtp.command_timeout_seconds),
-        require_tls: smtp.require_tls,
-        unknown_recipient_delay: abuse::unknown_recipient_delay(config),
-        greet_delay: Duration::from_millis(smtp.greet_delay_ms),
-        ..receiver::Settings::new(&config.hostname, &config.domains)
-    };
-    intake::Settings {
-        postmaster: config.postmaster.clone().unwrap_or_default(),
-        normalize_networks: smtp.normalize_networks.clone(),
-        greeted_at_once: config.http.trusted_proxies.clone(),
-        ..intake::Settings::new(session)
-    }
 }

@@ -2,7 +2,7 @@
 //!
 //! Promises: a secret is read only from a regular file that nobody but its owner (or root) can read or change, as ssh does it;
 //! it is bounded by [`SECRET_BYTES_MAX`], and wiped from memory when dropped. `credential:NAME`, or a path below
-//! `$CREDENTIALS_DIRECTORY`, is what systemd's `LoadCredential=` put there.
+//! `$CREDENTIALS_DIRECTORY`, is what systemd's `LoadCredential=` put there at the start; a newer one needs a restart.
 //! Failure policy: refuse, and say which command makes it right. A key that others have read is no secret any more, and a
 //! warning in a log is read by nobody.
 
@@ -72,14 +72,19 @@ pub enum SecretError {
     },
 }
 
+/// Where systemd has put the credentials of this service; `None`: there are none.
+#[must_use]
+pub fn credentials() -> Option<PathBuf> {
+    std::env::var_os(CREDENTIALS_DIRECTORY).map(PathBuf::from)
+}
+
 /// The file that a configured path means: `credential:NAME` and `$CREDENTIALS_DIRECTORY/NAME` are systemd's, everything else is
 /// itself.
 ///
 /// # Errors
 /// [`SecretError::NoCredential`].
 pub fn resolve(configured: &Path) -> Result<PathBuf, SecretError> {
-    let directory = std::env::var_os(CREDENTIALS_DIRECTORY).map(PathBuf::from);
-    resolve_in(configured, directory.as_deref())
+    resolve_in(configured, credentials().as_deref())
 }
 
 /// Whether a configured path names a credential of systemd's, and no file that could be relative to something.
@@ -93,7 +98,11 @@ fn credential(text: &str) -> Option<&str> {
     text.strip_prefix(CREDENTIAL).or_else(by_directory)
 }
 
-fn resolve_in(configured: &Path, directory: Option<&Path>) -> Result<PathBuf, SecretError> {
+/// The same with [`credentials`] that were asked for before.
+///
+/// # Errors
+/// [`SecretError::NoCredential`].
+pub fn resolve_in(configured: &Path, directory: Option<&Path>) -> Result<PathBuf, SecretError> {
     let Some((text, name)) = configured.to_str().and_then(|text| Some((text, credential(text)?))) else {
         return Ok(configured.to_owned());
     };
@@ -155,8 +164,7 @@ pub fn open_private(path: &Path) -> Result<File, SecretError> {
     if !meta.is_file() {
         return Err(SecretError::NoFile { path: path.to_owned() });
     }
-    let directory = std::env::var_os(CREDENTIALS_DIRECTORY).map(PathBuf::from);
-    let of_systemd = meta.uid() == 0 && directory.is_some_and(|directory| path.starts_with(directory));
+    let of_systemd = meta.uid() == 0 && credentials().is_some_and(|directory| path.starts_with(directory));
     let others = if of_systemd { OTHERS_OF_CREDENTIALS } else { OTHERS };
     if meta.mode() & others != 0 {
         return Err(SecretError::Exposed {

@@ -38,6 +38,23 @@ fn passport(path: &Path) -> String {
 }
 
 #[test]
+fn a_key_file_that_could_not_be_written_whole_is_not_there() {
+    // Goal: a crash in the middle leaves no half key under its name. Method: a limit for the length of files ends the
+    // process with its first octet.
+    let dir = tempfile::tempdir().expect("directory");
+    let file = dir.path().join("passport.key");
+    let program = waystation();
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", "ulimit -f 0 && exec \"$0\" keys passport --out \"$1\""]);
+    let died = command.arg(program.get_program()).arg(&file).output().expect("it runs");
+    assert!(!died.status.success(), "{died:?}");
+    assert!(!file.exists(), "it is whole, or it is not there");
+    assert_eq!(passport(&file).len(), 52, "and the next try is not in its own way");
+    let left: Vec<_> = std::fs::read_dir(dir.path()).expect("directory").collect();
+    assert_eq!(left.len(), 1, "{left:?}");
+}
+
+#[test]
 fn a_passport_is_made_once_and_can_be_shown() {
     use std::os::unix::fs::PermissionsExt as _;
     let dir = tempfile::tempdir().expect("directory");

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Exit, Global, Stop, load, screen};
 use crate::admin::control::Control;
 use crate::clock;
-use crate::config::{Config, Keys, LogShape};
+use crate::config::{Adjusted, Config, Keys, LogShape};
 use crate::daemon::{self, Daemon, Given, StartError};
 use crate::observe::{self, LogControl, LogFormat, LogSettings, TraceSettings};
 use crate::systemd::{self, Manager, Socket};
@@ -22,6 +22,8 @@ use steer::{Next, Signals, Steer};
 
 /// Longest wait for a collector of traces at the end.
 const TRACES_PATIENCE: Duration = Duration::from_secs(3);
+/// Longest wait for a service manager that does not read, when a start is broken off.
+const LAST_WORD_PATIENCE: Duration = Duration::from_secs(1);
 /// How long the service manager is asked to wait for a start: recovery reads what the last end left.
 const START_MAX: Duration = Duration::from_secs(3600);
 
@@ -52,7 +54,7 @@ pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<Exit> {
         .enable_all()
         .build()
         .context("cannot start the async runtime")?;
-    let signals = {
+    let mut signals = {
         let _inside = runtime.enter();
         Signals::new()?
     };
@@ -74,12 +76,26 @@ pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<Exit> {
     for field in &config.unused {
         tracing::warn!(event = "relay.config.not_used", field, "this relay has no use for `{field}`");
     }
-    let ended = runtime.block_on(serve(global, (config, keys), &log, birth, signals));
+    for Adjusted { key, problem, used } in &config.adjusted {
+        tracing::warn!(event = "relay.config.adjusted", key, problem, used, "{key}: {problem}; {used}");
+    }
+    let ended = runtime.block_on(serve(global, (config, keys), &log, birth, &mut signals));
+    log.flush(TRACES_PATIENCE);
+    // Signals are heard for as long as the runtime lives. One that comes in the moment from here to `exec` is lost, and one that
+    // comes before the next program listens ends it: to hold them back takes a call that Rust counts as unsafe.
+    let called_off = match &ended {
+        Ok(Next::Replace(..)) => runtime.block_on(signals.have_ended()),
+        Ok(Next::Exit(_)) | Err(_) => None,
+    };
     // A look-up or a read that hangs may not keep a stopped relay from ending.
     runtime.shutdown_background();
-    log.flush(TRACES_PATIENCE);
     match (ended?, program) {
         (Next::Exit(exit), _) => Ok(exit),
+        (Next::Replace(..), _) if called_off.is_some() => {
+            let signal = called_off;
+            tracing::info!(event = "relay.stopped", signal, "stopped in a hand-over: nobody comes after");
+            Ok(Exit::Done)
+        }
         (Next::Replace(sockets, since_ms), Some(program)) => {
             let version = env!("CARGO_PKG_VERSION").to_owned();
             let error = program.replace(sockets, &Handed { count: count + 1, since_ms, version });
@@ -117,7 +133,7 @@ async fn serve(
     (config, keys): (Config, Keys),
     log: &LogControl,
     birth: Birth,
-    signals: Signals,
+    signals: &mut Signals,
 ) -> anyhow::Result<Next> {
     let Birth { sockets, handed, program } = birth;
     let stop = CancellationToken::new();
@@ -126,7 +142,15 @@ async fn serve(
     let given =
         Given { live: log.live.clone(), sockets, control: Some(control), handed_over: handed.is_some() };
     let starting = daemon::start(&config, given, stop.clone());
-    let daemon = manager.patiently(starting, START_MAX).await.map_err(started)?;
+    let daemon = tokio::select! {
+        begun = manager.patiently(starting, START_MAX) => begun.map_err(started)?,
+        signal = signals.end() => {
+            // Recovery may be cut short anywhere: the next start does it again.
+            tracing::info!(event = "relay.stopped", signal, "stopped by {signal} before the relay had started");
+            let _ = tokio::time::timeout(LAST_WORD_PATIENCE, manager.stopping()).await;
+            return Ok(Next::Exit(Exit::Done));
+        }
+    };
     daemon.metrics.operate.loaded(clock::wall().0);
     match &handed {
         Some(handed) => {

@@ -8,8 +8,8 @@ use ipnet::IpNet;
 
 use super::keys::{self, Key, Kind};
 use super::{
-    Admission, AdmissionMode, Config, ConfigError, ConfigErrors, ENV_PREFIX, Http, Keys, Limits, Log,
-    LogShape, MtaSts, PROBLEMS_MAX, Smtp, SpoolKeys, Tunnel, Value, seed,
+    Adjusted, Admission, AdmissionMode, Config, ConfigError, ConfigErrors, ENV_PREFIX, Http, Keys, Limits,
+    Log, LogShape, MtaSts, PROBLEMS_MAX, Smtp, SpoolKeys, Tunnel, Value, seed,
 };
 
 /// Most entries of one list.
@@ -21,6 +21,7 @@ pub(super) struct Loader {
     /// Value and source of every key that is set somewhere.
     values: BTreeMap<&'static str, (Value, String)>,
     unused: Vec<String>,
+    adjusted: Vec<Adjusted>,
     problems: Vec<ConfigError>,
 }
 
@@ -39,6 +40,7 @@ impl Loader {
             match seed::read(name, text) {
                 Ok(seed) => {
                     self.unused = seed.unused;
+                    self.adjusted = seed.adjusted;
                     for (path, value) in seed.values {
                         if let Some(key) = keys::find(path) {
                             self.checked(name, key, value);
@@ -235,7 +237,7 @@ impl Loader {
 
     /// A loader that has read these.
     pub(super) fn of(keys: Keys) -> Self {
-        Self { values: keys.values, unused: keys.unused, problems: Vec::new() }
+        Self { values: keys.values, unused: keys.unused, ..Self::default() }
     }
 
     /// The configuration with its keys, or everything that is wrong with it.
@@ -389,6 +391,7 @@ impl Loader {
             },
             metrics_enabled: self.bool("metrics.enabled"),
             unused: std::mem::take(&mut self.unused),
+            adjusted: std::mem::take(&mut self.adjusted),
         }
     }
 

@@ -55,7 +55,12 @@ impl Loader {
             let with_port = text.parse::<SocketAddr>().ok();
             let bare = || text.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, DNS_PORT));
             match with_port.or_else(bare) {
-                Some(server) => servers.push(server),
+                Some(server) if server.port() != 0 => servers.push(server),
+                Some(_) => self.refuse(
+                    path,
+                    format!("`{text}` has port 0, where nobody can be asked"),
+                    "write the port of the resolver, or none: 53 is meant then",
+                ),
                 None => self.refuse(
                     path,
                     format!("`{text}` is not an address"),
@@ -94,7 +99,7 @@ impl Loader {
             return None;
         }
         let advice = "write it like \"smtp.example.org:587\" or \"[2001:db8::1]:25\"";
-        if text.parse::<SocketAddr>().is_ok() {
+        if text.parse::<SocketAddr>().is_ok_and(|address| address.port() > 0) {
             return Some(text);
         }
         match text.rsplit_once(':') {

@@ -1,17 +1,22 @@
 //! PURE: the `config.json` of the relay this one replaces (`mail-tunnel` specification, section 13).
 //!
 //! Its required fields are checked in its order and refused in its words, so that a file which started the
-//! old relay starts this one. Fields that have no counterpart here are accepted and returned by name.
+//! old relay starts this one. Fields that have no counterpart here are accepted and returned by name; numbers that are
+//! out of range here become the nearest one that is not, and that is told. Only a key name that nothing here can carry is
+//! refused: another one would be another key to every gateway.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde_json::{Map, Value as Json};
 
-use super::{ConfigError, Value};
+use super::keys::{self, Kind};
+use super::{Adjusted, ConfigError, Value};
 
 /// The greatest whole number the old relay's JavaScript could hold exactly.
 const SAFE_INTEGER_MAX: u64 = (1 << 53) - 1;
+/// Longest name of a key, bytes, as for `attestation.key_id`.
+const KEY_ID_BYTES_MAX: usize = 64;
 
 /// What a `config.json` says.
 #[derive(Debug, Default)]
@@ -20,6 +25,32 @@ pub(super) struct Seed {
     pub(super) values: BTreeMap<&'static str, Value>,
     /// Fields that mean nothing here, dotted.
     pub(super) unused: Vec<String>,
+    /// Fields that mean something else here than they say.
+    pub(super) adjusted: Vec<Adjusted>,
+}
+
+impl Seed {
+    fn set(&mut self, key: &'static str, value: Value) {
+        self.values.insert(key, value);
+    }
+
+    /// A number in our unit that `field` says as `given`, or the nearest one that the key takes.
+    fn whole(&mut self, key: &'static str, value: u64, (field, given): (&str, u64)) {
+        let taken = nearest(key, value);
+        if taken != value {
+            let problem = format!("{field} is {given}, which is out of range here");
+            self.adjusted.push(Adjusted { key, problem, used: format!("{taken} is used") });
+        }
+        self.set(key, Value::Whole(taken));
+    }
+}
+
+/// The number nearest to `value` that `key` takes.
+fn nearest(key: &str, value: u64) -> u64 {
+    match keys::find(key).map(|key| key.kind) {
+        Some(Kind::Whole(min, max)) => value.clamp(min, max),
+        Some(Kind::Bool | Kind::Text | Kind::Word(_) | Kind::List | Kind::Wholes(..)) | None => value,
+    }
 }
 
 /// Fields we translate; everything else in the file is listed as not used.
@@ -74,12 +105,9 @@ struct Reader<'a> {
 impl Reader<'_> {
     fn values(&self, root: &Map<String, Json>) -> Result<Seed, ConfigError> {
         let mut seed = Seed::default();
-        let mut set = |key, value| {
-            seed.values.insert(key, value);
-        };
         let host = self.address(root, "", "host")?;
         let port = self.port(root, "", "port")?;
-        set("http.listen", Value::Text(socket(&host, port)));
+        seed.set("http.listen", Value::Text(socket(&host, port)));
 
         let logging = self.object(root, "logging")?;
         let format = match logging.get("consoleLogFormat").and_then(Json::as_str) {
@@ -89,16 +117,20 @@ impl Reader<'_> {
                 return Err(self.error("logging.consoleLogFormat", "must be \"json\" or \"pretty\"."));
             }
         };
-        set("log.format", Value::Text(format.to_owned()));
+        seed.set("log.format", Value::Text(format.to_owned()));
         self.text(logging, "logging", "prettyLogThemePath")?;
 
         let smtp = self.object(root, "smtp")?;
-        set("smtp.enabled", Value::Bool(self.boolean(smtp, "smtp", "enabled")?));
+        seed.set("smtp.enabled", Value::Bool(self.boolean(smtp, "smtp", "enabled")?));
         let host = self.address(smtp, "smtp", "host")?;
         let port = self.port(smtp, "smtp", "port")?;
-        set("smtp.listen", Value::List(vec![socket(&host, port)]));
-        set("smtp.max_message_bytes", Value::Whole(self.positive(smtp, "smtp", "maxMessageBytes")?));
-        set("smtp.max_recipients", Value::Whole(self.positive(smtp, "smtp", "maxRecipients")?));
+        seed.set("smtp.listen", Value::List(vec![socket(&host, port)]));
+        for (field, key) in
+            [("maxMessageBytes", "smtp.max_message_bytes"), ("maxRecipients", "smtp.max_recipients")]
+        {
+            let given = self.positive(smtp, "smtp", field)?;
+            seed.whole(key, given, (&path("smtp", field), given));
+        }
 
         let limits = self.object(root, "rateLimits")?;
         for (field, key) in [
@@ -106,27 +138,28 @@ impl Reader<'_> {
             ("smtpMessagesPerMinutePerIp", "limits.smtp_messages_per_minute_per_ip"),
             ("wsAuthAttemptsPerMinutePerIp", "limits.ws_auth_attempts_per_minute_per_ip"),
         ] {
-            set(key, Value::Whole(self.positive(limits, "rateLimits", field)?));
+            let given = self.positive(limits, "rateLimits", field)?;
+            seed.whole(key, given, (&path("rateLimits", field), given));
         }
         let window = self.positive(limits, "rateLimits", "denyWindowMs")?;
-        set("limits.deny_window_seconds", Value::Whole(window.div_ceil(1000)));
+        let given = ("rateLimits.denyWindowMs", window);
+        seed.whole("limits.deny_window_seconds", window.div_ceil(1000), given);
 
         let auth = self.object(root, "auth")?;
         let ttl = self.positive(auth, "auth", "challengeTtlSeconds")?;
-        set("tunnel.challenge_ttl_seconds", Value::Whole(ttl));
+        seed.whole("tunnel.challenge_ttl_seconds", ttl, ("auth.challengeTtlSeconds", ttl));
         self.positive(auth, "auth", "maxChallengeRecords")?;
         self.positive(auth, "auth", "challengeGcIntervalMs")?;
 
         let ws = self.object(root, "ws")?;
         let heartbeat = self.positive(ws, "ws", "heartbeatIntervalMs")?;
-        set("tunnel.heartbeat_interval_seconds", Value::Whole(heartbeat.div_ceil(1000)));
         let idle = self.positive(ws, "ws", "idleTimeoutMs")?;
-        set("tunnel.idle_timeout_seconds", Value::Whole(idle.div_ceil(1000)));
+        silence(&mut seed, heartbeat, idle);
 
         self.optional(root, "dkim", &["domainName", "keySelector", "privateKeyPath"])?;
-        self.dkim(root, &mut set);
+        self.dkim(root, &mut seed);
         self.optional(root, "attestation", &["keyId", "signingPrivateKeyPath"])?;
-        self.attestation(root, &mut set);
+        self.attestation(root, &mut seed)?;
         collect_unused(root, "", &mut seed.unused);
         Ok(seed)
     }
@@ -149,38 +182,50 @@ impl Reader<'_> {
 
     /// What the old relay signed with. Its `skipFields` names Date and Message-ID, which must be signed (T6), so it
     /// is not taken over.
-    fn dkim(&self, root: &Map<String, Json>, set: &mut impl FnMut(&'static str, Value)) {
+    fn dkim(&self, root: &Map<String, Json>, seed: &mut Seed) {
         let Some(dkim) = root.get("dkim").and_then(Json::as_object) else { return };
         let enabled = dkim.get("enabled").and_then(Json::as_bool) == Some(true);
-        set("dkim.enabled", Value::Bool(enabled));
+        seed.set("dkim.enabled", Value::Bool(enabled));
         let text = |name| dkim.get(name).and_then(Json::as_str).map(str::trim).filter(|t| !t.is_empty());
         if let Some(domain) = text("domainName") {
-            set("dkim.domain", Value::Text(domain.to_owned()));
+            seed.set("dkim.domain", Value::Text(domain.to_owned()));
         }
         if let Some(selector) = text("keySelector") {
-            set("dkim.selector", Value::Text(selector.to_owned()));
+            seed.set("dkim.selector", Value::Text(selector.to_owned()));
         }
         if let Some(key) = text("privateKeyPath") {
-            set("dkim.rsa_key_file", Value::Text(self.beside(key)));
+            seed.set("dkim.rsa_key_file", Value::Text(self.beside(key)));
         }
         if let Some(names) = text("headerFieldNames") {
             let names = names.split(':').map(|name| name.trim().to_owned()).filter(|name| !name.is_empty());
-            set("dkim.sign_headers", Value::List(names.collect()));
+            seed.set("dkim.sign_headers", Value::List(names.collect()));
         }
     }
 
-    /// What the old relay signed its statements with. A file that does not speak of them leaves our defaults.
-    fn attestation(&self, root: &Map<String, Json>, set: &mut impl FnMut(&'static str, Value)) {
-        let Some(given) = root.get("attestation").and_then(Json::as_object) else { return };
+    /// What the old relay signed its statements with. A file that does not speak of them leaves our defaults, and so does
+    /// the name of a key that was never used.
+    fn attestation(&self, root: &Map<String, Json>, seed: &mut Seed) -> Result<(), ConfigError> {
+        let Some(given) = root.get("attestation").and_then(Json::as_object) else { return Ok(()) };
         let enabled = given.get("enabled").and_then(Json::as_bool) == Some(true);
-        set("attestation.enabled", Value::Bool(enabled));
+        seed.set("attestation.enabled", Value::Bool(enabled));
         let text = |name| given.get(name).and_then(Json::as_str).map(str::trim).filter(|t| !t.is_empty());
-        if let Some(id) = text("keyId") {
-            set("attestation.key_id", Value::Text(id.to_owned()));
+        match text("keyId") {
+            Some(id) if is_key_name(id) => seed.set("attestation.key_id", Value::Text(id.to_owned())),
+            Some(id) if enabled => {
+                let must = format!("is `{id}`, and cannot name a key here.");
+                let advice =
+                    "use 1 to 64 letters, digits, `-`, `_` and `.`, here and in `trusted_relays` of every \
+                              gateway at the same time; the key itself stays"
+                        .to_owned();
+                return Err(ConfigError { advice, ..self.error("attestation.keyId", &must) });
+            }
+            Some(_) => seed.unused.push("attestation.keyId".to_owned()),
+            None => {}
         }
         if let Some(key) = text("signingPrivateKeyPath") {
-            set("attestation.key_file", Value::Text(self.beside(key)));
+            seed.set("attestation.key_file", Value::Text(self.beside(key)));
         }
+        Ok(())
     }
 
     /// Relative paths start at the configuration's directory; an absolute one replaces it.
@@ -242,6 +287,28 @@ impl Reader<'_> {
         };
         ConfigError { file: file.to_owned(), key: field.to_owned(), problem, advice: String::new() }
     }
+}
+
+/// How long a gateway may be silent. The old relay required both numbers and used neither, so they may be any; a pair that
+/// leaves no time to answer a ping is replaced by ours.
+fn silence(seed: &mut Seed, heartbeat_ms: u64, idle_ms: u64) {
+    let (heartbeat_key, idle_key) = ("tunnel.heartbeat_interval_seconds", "tunnel.idle_timeout_seconds");
+    let (heartbeat, idle) = (heartbeat_ms.div_ceil(1000), idle_ms.div_ceil(1000));
+    if nearest(idle_key, idle) > nearest(heartbeat_key, heartbeat) {
+        seed.whole(heartbeat_key, heartbeat, ("ws.heartbeatIntervalMs", heartbeat_ms));
+        seed.whole(idle_key, idle, ("ws.idleTimeoutMs", idle_ms));
+        return;
+    }
+    let problem = format!(
+        "ws.idleTimeoutMs ({idle_ms}) is not longer than ws.heartbeatIntervalMs ({heartbeat_ms}) here"
+    );
+    seed.adjusted.push(Adjusted { key: idle_key, problem, used: "the defaults of both are used".to_owned() });
+}
+
+/// What can be the name of a key: a part of file names and of log lines.
+fn is_key_name(id: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    id.len() <= KEY_ID_BYTES_MAX && id.chars().all(plain)
 }
 
 /// A whole number; JavaScript does not tell `5` from `5.0`.
@@ -412,6 +479,73 @@ mod tests {
         json["attestation"]["enabled"] = json!(false);
         let seed = read("/etc/relay/config.json", &json.to_string()).expect("accepted");
         assert_eq!(seed.values["attestation.enabled"], Value::Bool(false));
+    }
+
+    #[test]
+    fn numbers_out_of_our_range_become_the_nearest_and_are_told() {
+        let table: [(&str, &str, u64, &str, u64); 9] = [
+            ("auth", "challengeTtlSeconds", 900, "tunnel.challenge_ttl_seconds", 600),
+            ("auth", "challengeTtlSeconds", 3, "tunnel.challenge_ttl_seconds", 5),
+            ("rateLimits", "denyWindowMs", 172_800_000, "limits.deny_window_seconds", 86_400),
+            ("smtp", "maxRecipients", 5000, "smtp.max_recipients", 1000),
+            ("smtp", "maxMessageBytes", 10, "smtp.max_message_bytes", 1024),
+            ("smtp", "maxMessageBytes", 1 << 40, "smtp.max_message_bytes", (1 << 31) - 1),
+            (
+                "rateLimits",
+                "smtpMessagesPerMinutePerIp",
+                2_000_000,
+                "limits.smtp_messages_per_minute_per_ip",
+                1_000_000,
+            ),
+            ("ws", "heartbeatIntervalMs", 7_000_000, "tunnel.heartbeat_interval_seconds", 3600),
+            ("ws", "idleTimeoutMs", 90_000_000, "tunnel.idle_timeout_seconds", 7200),
+        ];
+        for (table, field, given, key, taken) in table {
+            let mut json = minimal();
+            // Beside a heartbeat of two hours.
+            json["ws"]["idleTimeoutMs"] = json!(7_100_000);
+            json[table][field] = json!(given);
+            let seed = read("config.json", &json.to_string()).expect("accepted");
+            assert_eq!(seed.values[key], Value::Whole(taken), "{field}");
+            let told = Adjusted {
+                key,
+                problem: format!("{table}.{field} is {given}, which is out of range here"),
+                used: format!("{taken} is used"),
+            };
+            assert_eq!(seed.adjusted, [told]);
+        }
+        assert_eq!(read("config.json", &minimal().to_string()).expect("accepted").adjusted, []);
+    }
+
+    #[test]
+    fn a_silence_that_leaves_no_time_for_a_pong_is_ours() {
+        for (heartbeat, idle) in
+            [(30_000, 30_000), (120_000, 30_000), (30_100, 30_900), (9_000_000, 3_000_000)]
+        {
+            let mut json = minimal();
+            json["ws"] = json!({ "heartbeatIntervalMs": heartbeat, "idleTimeoutMs": idle });
+            let seed = read("config.json", &json.to_string()).expect("accepted");
+            assert!(!seed.values.keys().any(|key| key.ends_with("interval_seconds")), "{heartbeat} {idle}");
+            assert!(!seed.values.contains_key("tunnel.idle_timeout_seconds"), "{heartbeat} {idle}");
+            assert_eq!(seed.adjusted.len(), 1);
+            assert!(seed.adjusted[0].problem.contains("not longer than"), "{:?}", seed.adjusted);
+        }
+    }
+
+    #[test]
+    fn a_name_that_no_key_can_have_is_refused_where_it_signs() {
+        let mut json = minimal();
+        for id in ["relay primary", "relay:primary", "schlüssel", &"x".repeat(65)] {
+            json["attestation"] =
+                json!({ "enabled": true, "keyId": id, "signingPrivateKeyPath": "attestation.pem" });
+            let error = read("config.json", &json.to_string()).expect_err("refused");
+            assert_eq!(error.key, "attestation.keyId");
+            assert!(error.problem.contains(id) && error.advice.contains("trusted_relays"), "{error}");
+            json["attestation"]["enabled"] = json!(false);
+            let seed = read("config.json", &json.to_string()).expect("accepted");
+            assert!(!seed.values.contains_key("attestation.key_id"), "{id}");
+            assert!(seed.unused.contains(&"attestation.keyId".to_owned()), "{:?}", seed.unused);
+        }
     }
 
     #[test]

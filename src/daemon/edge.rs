@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
@@ -16,7 +16,7 @@ use crate::http::AdminDoor;
 use crate::http::guard::{Guard, SharedGuard, Token};
 use crate::observe::Metrics;
 use crate::proxy::{Gate, Strangers};
-use crate::secrets;
+use crate::secrets::{self, SecretError};
 
 /// Its name in the data directory.
 const DASHBOARD_TOKEN: &str = "dashboard.token";
@@ -68,6 +68,27 @@ pub(super) fn dashboard_token_file(config: &Config) -> PathBuf {
     config.data_dir.join(DASHBOARD_TOKEN)
 }
 
+/// The dashboard, and what guards it.
+pub(super) struct Face {
+    pub(super) pages: Arc<Dashboard>,
+    /// `None`: it shares the guard of the admin API.
+    pub(super) own: Option<OwnGuard>,
+}
+
+/// The guard of a dashboard for which no token is configured: its token is that of the start.
+pub(super) struct OwnGuard {
+    guard: SharedGuard,
+    token: Token,
+}
+
+impl OwnGuard {
+    /// Remembers wrong tokens as `config` says, from now on.
+    pub(super) fn follow(&self, config: &Config) {
+        let mut guard = self.guard.lock().unwrap_or_else(PoisonError::into_inner);
+        guard.replace(self.token.clone(), deny_window(config));
+    }
+}
+
 /// The dashboard, with the guard of the admin API. When there is none it has a token of its own, which is made at the first start, and is
 /// served on a loopback listener only; `None`: there is no such listener.
 ///
@@ -78,13 +99,15 @@ pub(super) fn dashboard(
     configured: Option<&SharedGuard>,
     admin: &Router,
     metrics: &Arc<Metrics>,
-) -> Result<Option<Arc<Dashboard>>, StartError> {
-    let (guard, access) = match configured {
-        Some(guard) => (Arc::clone(guard), Access::Configured),
-        None if http.iter().any(|address| address.ip().is_loopback()) => {
+) -> Result<Option<Face>, StartError> {
+    let (guard, access, own) = match configured {
+        Some(guard) => (Arc::clone(guard), Access::Configured, None),
+        None if has_loopback(http) => {
             let file = dashboard_token_file(config);
             let shown = std::path::absolute(&file).unwrap_or_else(|_| file.clone()).display().to_string();
-            (guard(config, own_token(&file)?), Access::Local { file: shown })
+            let token = own_token(&file)?;
+            let guard = guard(config, token.clone());
+            (Arc::clone(&guard), Access::Local { file: shown }, Some(OwnGuard { guard, token }))
         }
         None => return Ok(None),
     };
@@ -94,20 +117,40 @@ pub(super) fn dashboard(
         trusted_proxies: config.http.trusted_proxies.clone(),
         random: rand::random,
     };
-    Ok(Some(Dashboard::new(settings, admin.clone(), guard, Arc::clone(metrics))))
+    let pages = Dashboard::new(settings, admin.clone(), guard, Arc::clone(metrics));
+    Ok(Some(Face { pages, own }))
+}
+
+/// Whether [`dashboard`] would find its token, or could make one, with HTTP at these addresses.
+pub(super) fn may_show(config: &Config, http: &[SocketAddr]) -> Result<(), StartError> {
+    let file = dashboard_token_file(config);
+    if config.admin_http_token_file.is_none() && has_loopback(http) && file.exists() {
+        kept_token(&file)?;
+    }
+    Ok(())
+}
+
+fn has_loopback(addresses: &[SocketAddr]) -> bool {
+    addresses.iter().any(|address| address.ip().is_loopback())
 }
 
 /// Reads the token, or makes one.
 fn own_token(file: &Path) -> Result<Token, StartError> {
-    const KEY: &str = "data_dir";
-    let failed = |error| StartError::Secret { key: KEY, error };
     if !file.exists() {
         let drawn = Zeroizing::new(rand::random::<[u8; RANDOM_BYTES]>());
         let line =
             Zeroizing::new(format!("{}\n", &*Zeroizing::new(BASE64URL_NOPAD.encode(drawn.as_slice()))));
-        secrets::replace(file, line.as_bytes()).map_err(failed)?;
+        secrets::replace(file, line.as_bytes()).map_err(unusable)?;
     }
-    let text = secrets::read_text(file).map_err(failed)?;
+    kept_token(file)
+}
+
+fn unusable(error: SecretError) -> StartError {
+    StartError::Secret { key: "data_dir", error }
+}
+
+fn kept_token(file: &Path) -> Result<Token, StartError> {
+    let text = secrets::read_text(file).map_err(unusable)?;
     Token::from_text(&text)
         .map_err(|error| StartError::DashboardToken { file: file.display().to_string(), error })
 }

@@ -10,6 +10,7 @@
 //!
 //! Failure policy: every step has a bound, and what is left after it is dropped: recovered, or offered again, by rule.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join;
@@ -18,6 +19,8 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::listeners::{self, FileId};
+use super::places::Place;
 use super::{Daemon, EndError};
 use crate::clock;
 use crate::mail::intake::{Intake, Leave};
@@ -78,17 +81,27 @@ pub(super) struct Parts {
     pub(super) smtp: JoinHandle<()>,
     pub(super) deliveries: JoinHandle<()>,
     pub(super) sockets: Vec<Socket>,
-    pub(super) hand_over: CancellationToken,
+    pub(super) hand_over: HandOver,
+    /// The file of the admin socket, when it is ours.
+    pub(super) admin_file: Option<FileId>,
 }
 
 /// Makes a running relay hand over. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct HandOver(CancellationToken);
+pub struct HandOver {
+    order: CancellationToken,
+    /// Names and places of what would be handed over.
+    pub(super) sockets: Arc<[(String, Place)]>,
+}
 
 impl HandOver {
+    pub(super) fn new(sockets: &[Socket]) -> Self {
+        Self { order: CancellationToken::new(), sockets: listeners::describe(sockets).into() }
+    }
+
     /// [`Daemon::ended`] will give the sockets.
     pub fn begin(&self) {
-        self.0.cancel();
+        self.order.cancel();
     }
 }
 
@@ -96,7 +109,7 @@ impl Daemon {
     /// What makes it hand over.
     #[must_use]
     pub fn hand_over(&self) -> HandOver {
-        HandOver(self.parts.hand_over.clone())
+        self.parts.hand_over.clone()
     }
 
     /// Waits for `stop`, for a hand-over or for trouble, then ends everything in order.
@@ -106,7 +119,7 @@ impl Daemon {
     pub async fn ended(mut self) -> Result<Ended, EndError> {
         let hands_over = tokio::select! {
             () = self.stop.cancelled() => false,
-            () = self.parts.hand_over.cancelled() => true,
+            () = self.parts.hand_over.order.cancelled() => true,
             () = self.poisoned.cancelled() => {
                 self.stop.cancel();
                 false
@@ -180,7 +193,9 @@ impl Daemon {
         let engine = self.ledger.engine;
         let closed =
             tokio::task::spawn_blocking(move || engine.stop()).await.unwrap_or(Err(SpoolError::Closed));
-        if self.stop.is_cancelled() {
+        let ours = self.parts.admin_file.filter(|_| self.stop.is_cancelled());
+        // Somebody else may have put his there since.
+        if ours.is_some() && FileId::of(&self.admin_socket) == ours {
             // The next start would replace it; a tidy directory tells an operator that nothing runs.
             let _ = std::fs::remove_file(&self.admin_socket);
         }

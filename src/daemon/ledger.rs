@@ -14,7 +14,7 @@ use spool::engine::{Engine, Observer};
 use spool::error::SpoolError;
 use spool::ids::{ItemId, LaneId, Seq};
 use spool::index::sled::SledIndex;
-use spool::types::{Filter, Page};
+use spool::types::{Filter, Page, State};
 use spool::upkeep::Upkeep;
 use spool::{Options, Recovery, Spool};
 use tokio_util::sync::CancellationToken;
@@ -177,6 +177,11 @@ pub fn open(
     let (spool, recovery, set_aside) = open_spool(disk, &root, options(config)).map_err(wrong)?;
     let lane_of = |id: ItemId| spool.item(id).ok().flatten().map(|info| info.lane_name).unwrap_or_default();
     let interrupted = recovery.interrupted.iter().map(|id| (*id, lane_of(*id))).collect();
+    // Results like any other, only that nobody was there to tell them when they came about.
+    let now = clock::wall();
+    for id in &recovery.interrupted {
+        metrics.outbound_settled(State::Indeterminate.word(), now.since(id.time()));
+    }
     let recovery_ms = elapsed_ms(started);
     metrics.set_recovery_ms(recovery_ms);
     let reader = spool.reader();

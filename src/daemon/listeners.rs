@@ -1,16 +1,20 @@
 //! The sockets that the relay listens on: handed to us, or opened here, and kept so that a hand-over can pass them on.
+//!
+//! A socket that was handed to us keeps its name, so that the next process, and the one after, place it as we did.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 
 use socket2::{Domain, Protocol, Type};
 use tokio::net::{TcpListener, UnixListener};
 
 use super::StartError;
-use super::places::{self, Kind, Place, Wanted};
-use crate::admin::api;
+use super::places::{self, Kind, Place, Unplaced, Wanted};
+use crate::admin::api::socket as admin_socket;
 use crate::config::Config;
-use crate::systemd::{Listener, Socket};
+use crate::systemd::{Listener, SOCKETS_MAX, Socket};
 
 /// Most connections that wait to be accepted.
 const BACKLOG: i32 = 1024;
@@ -22,24 +26,34 @@ pub(super) struct Listeners {
     pub(super) http: Vec<TcpListener>,
     pub(super) https: Vec<TcpListener>,
     pub(super) admin: UnixListener,
+    /// The file of the admin socket, when it is ours and no service manager's.
+    pub(super) admin_file: Option<FileId>,
     /// The same sockets again, for as long as nobody may be refused.
     pub(super) kept: Vec<Socket>,
+}
+
+/// Which file a name led to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct FileId {
+    file: (u64, u64),
+    /// Numbers of removed files are given again.
+    made: (i64, i64),
+}
+
+impl FileId {
+    /// Of what lies there now; `None`: nothing.
+    pub(super) fn of(path: &Path) -> Option<Self> {
+        let meta = std::fs::symlink_metadata(path).ok()?;
+        Some(Self { file: (meta.dev(), meta.ino()), made: (meta.mtime(), meta.mtime_nsec()) })
+    }
 }
 
 impl Listeners {
     /// Places what was handed to us and opens what is missing.
     pub(super) async fn open(config: &Config, handed: Vec<Socket>) -> Result<Self, StartError> {
-        let wanted = Wanted {
-            smtp: if config.smtp.enabled { config.smtp.listen.clone() } else { Vec::new() },
-            http: config.http.listen,
-            https: config.http.tls_listen,
-            tls: config.tls.is_some(),
-            admin: config.admin_socket.clone(),
-        };
-        let configured: Vec<SocketAddr> =
-            wanted.smtp.iter().copied().chain([wanted.http]).chain(wanted.https).collect();
-        let described: Vec<_> =
-            handed.iter().map(|socket| (socket.name.clone(), place(&socket.listener))).collect();
+        let wanted = wanted(config);
+        let configured = addresses_of(&wanted);
+        let described = describe(&handed);
         let plan = places::plan(&described, &wanted)?;
         let admin = |error| StartError::Admin { socket: config.admin_socket.clone(), error };
         let mut found = Found::default();
@@ -49,7 +63,8 @@ impl Listeners {
                     "a socket of before is not configured any more");
                 continue;
             };
-            found.keep(kind, own, socket.listener).map_err(|error| match (kind, at) {
+            let name = if own { kind.own_word().to_owned() } else { socket.name };
+            found.keep(kind, name, socket.listener).map_err(|error| match (kind, at) {
                 (Kind::Smtp | Kind::Http | Kind::Https, Place::Tcp(address)) => {
                     refused(kind, *address, error)
                 }
@@ -57,20 +72,98 @@ impl Listeners {
             })?;
         }
         for (kind, address) in plan.to_open {
-            let opened = bind(address, &configured).and_then(|l| found.keep(kind, true, Listener::Tcp(l)));
+            let own = kind.own_word().to_owned();
+            let opened = bind(address, &configured).and_then(|l| found.keep(kind, own, Listener::Tcp(l)));
             opened.map_err(|error| refused(kind, address, error))?;
         }
         if !plan.has_admin {
-            let opened = api::bind(&config.admin_socket)
+            let own = Kind::Admin.own_word().to_owned();
+            let opened = admin_socket::bind(&config.admin_socket)
                 .and_then(UnixListener::into_std)
-                .and_then(|l| found.keep(Kind::Admin, true, Listener::Unix(l)));
+                .and_then(|l| found.keep(Kind::Admin, own, Listener::Unix(l)));
             opened.map_err(admin)?;
         }
         let Found { smtp, http, https, admin: Some(listener), kept } = found else {
             return Err(admin(std::io::Error::other("it was not handed over")));
         };
-        Ok(Self { smtp, http, https, admin: listener, kept })
+        let ours = kept.iter().any(|socket| socket.name == Kind::Admin.own_word());
+        let admin_file = FileId::of(&config.admin_socket).filter(|_| ours);
+        Ok(Self { smtp, http, https, admin: listener, admin_file, kept })
     }
+}
+
+/// What the configuration wants to listen on.
+fn wanted(config: &Config) -> Wanted {
+    Wanted {
+        smtp: if config.smtp.enabled { config.smtp.listen.clone() } else { Vec::new() },
+        http: config.http.listen,
+        https: config.http.tls_listen,
+        tls: config.tls.is_some(),
+        admin: config.admin_socket.clone(),
+    }
+}
+
+fn addresses_of(wanted: &Wanted) -> Vec<SocketAddr> {
+    wanted.smtp.iter().copied().chain([wanted.http]).chain(wanted.https).collect()
+}
+
+/// Names and places.
+pub(super) fn describe(sockets: &[Socket]) -> Vec<(String, Place)> {
+    sockets.iter().map(|socket| (socket.name.clone(), place(&socket.listener))).collect()
+}
+
+/// Finds out, in the process that has `sockets`, whether the next one could place them by `config` and open what is missing.
+/// Addresses are tried and given up again. Answers where HTTP would listen.
+pub(super) fn rehearse(sockets: &[(String, Place)], config: &Config) -> Result<Vec<SocketAddr>, StartError> {
+    if sockets.len() > SOCKETS_MAX {
+        return Err(Unplaced::Many { count: sockets.len() }.into());
+    }
+    let wanted = wanted(config);
+    let configured = addresses_of(&wanted);
+    let plan = places::plan(sockets, &wanted)?;
+    let (mut http, mut given_up) = (Vec::new(), Vec::new());
+    for ((_, place), placed) in sockets.iter().zip(&plan.sockets) {
+        match (place, placed) {
+            (Place::Tcp(at), Some((Kind::Http, _))) => http.push(*at),
+            (Place::Tcp(at), None) => given_up.push(*at),
+            (Place::Tcp(_), Some((Kind::Smtp | Kind::Https | Kind::Admin, _))) | (Place::Unix(_), _) => {}
+        }
+    }
+    // Held until all were tried: they may be in each other's way, too.
+    let mut tried = Vec::new();
+    for (kind, address) in plan.to_open {
+        // What is in the way may be ours, and gone by then.
+        let passes = || given_up.iter().any(|at| clash(*at, address));
+        match bind(address, &configured) {
+            Ok(listener) => tried.push(listener),
+            Err(error) if error.kind() == ErrorKind::AddrInUse && passes() => {}
+            Err(error) => return Err(refused(kind, address, error)),
+        }
+        if kind == Kind::Http {
+            http.push(address);
+        }
+    }
+    if !plan.has_admin && !is_ours(sockets, &config.admin_socket) {
+        admin_socket::is_left_over(&config.admin_socket)
+            .map_err(|error| StartError::Admin { socket: config.admin_socket.clone(), error })?;
+    }
+    Ok(http)
+}
+
+/// Whether two listeners may be in each other's way. Too often yes, because an IPv6 listener may take IPv4, too.
+fn clash(one: SocketAddr, other: SocketAddr) -> bool {
+    let wide = one.ip().is_unspecified() || other.ip().is_unspecified();
+    one.port() == other.port() && (wide || one.ip() == other.ip())
+}
+
+/// Whether one of the sockets lies at `path`, whatever it was called when it was made.
+fn is_ours(sockets: &[(String, Place)], path: &Path) -> bool {
+    let there = FileId::of(path);
+    there.is_some()
+        && sockets.iter().any(|(_, place)| match place {
+            Place::Unix(at) => FileId::of(at) == there,
+            Place::Tcp(_) => false,
+        })
 }
 
 #[derive(Debug, Default)]
@@ -84,7 +177,7 @@ struct Found {
 
 impl Found {
     /// One for serving, one for keeping.
-    fn keep(&mut self, kind: Kind, own: bool, listener: Listener) -> std::io::Result<()> {
+    fn keep(&mut self, kind: Kind, name: String, listener: Listener) -> std::io::Result<()> {
         match &listener {
             Listener::Tcp(listener) => {
                 listener.set_nonblocking(true)?;
@@ -100,8 +193,7 @@ impl Found {
                 self.admin = Some(UnixListener::from_std(listener.try_clone()?)?);
             }
         }
-        let name = if own { kind.own_word() } else { kind.word() };
-        self.kept.push(Socket { name: name.to_owned(), listener });
+        self.kept.push(Socket { name, listener });
         Ok(())
     }
 }
@@ -150,6 +242,23 @@ pub(super) fn addresses(listeners: &[TcpListener]) -> Vec<SocketAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Sources;
+
+    #[test]
+    fn more_sockets_than_a_hand_over_passes_on_are_told_before() {
+        let config = Config::load(&Sources::default()).unwrap();
+        let one = ("own-smtp".to_owned(), Place::Tcp("127.0.0.1:25".parse().unwrap()));
+        let said = rehearse(&vec![one; SOCKETS_MAX + 1], &config).unwrap_err().to_string();
+        assert!(said.contains("65 listening sockets"), "{said}");
+    }
+
+    #[test]
+    fn listeners_clash_by_port_and_address() {
+        let clash = |one: &str, other: &str| clash(one.parse().unwrap(), other.parse().unwrap());
+        assert!(clash("127.0.0.1:25", "127.0.0.1:25") && clash("127.0.0.1:25", "0.0.0.0:25"));
+        assert!(clash("[::]:25", "127.0.0.1:25"));
+        assert!(!clash("127.0.0.1:25", "127.0.0.2:25") && !clash("0.0.0.0:25", "0.0.0.0:26"));
+    }
 
     #[test]
     fn every_address_of_both_families_has_one_port() {

@@ -148,6 +148,26 @@ pub(super) fn route_settings(config: &Config, smtp: &[SocketAddr]) -> route::Set
     }
 }
 
+/// Whether outgoing mail could be signed as configured; reads the keys and changes nothing.
+///
+/// # Errors
+/// The key of the configuration that is in the way, and why.
+pub fn may_sign(config: &Config) -> Result<(), (&'static str, String)> {
+    let Err(error) = signer(config) else { return Ok(()) };
+    let key = match &error {
+        SetupError::Key { key, error } => return Err((*key, error.to_string())),
+        SetupError::Signer(error) => match error {
+            SignerError::Domain(_) => "dkim.domain",
+            SignerError::Selector(_) => "dkim.selector",
+            SignerError::Headers => "dkim.sign_headers",
+            SignerError::NoKey => "dkim.rsa_key_file",
+        },
+        SetupError::Router(_) => "delivery.dns_servers",
+    };
+    Err((key, error.to_string()))
+}
+
+/// Signs outgoing mail, if that is wanted.
 pub(super) fn signer(config: &Config) -> Result<Option<Signer>, SetupError> {
     let d = &config.dkim;
     if !d.enabled {
@@ -159,7 +179,11 @@ pub(super) fn signer(config: &Config) -> Result<Option<Signer>, SetupError> {
     let settings = dkim::Settings {
         domain: d.domain.clone(),
         selector: d.selector.clone(),
-        ed25519_selector: ed25519_selector(&d.selector),
+        // The derived name is longer; without that key nobody looks it up, and it need not be one.
+        ed25519_selector: match &d.ed25519_key_file {
+            Some(_) => ed25519_selector(&d.selector),
+            None => d.selector.clone(),
+        },
         sign_headers: d.sign_headers.clone(),
         oversign_headers: d.oversign_headers.clone(),
     };

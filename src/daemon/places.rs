@@ -6,10 +6,14 @@
 //! | `own-smtp`, `own-http`, `own-https`, `own-admin` | ours from before a hand-over: used while the configuration names its address, else closed |
 //! | any other | what the configuration says about its address |
 //!
+//! A name stays what it is in a hand-over, so that what was placed by its address is placed by its address again.
+//!
 //! Failure policy: a socket that nothing would serve is refused with a sentence, because clients would wait on it for ever.
 
 use core::net::SocketAddr;
 use std::path::{Path, PathBuf};
+
+use crate::systemd::SOCKETS_MAX;
 
 /// What a socket serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -96,6 +100,14 @@ pub enum Unplaced {
         place: String,
         /// Why nothing serves it.
         why: &'static str,
+    },
+    /// More than the next process takes.
+    #[error(
+        "there are {count} listening sockets, and a hand-over passes on {SOCKETS_MAX} at most; listen on fewer addresses"
+    )]
+    Many {
+        /// How many there are.
+        count: usize,
     },
 }
 

@@ -13,11 +13,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use sha2::{Digest as _, Sha256};
 use spool::error::SpoolError;
 
+use super::edge::OwnGuard;
 use super::resolver::Resolver;
-use super::{
-    StartError, abuse, custody, edge, intake_settings, ledger, outbound, records, submission_settings, tls,
-    tunnel_settings, verify,
-};
+use super::settings::{admission, intake_settings, submission_settings, terms, tunnel_settings};
+use super::{StartError, abuse, custody, edge, ledger, outbound, records, tls, verify};
 use crate::admin::api::Admin;
 use crate::config::{Config, Tls};
 use crate::current::Current;
@@ -52,6 +51,8 @@ pub struct Reloader {
     pub(super) spooler: Spooler,
     pub(super) admin: Arc<Admin>,
     pub(super) door: Option<Arc<AdminDoor>>,
+    /// Guards the dashboard, when no token is configured.
+    pub(super) own_guard: Option<OwnGuard>,
     pub(super) tls: Option<tls::Served>,
     pub(super) about: Arc<custody::About>,
     pub(super) sts: Arc<Current<Option<StsPolicy>>>,
@@ -117,17 +118,20 @@ impl Reloader {
         let verifier = verify::verifier(&config, &router, &self.metrics);
         self.intake.replace(intake_settings(&config), abuse::limits(&config), screen, verifier);
         self.tunnel.replace(tunnel_settings(&config));
-        self.lanes.replace(super::admission(&config), config.domains.clone());
+        self.lanes.replace(admission(&config), config.domains.clone());
         self.submissions.replace(submission_settings(&config));
         self.plan.set(Plan { settings: outbound::settings(&config), router, signer });
-        self.admin.terms.set(super::terms(&config));
+        self.admin.terms.set(terms(&config));
         self.about.follow(&config);
         self.resolver.follow(&config);
         self.metrics.set_min_free(config.spool.min_free_bytes);
         self.sts.set(records::sts_policy(&config));
-        self.admin.records.follow(site, looking).await;
+        self.admin.records.follow(site, looking);
         if let (Some(door), Some(token)) = (&self.door, token) {
             door.replace(token, edge::deny_window(&config));
+        }
+        if let Some(guard) = &self.own_guard {
+            guard.follow(&config);
         }
         if let (Some(served), Some(Tls::Files { cert, key })) = (&self.tls, &config.tls) {
             served.follow(Files { cert: cert.clone(), key: key.clone() });

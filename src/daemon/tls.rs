@@ -88,7 +88,10 @@ impl Served {
     }
 }
 
-/// What the listener without TLS answers: everything, unless strangers reach it and HTTPS is beside it.
+/// What a listener without TLS answers: everything, unless strangers reach it and HTTPS is beside it.
+///
+/// * `plain` – where this one listens; another one beside it may answer otherwise.
+/// * `https` – where HTTPS is.
 pub(super) fn plain_router(
     router: &Router,
     config: &Config,

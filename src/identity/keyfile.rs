@@ -72,27 +72,58 @@ pub fn save_new(path: &Path, key: &SecretKey) -> Result<(), KeyFileError> {
     write_new(path, pem.as_bytes())
 }
 
-/// Writes a new file with a secret in it, mode 0600, and syncs it and its directory.
+/// Writes a new file with a secret in it, mode 0600, and syncs it and its directory. Under its name it is whole from the
+/// first moment on; a crash before that leaves `NAME.new`, which the next call replaces.
 ///
 /// # Errors
 /// [`KeyFileError::Exists`] when there is a file of that name, whatever is in it; else
 /// [`KeyFileError::Io`], and no file stays behind.
 pub fn write_new(path: &Path, secret: &[u8]) -> Result<(), KeyFileError> {
-    let failed = |operation| move |source| KeyFileError::Io { operation, path: path.to_owned(), source };
-    let mut file = match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            return Err(KeyFileError::Exists { path: path.to_owned() });
-        }
-        Err(source) => return Err(failed("create")(source)),
-    };
-    if let Err(source) = file.write_all(secret).and_then(|()| file.sync_all()) {
-        // Ours, made above, and of no use.
-        let _ = fs::remove_file(path);
-        return Err(failed("write")(source));
+    // Asked first, so that nothing is written beside a key that is there; the link below is what decides.
+    if path.symlink_metadata().is_ok() {
+        return Err(KeyFileError::Exists { path: path.to_owned() });
     }
+    let staged = path.with_added_extension("new");
+    let written = stage(&staged, secret).and_then(|()| name(&staged, path));
+    // Its content is under the other name by now, or of no use.
+    let _ = fs::remove_file(&staged);
+    written?;
     let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(directory).and_then(|d| d.sync_all()).map_err(failed("sync the directory of"))
+    File::open(directory).and_then(|d| d.sync_all()).map_err(failed("sync the directory of", path))
+}
+
+fn failed(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> KeyFileError {
+    move |source| KeyFileError::Io { operation, path: path.to_owned(), source }
+}
+
+/// Writes and syncs a file for the owner only; one that a crash left is replaced.
+fn stage(staged: &Path, secret: &[u8]) -> Result<(), KeyFileError> {
+    match fs::remove_file(staged) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(failed("replace", staged)(error));
+        }
+        Ok(()) | Err(_) => {}
+    }
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(staged);
+    let mut file = file.map_err(failed("create", staged))?;
+    file.write_all(secret).and_then(|()| file.sync_all()).map_err(failed("write", staged))
+}
+
+/// Gives a whole file its name, unless somebody has it.
+fn name(staged: &Path, path: &Path) -> Result<(), KeyFileError> {
+    let named = match fs::hard_link(staged, path) {
+        // Some file systems have no links. Others than us do not write here while we look.
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists && path.symlink_metadata().is_err() => {
+            fs::rename(staged, path)
+        }
+        linked => linked,
+    };
+    match named {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            Err(KeyFileError::Exists { path: path.to_owned() })
+        }
+        named => named.map_err(failed("make", path)),
+    }
 }
 
 #[cfg(test)]
@@ -120,6 +151,23 @@ mod tests {
         fs::write(&path, "precious").unwrap();
         assert!(matches!(save_new(&path, &generate()), Err(KeyFileError::Exists { .. })));
         assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is written beside it");
+        let link = dir.path().join("link.key");
+        std::os::unix::fs::symlink(dir.path().join("nowhere"), &link).unwrap();
+        assert!(matches!(save_new(&link, &generate()), Err(KeyFileError::Exists { .. })));
+    }
+
+    #[test]
+    fn what_a_crash_left_is_replaced_and_nothing_else_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("passport.key");
+        fs::write(dir.path().join("passport.key.new"), "-----BEG").unwrap();
+        let key = generate();
+        save_new(&path, &key).unwrap();
+        assert_eq!(load(&path).unwrap().key_text(), key.key_text());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        let nowhere = dir.path().join("none/passport.key");
+        assert!(matches!(save_new(&nowhere, &key), Err(KeyFileError::Io { .. })));
     }
 
     #[test]

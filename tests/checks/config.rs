@@ -8,7 +8,7 @@ use rcgen::{CertificateParams, KeyPair};
 use serde_json::Value;
 
 use super::{lines, of, private};
-use crate::support::process::{run_text, waystation};
+use crate::support::process::{RelayProcess, run_text, waystation};
 
 fn check(file: &Path) -> (i32, Vec<Value>) {
     let (code, out, err) = run_text(&["check-config", "--json", file.to_str().expect("text")]);
@@ -135,8 +135,131 @@ fn what_cannot_work_together_is_found_before_a_start_finds_it() {
 }
 
 #[test]
+fn values_that_would_only_fail_at_the_start_or_later_are_found_before() {
+    let dir = tempfile::tempdir().expect("directory");
+    let (code, _, err) =
+        run_text(&["keys", "dkim", "--dir", dir.path().to_str().expect("text"), "--domain", "our.example"]);
+    assert_eq!(code, 0, "{err}");
+    let file = dir.path().join("relay.toml");
+    let path = file.to_str().expect("text");
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    let dkim = |selector: &str, more: &str| {
+        format!(
+            "[dkim]\nenabled = true\nselector = \"{selector}\"\nrsa_key_file = \"{}\"\n{more}",
+            at("dkim-default-rsa.pem")
+        )
+    };
+    let second = format!("ed25519_key_file = \"{}\"\n", at("dkim-default-ed25519.pem"));
+    let (long, short) = ("s".repeat(60), "s".repeat(55));
+    let socket = format!("[admin]\nsocket = \"/{}\"\n", "x".repeat(120));
+    // What it says, the key that is wrong if one is.
+    let table = [
+        (dkim("default", &second), None),
+        (dkim(&long, ""), None),
+        (dkim(&short, &second), None),
+        (dkim(&long, &second), Some("dkim.selector")),
+        (dkim(&format!("2026.{long}"), &second), Some("dkim.selector")),
+        ("[delivery]\nsmarthost = \"9.9.9.9:0\"\n".to_owned(), Some("delivery.smarthost")),
+        ("[delivery]\nsmarthost = \"[2620:fe::9]:0\"\n".to_owned(), Some("delivery.smarthost")),
+        ("[delivery]\ndns_servers = [\"9.9.9.9:0\"]\n".to_owned(), Some("delivery.dns_servers")),
+        ("[delivery]\ndns_servers = [\"9.9.9.9\", \"[::1]:0\"]\n".to_owned(), Some("delivery.dns_servers")),
+        (socket, Some("admin.socket")),
+    ];
+    for (more, wrong) in table {
+        let text = format!("data_dir = \"{}\"\ndomains = [\"our.example\"]\n{more}", at("data"));
+        std::fs::write(&file, text).expect("written");
+        let (code, said) = check(&file);
+        assert_eq!(code, if wrong.is_some() { 2 } else { 0 }, "{more}: {said:#?}");
+        if let Some(key) = wrong {
+            assert_eq!(of(&said, "key", key)["level"], "wrong", "{more}");
+        }
+        // A start says the same, and systemd does not try it again.
+        let (code, _, err) = run_text(&["serve", "--probe", "--config", path]);
+        assert_eq!(code, if wrong.is_some() { 2 } else { 0 }, "{more}: {err}");
+    }
+    assert!(!dir.path().join("data").exists(), "nothing is made");
+}
+
+#[test]
+fn signing_keys_that_do_not_follow_each_other_are_wrong_and_end_a_start_for_good() {
+    let dir = tempfile::tempdir().expect("directory");
+    let (file, data) = (dir.path().join("relay.toml"), dir.path().join("data"));
+    let text = format!(
+        "data_dir = \"{}\"\n[http]\nlisten = \"127.0.0.1:0\"\n[smtp]\nlisten = [\"127.0.0.1:0\"]\n",
+        data.display()
+    );
+    std::fs::write(&file, text).expect("written");
+    let path = file.to_str().expect("text");
+    let make = ["keys", "attestation", "--config", path];
+    let rotate = ["keys", "attestation", "--config", path, "--rotate"];
+    for args in [&make[..], &rotate] {
+        let (code, _, err) = run_text(args);
+        assert_eq!(code, 0, "{err}");
+    }
+    let (code, said) = check(&file);
+    assert_eq!((code, said.len()), (0, 1), "{said:#?}");
+
+    let record = data.join("attestation/relay-primary-2.json");
+    std::fs::write(&record, "{}").expect("written");
+    let (code, said) = check(&file);
+    let problem = of(&said, "key", "attestation.key_file");
+    assert_eq!((code, problem["level"].as_str()), (2, Some("wrong")), "{problem}");
+    assert!(
+        problem["problem"].as_str().is_some_and(|text| text.contains("relay-primary-2.json")),
+        "{problem}"
+    );
+    let (code, _, err) = run_text(&["serve", "--config", path]);
+    assert_eq!(code, 2, "systemd must not restart for ever: {err}");
+
+    // What cannot be looked at from here may be seen by the service.
+    std::fs::remove_dir_all(data.join("attestation")).expect("removed");
+    std::fs::write(data.join("attestation"), "").expect("written");
+    let (code, said) = check(&file);
+    assert_eq!((code, of(&said, "key", "attestation.key_file")["level"].as_str()), (0, Some("warn")));
+}
+
+#[test]
+fn a_file_that_started_the_old_relay_starts_this_one_and_what_is_out_of_range_is_told() {
+    let vectors =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors/mail-tunnel.json"));
+    let vectors: Value = serde_json::from_str(&vectors.expect("vectors")).expect("JSON");
+    let mut old = vectors["config_validation"]["minimal_valid_config"].clone();
+    old["auth"]["challengeTtlSeconds"] = 900.into();
+    old["rateLimits"]["denyWindowMs"] = 604_800_000.into();
+    old["smtp"]["maxRecipients"] = 5000.into();
+    old["ws"]["idleTimeoutMs"] = old["ws"]["heartbeatIntervalMs"].clone();
+    let dir = tempfile::tempdir().expect("directory");
+    let (file, data) = (dir.path().join("config.json"), dir.path().join("data"));
+    std::fs::write(&file, old.to_string()).expect("written");
+    let (code, said) = check(&file);
+    assert_eq!(code, 0, "{said:#?}");
+    for (key, field, used) in [
+        ("tunnel.challenge_ttl_seconds", "auth.challengeTtlSeconds is 900", "600 is used"),
+        ("limits.deny_window_seconds", "rateLimits.denyWindowMs is 604800000", "86400 is used"),
+        ("smtp.max_recipients", "smtp.maxRecipients is 5000", "1000 is used"),
+        ("tunnel.idle_timeout_seconds", "ws.idleTimeoutMs (30000)", "the defaults of both are used"),
+    ] {
+        let remark = of(&said, "key", key);
+        assert_eq!((remark["level"].as_str(), remark["advice"].as_str()), (Some("warn"), Some(used)));
+        assert!(remark["problem"].as_str().is_some_and(|text| text.starts_with(field)), "{remark}");
+    }
+    let path = file.to_str().expect("text");
+    let relay = RelayProcess::start_with(&data, &[("WAYSTATION_CONFIG", path)]);
+    assert_eq!(relay.early.matches("relay.config.adjusted").count(), 4, "{}", relay.early);
+    assert_eq!(relay.terminate(), 0);
+
+    old["attestation"] =
+        serde_json::json!({ "enabled": true, "keyId": "relay: primary", "signingPrivateKeyPath": "x.pem" });
+    std::fs::write(&file, old.to_string()).expect("written");
+    let (code, said) = check(&file);
+    let refused = of(&said, "key", "attestation.keyId");
+    assert_eq!(code, 2);
+    assert!(refused["problem"].as_str().is_some_and(|text| text.contains("`relay: primary`")), "{refused}");
+    assert!(refused["advice"].as_str().is_some_and(|text| text.contains("trusted_relays")), "{refused}");
+}
+
+#[test]
 fn a_running_relay_says_what_a_reload_takes_and_what_waits_for_a_restart() {
-    use crate::support::process::RelayProcess;
     let dir = tempfile::tempdir().expect("directory");
     let (file, data) = (dir.path().join("relay.toml"), dir.path().join("data"));
     let text = |more: &str| format!("data_dir = \"{}\"\n{more}", data.display());

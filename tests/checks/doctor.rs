@@ -2,7 +2,7 @@
 
 use std::fs::Permissions;
 use std::net::TcpListener;
-use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
 use std::path::Path;
 use std::process::Command;
 
@@ -144,6 +144,25 @@ fn doctor_names_what_is_wrong() {
     let (code, findings) = relay.doctor(&["--config", broken.to_str().expect("text")]);
     assert_eq!((code, findings.len()), (1, 1));
     expect(&findings, "configuration", "wrong", "smtp.listen");
+}
+
+#[test]
+fn doctor_as_root_sees_what_the_service_cannot_open() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: only root can own something in the directory of another account");
+        return;
+    }
+    let relay = Relay::new();
+    assert_eq!(relay.start().terminate(), 0);
+    let given = Command::new("chown").args(["-R", "-h", "65534:65534"]).arg(relay.data()).status();
+    assert!(given.expect("it runs").success());
+    let (code, findings) = relay.doctor(&[]);
+    assert_eq!(code, 0, "{findings:#?}");
+    chown(relay.data().join("spool/LOCK"), Some(0), Some(0)).expect("taken");
+    let (code, findings) = relay.doctor(&[]);
+    assert_eq!(code, 1);
+    expect(&findings, "owners", "wrong", "spool/LOCK belongs to account 0, not 65534");
+    expect(&findings, "owners", "wrong", "chown -R -h 65534");
 }
 
 fn walk(dir: &Path) -> Vec<std::path::PathBuf> {

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::Ordering;
@@ -16,6 +18,7 @@ use waystation::identity::keyfile;
 
 use super::daemon::{OUR, Place, Sender, gateway_key, get};
 use super::load::Senders;
+use super::sockets::{listener, with};
 use crate::support::home::Home;
 use crate::support::line::{Line, Log, Manner};
 use crate::support::sink::{Act, Script, Sink, Step};
@@ -60,6 +63,8 @@ async fn hand_overs_under_load_refuse_nobody_lose_nothing_and_make_nothing_twice
     let key = keyfile::load(&home.path().join("passport.key")).expect("key").key_text();
     let gateway = home.start(None);
     place.event("relay.ws.auth.accepted", 1).await;
+    let began = place.metric("process_start_time_seconds ");
+    assert!(began.is_some(), "{}", get(place.http(), "/metrics"));
     let senders = Senders::start(4, place.smtp(), &key.address(OUR));
     let mut sent = Vec::new();
     for round in 1..=ROUNDS {
@@ -102,6 +107,8 @@ async fn hand_overs_under_load_refuse_nobody_lose_nothing_and_make_nothing_twice
     assert_eq!(sink.received_count(), ROUNDS);
     assert_eq!(place.events("relay.outbound.sent").len(), ROUNDS);
     assert_eq!(place.metric("waystation_handovers_total{outcome=\"done\"} "), Some(ROUNDS.to_string()));
+    // Who counts restarts by it (`WaystationRestarting`) sees none.
+    assert_eq!(place.metric("process_start_time_seconds "), began);
     let gaps = gaps(&place);
     assert_eq!(gaps.len(), ROUNDS);
     println!(
@@ -311,5 +318,101 @@ async fn changed_addresses_take_effect_and_the_old_ones_are_given_up() {
     Sender::greeted(other);
     assert!(std::net::TcpStream::connect(old_mail).is_err(), "given up");
     assert_eq!(place.events("relay.socket.closed").len(), 1);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn what_the_next_process_would_trip_over_is_found_while_this_one_serves() {
+    // Goal: no hand-over leaves nobody. Method: everything that only a start finds out, one after the other.
+    let place = Place::new();
+    let running = place.start().await;
+    let good = fs::read_to_string(place.config()).expect("read");
+    let mut refusals = 0;
+    let mut refused = async |why: &str| {
+        running.signal("USR2");
+        refusals += 1;
+        let event = place.event("relay.handover.refused", refusals).await;
+        let reason = event["reason"].as_str().expect("a reason");
+        assert!(reason.contains(why), "{reason}");
+        Sender::greeted(place.smtp());
+    };
+    let token = place.data().join("dashboard.token");
+    fs::set_permissions(&token, fs::Permissions::from_mode(0o644)).expect("permissions");
+    refused("dashboard.token").await;
+    fs::set_permissions(&token, fs::Permissions::from_mode(0o600)).expect("permissions");
+
+    let (_theirs, taken) = listener();
+    place.configure(&format!("[smtp]\nlisten = [\"{taken}\"]\n"));
+    refused("`smtp.listen` in the configuration names another address").await;
+    place.configure(&format!("[http]\nlisten = \"{taken}\"\n"));
+    refused("`http.listen` in the configuration names another address").await;
+
+    let file = place.path().join("file");
+    fs::write(&file, "").expect("written");
+    place.configure_at(&format!("hostname = \"relay.our.test\"\ndata_dir = \"{}\"\n", file.display()), "");
+    refused("not a directory").await;
+
+    let socket = |name: &str| format!("[admin]\nsocket = \"{}\"\n", place.path().join(name).display());
+    place.configure(&socket("none/admin.sock"));
+    refused("none/admin.sock").await;
+    place.configure(&socket(&"x".repeat(120)));
+    refused("longer than").await;
+    let _theirs = UnixListener::bind(place.path().join("their.sock")).expect("bound");
+    place.configure(&socket("their.sock"));
+    refused("another process listens there").await;
+
+    // With all of that mended it takes over.
+    fs::write(place.config(), &good).expect("written");
+    running.signal("USR2");
+    place.event("relay.handover.done", 1).await;
+    Sender::greeted(place.smtp());
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_socket_that_the_next_process_could_not_serve_is_not_handed_over() {
+    let place = Place::new();
+    let (mail, mail_at) = listener();
+    let running = place.start_as(with(vec![mail], "smtp"), |_| ()).await;
+    place.configure("[smtp]\nenabled = false\n");
+    running.signal("USR2");
+    let event = place.event("relay.handover.refused", 1).await;
+    let reason = event["reason"].as_str().expect("a reason");
+    assert!(reason.contains("smtp.enabled is false"), "{reason}");
+    Sender::greeted(mail_at);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn an_address_that_only_we_are_in_the_way_of_can_be_had() {
+    let place = Place::new();
+    let running = place.start().await;
+    let port = place.smtp().port();
+    let wide = SocketAddr::from(([0, 0, 0, 0], port));
+    place.configure(&format!("[smtp]\nlisten = [\"{wide}\"]\n"));
+    running.signal("USR2");
+    place.event("relay.handover.done", 1).await;
+    assert_eq!(place.smtp(), wide);
+    Sender::greeted(SocketAddr::from(([127, 0, 0, 1], port)));
+    assert!(TcpListener::bind(wide).is_err(), "it is ours alone");
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_signature_and_another_data_directory_may_begin_with_a_hand_over() {
+    let place = Place::new();
+    place.configure("[attestation]\nenabled = false\n");
+    let running = place.start().await;
+    assert!(!place.data().join("attestation.key").exists());
+    place.configure("");
+    running.signal("USR2");
+    place.event("relay.handover.done", 1).await;
+    assert!(place.data().join("attestation.key").exists(), "made by the next process");
+    let other = place.path().join("other/data");
+    place.configure_at(&format!("hostname = \"relay.our.test\"\ndata_dir = \"{}\"\n", other.display()), "");
+    running.signal("USR2");
+    place.event("relay.handover.done", 2).await;
+    assert!(other.join("attestation.key").exists() && other.join("admin.sock").exists());
+    Sender::greeted(place.smtp());
     running.stop().await;
 }

@@ -142,3 +142,32 @@ async fn a_ledger_that_is_stuck_is_no_life() {
     stop.cancel();
     daemon.ended().await.expect("closed");
 }
+
+#[tokio::test]
+async fn a_start_that_takes_its_time_hears_a_stop() {
+    // Goal: SIGTERM and Ctrl-C count before everything is up. Method: a process of a hand-over waits for the data directory
+    // for as long as somebody else has it, ten seconds at most, and ends with an error then.
+    let place = Place::new();
+    let holder = place.start().await;
+    for signal in ["TERM", "INT"] {
+        let socket = place.path().join(format!("notify-{signal}"));
+        let mut ear = Ear::at(&socket);
+        let mut waiting = place.launch(waystation(), |command| {
+            manager(command, &socket, 1_000_000);
+            command.env("WAYSTATION_HANDED_OVER", "1 0 0.1.0");
+        });
+        ear.hear("EXTEND_TIMEOUT_USEC=").await;
+        waiting.signal(signal);
+        ear.hear("STOPPING=1").await;
+        let mut status = None;
+        until("it has ended", || {
+            status = waiting.has_ended();
+            status.is_some()
+        })
+        .await;
+        assert_eq!(status.and_then(|status| status.code()), Some(0), "{signal}");
+    }
+    assert_eq!(place.events("relay.stopped").len(), 2, "and they said so");
+    assert_eq!(place.events("relay.started").len(), 1, "nobody was served by them");
+    holder.stop().await;
+}

@@ -1,7 +1,11 @@
 //! Reload: each class of keys changes on a running relay, a mistake changes nothing, and nobody is sent away.
 
 use std::fs;
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{TcpStream, UdpSocket};
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 use serde_json::Value;
 use waystation::config::{Effect, effect, reload_table};
@@ -100,7 +104,7 @@ async fn quotas_and_the_wait_for_a_challenge_change_live() {
     assert!(sender.send(&home, "Subject: one\r\n\r\n").starts_with("250 2.0.0"));
     let over = sender.rcpt(&home);
     assert!(over.starts_with("452 "), "{over}");
-    // A login takes two messages.
+    drop(Line::open(place.http(), &key, Manner::Two, &log).await.expect("one login a minute"));
     let limited = Line::open(place.http(), &key, Manner::Two, &log).await.err().expect("limited");
     assert!(limited.contains("rate_limited"), "{limited}");
     running.stop().await;
@@ -279,6 +283,70 @@ async fn another_certificate_is_shown_from_the_next_handshake_on() {
     let nth = place.events("relay.config.needs_restart").len() + 1;
     assert!(changed(&hup(&place, &running).await).is_empty());
     assert_eq!(place.event("relay.config.needs_restart", nth).await["keys"], "tls.cert_file, tls.key_file");
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_look_at_the_dns_that_nobody_answers_holds_up_no_change_and_no_stop() {
+    // Goal: signals are heard while `/admin/dns` waits for name servers, which takes ten seconds at least and a minute at
+    // most. Method: one that never answers.
+    const SOON: Duration = Duration::from_secs(5);
+    let place = Place::new();
+    let silent = UdpSocket::bind("127.0.0.1:0").expect("bound");
+    silent.set_nonblocking(true).expect("nonblocking");
+    let asking = format!(
+        "[delivery]\ndns_servers = [\"{}\"]\ndns_probe_seconds = 0\n",
+        silent.local_addr().expect("bound")
+    );
+    place.configure(&asking);
+    let running = place.start().await;
+    let mut question = [0; 512];
+    while silent.recv(&mut question).is_ok() {}
+    let mut asker = UnixStream::connect(place.data().join("admin.sock")).expect("connects");
+    asker.write_all(b"GET /admin/dns HTTP/1.1\r\nhost: relay\r\n\r\n").expect("sent");
+    until("it has begun to ask", || silent.recv(&mut question).is_ok()).await;
+
+    place.configure_at("hostname = \"relay.our.test\"\ndomains = [\"our.test\", \"more.test\"]\n", &asking);
+    running.signal("HUP");
+    let reloaded = tokio::time::timeout(SOON, place.event("relay.config.reloaded", 1)).await;
+    assert_eq!(changed(&reloaded.expect("in time")), ["domains"]);
+    asker.set_nonblocking(true).expect("nonblocking");
+    let answer = asker.read(&mut question).map_err(|error| error.kind());
+    assert_eq!(answer, Err(ErrorKind::WouldBlock), "the look goes on");
+    running.signal("TERM");
+    tokio::time::timeout(SOON, place.event("relay.stopping", 1)).await.expect("in time");
+    drop(running);
+}
+
+#[tokio::test]
+async fn limits_of_wrong_tokens_change_for_a_dashboard_with_a_token_of_its_own() {
+    let place = Place::new();
+    let running = place.start().await;
+    let token = fs::read_to_string(place.data().join("dashboard.token")).expect("a token");
+    let login = |token: &str| {
+        let form = format!("token={}", token.trim());
+        let mut stream = TcpStream::connect(place.http()).expect("connects");
+        write!(
+            stream,
+            "POST /login HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/x-www-form-urlencoded\r\n\
+             content-length: {}\r\nconnection: close\r\n\r\n{form}",
+            form.len()
+        )
+        .expect("sent");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer");
+        answer.split(' ').nth(1).expect("a status").to_owned()
+    };
+    for _ in 0..5 {
+        assert_eq!(login("guess"), "403");
+    }
+    assert_eq!(login(&token), "429", "too many wrong ones");
+    place.configure("[limits]\nenabled = false\n");
+    assert_eq!(changed(&hup(&place, &running).await), ["limits.enabled"]);
+    assert_eq!(login(&token), "303");
+    for _ in 0..6 {
+        assert_eq!(login("guess"), "403", "nobody counts them");
+    }
     running.stop().await;
 }
 

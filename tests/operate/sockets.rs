@@ -1,8 +1,10 @@
-//! Sockets that somebody else opened: by systemd's own tool, and by a launcher of ours.
+//! Sockets that somebody else opened: by systemd's own tool, and by a launcher of ours; and the admin socket, which has one
+//! owner.
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 
 use command_fds::{CommandFdExt as _, FdMapping};
@@ -13,14 +15,14 @@ use crate::support::programs::program;
 use crate::support::until;
 
 /// Listens on a free port.
-fn listener() -> (TcpListener, SocketAddr) {
+pub(super) fn listener() -> (TcpListener, SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
     let address = listener.local_addr().expect("bound");
     (listener, address)
 }
 
 /// The binary as a service manager would start it: `LISTEN_PID` is the number of the process that gets the sockets.
-fn with(sockets: Vec<TcpListener>, names: &str) -> Command {
+pub(super) fn with(sockets: Vec<TcpListener>, names: &str) -> Command {
     let mut command = Command::new("sh");
     command.args(["-c", "LISTEN_PID=$$ exec \"$0\" \"$@\""]).arg(env!("CARGO_BIN_EXE_waystation"));
     command.env("LISTEN_FDS", sockets.len().to_string()).env("LISTEN_FDNAMES", names);
@@ -60,6 +62,91 @@ async fn a_socket_without_a_name_is_known_by_its_address() {
     assert!(get(web_at, "/health").contains("\"status\":\"ok\""));
     Sender::greeted(place.smtp());
     running.stop().await;
+}
+
+#[tokio::test]
+async fn a_socket_without_a_name_stays_without_one_in_a_hand_over() {
+    let place = Place::new();
+    let ((mail, mail_at), (_, more_at)) = (listener(), listener());
+    place.configure(&format!("[smtp]\nlisten = [\"{mail_at}\"]\n"));
+    let running = place.start_as(with(vec![mail], "waystation-smtp.socket"), |_| ()).await;
+    // If it had become one of the name `smtp`, it would stand for all addresses from the next process on.
+    place.configure(&format!("[smtp]\nlisten = [\"{mail_at}\", \"{more_at}\"]\n"));
+    for round in 1..=2 {
+        running.signal("USR2");
+        place.event("relay.handover.done", round).await;
+        for at in [mail_at, more_at] {
+            Sender::greeted(at);
+        }
+    }
+    place.configure(&format!("[smtp]\nlisten = [\"{more_at}\"]\n"));
+    running.signal("USR2");
+    let refused = place.event("relay.handover.refused", 1).await;
+    let reason = refused["reason"].as_str().expect("a reason");
+    assert!(reason.contains("`waystation-smtp.socket`") && reason.contains("no such address"), "{reason}");
+    Sender::greeted(mail_at);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn each_http_socket_answers_what_may_be_said_at_its_own_address() {
+    // Goal: a public socket beside a loopback one sends strangers to HTTPS, whichever of the two is named first.
+    let place = Place::new();
+    let key = rcgen::KeyPair::generate().expect("key");
+    let params = rcgen::CertificateParams::new(vec!["relay.our.test".to_owned()]).expect("parameters");
+    let files = ["crt", "pem"].map(|kind| place.path().join(format!("tls.{kind}")));
+    fs::write(&files[0], params.self_signed(&key).expect("certificate").pem()).expect("written");
+    fs::write(&files[1], key.serialize_pem()).expect("written");
+    fs::set_permissions(&files[1], fs::Permissions::from_mode(0o600)).expect("permissions");
+    place.configure(&format!(
+        "[tls]\ncert_file = \"{}\"\nkey_file = \"{}\"\n[http]\ntls_listen = \"127.0.0.1:0\"\n",
+        files[0].display(),
+        files[1].display()
+    ));
+    for public_first in [true, false] {
+        let wide = TcpListener::bind("0.0.0.0:0").expect("bound");
+        let public = SocketAddr::from(([127, 0, 0, 1], wide.local_addr().expect("bound").port()));
+        let (inside, loopback) = listener();
+        let sockets = if public_first { vec![wide, inside] } else { vec![inside, wide] };
+        let running = place.start_as(with(sockets, "http:http"), |_| ()).await;
+        let refused = get(public, "/ws");
+        assert!(refused.starts_with("HTTP/1.1 403 ") && refused.contains("tls_required"), "{refused}");
+        assert!(get(public, "/metrics").starts_with("HTTP/1.1 308 "), "{public_first}");
+        assert!(!get(loopback, "/ws").contains("tls_required"), "{public_first}");
+        assert!(get(loopback, "/metrics").starts_with("HTTP/1.1 200 "), "{public_first}");
+        running.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn the_admin_socket_of_a_relay_that_lives_is_not_taken_away() {
+    let (one, other) = (Place::new(), Place::new());
+    let socket = one.path().join("shared.sock");
+    for place in [&one, &other] {
+        place.configure(&format!("[admin]\nsocket = \"{}\"\n", socket.display()));
+    }
+    let first = one.start().await;
+    let mut second = other.launch(waystation(), |_| ());
+    let mut status = None;
+    until("it has ended", || {
+        status = second.has_ended();
+        status.is_some()
+    })
+    .await;
+    assert_eq!(status.and_then(|status| status.code()), Some(1));
+    assert!(other.text().contains("another process listens there"), "{}", other.text());
+    assert_eq!(one.ask(&["reload"])["changed"], serde_json::json!([]), "the first one answers as before");
+    first.signal("USR2");
+    one.event("relay.handover.done", 1).await;
+    assert_eq!(one.ask(&["reload"])["changed"], serde_json::json!([]), "and so does its next process");
+
+    // Whoever has the path by then keeps it when the one before ends.
+    fs::remove_file(&socket).expect("removed");
+    let second = other.start().await;
+    first.stop().await;
+    assert_eq!(other.ask(&["reload"])["changed"], serde_json::json!([]));
+    second.stop().await;
+    assert!(!socket.exists(), "a tidy directory");
 }
 
 #[tokio::test]

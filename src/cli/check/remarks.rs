@@ -7,12 +7,13 @@ use std::path::Path;
 
 use super::sense;
 use crate::config::{Config, Tls};
+use crate::daemon;
 use crate::daemon::ledger::SOCKET_PATH_MAX;
-use crate::daemon::records::dkim_keys;
 use crate::http::guard::Token;
-use crate::identity::keyfile;
+use crate::identity::keyfile::{self, KeyFileError};
+use crate::mail::signer::store::{Store, StoreError};
 use crate::records::machine;
-use crate::secrets;
+use crate::secrets::{self, SecretError};
 use crate::tls::files::{Files, FilesError};
 
 /// How much a remark weighs.
@@ -56,6 +57,8 @@ impl Remark {
 /// Everything, by key.
 pub(crate) fn of(config: &Config) -> Vec<Remark> {
     let mut remarks = sense::of(config, &machine::local());
+    let adjusted = config.adjusted.iter().map(|told| Remark::doubtful(told.key, &told.problem, &told.used));
+    remarks.extend(adjusted);
     directories(config, &mut remarks);
     tls(config, &mut remarks);
     dkim(config, &mut remarks);
@@ -112,7 +115,11 @@ fn directories(config: &Config, remarks: &mut Vec<Remark>) {
 fn tls(config: &Config, remarks: &mut Vec<Remark>) {
     match &config.tls {
         None => {}
-        Some(Tls::Files { key, .. }) if is_elsewhere(key) => remarks.push(elsewhere("tls.key_file", key)),
+        Some(Tls::Files { cert, key }) if is_elsewhere(cert) || is_elsewhere(key) => {
+            let files = [("tls.cert_file", cert), ("tls.key_file", key)];
+            let hidden = files.into_iter().filter(|(_, file)| is_elsewhere(file));
+            remarks.extend(hidden.map(|(key, file)| elsewhere(key, file)));
+        }
         Some(Tls::Files { cert, key }) => match (Files { cert: cert.clone(), key: key.clone() }).read() {
             Ok(pair) => {
                 remarks.extend([Remark::fine("tls.cert_file", cert), Remark::fine("tls.key_file", key)]);
@@ -120,7 +127,7 @@ fn tls(config: &Config, remarks: &mut Vec<Remark>) {
             }
             Err(error) => {
                 let key = match &error {
-                    FilesError::Read { .. } => "tls.cert_file",
+                    FilesError::Read { .. } | FilesError::Chain(_) => "tls.cert_file",
                     FilesError::Key(_) => "tls.key_file",
                     FilesError::Content { error, .. } if error.is_about_key() => "tls.key_file",
                     FilesError::Content { .. } => "tls.cert_file",
@@ -163,12 +170,16 @@ fn dkim(config: &Config, remarks: &mut Vec<Remark>) {
         remarks.extend(away.into_iter().map(|(key, file)| elsewhere(key, file)));
         return;
     }
-    match dkim_keys(config) {
-        Ok(_) => remarks.extend(hidden.into_iter().map(|(key, file)| Remark::fine(key, file))),
-        Err((key, error)) => {
-            let text = error.to_string();
-            let (problem, advice) =
-                text.split_once("; ").unwrap_or((&text, "`waystation keys dkim` makes keys"));
+    match daemon::may_sign(config) {
+        Ok(()) => remarks.extend(hidden.into_iter().map(|(key, file)| Remark::fine(key, file))),
+        Err((key, text)) => {
+            let advice = match key {
+                "dkim.selector" => {
+                    "write a shorter one; with an Ed25519 key, `-ed25519` must fit behind it, too"
+                }
+                _ => "`waystation keys dkim` makes keys",
+            };
+            let (problem, advice) = text.split_once("; ").unwrap_or((&text, advice));
             remarks.push(Remark::wrong(key, problem, advice));
         }
     }
@@ -176,21 +187,54 @@ fn dkim(config: &Config, remarks: &mut Vec<Remark>) {
 
 fn attestation(config: &Config, remarks: &mut Vec<Remark>) {
     let key = "attestation.key_file";
-    let Some(file) = config.attestation.key_file.as_ref().filter(|_| config.attestation.enabled) else {
-        return;
-    };
-    if is_elsewhere(file) {
-        remarks.push(elsewhere(key, file));
+    if !config.attestation.enabled {
         return;
     }
-    match keyfile::load(file) {
-        Ok(_) => remarks.push(Remark::fine(key, file)),
-        Err(error) => {
-            let advice = format!("`waystation keys attestation --out {}` makes one", file.display());
-            let text = error.to_string();
-            let (problem, advice) = text.split_once("; ").unwrap_or((&text, &advice));
-            remarks.push(Remark::wrong(key, problem, advice));
+    if let Some(file) = &config.attestation.key_file {
+        if is_elsewhere(file) {
+            remarks.push(elsewhere(key, file));
+            return;
         }
+        match keyfile::load(file) {
+            Ok(_) => remarks.push(Remark::fine(key, file)),
+            Err(error) => {
+                let advice = format!("`waystation keys attestation --out {}` makes one", file.display());
+                let text = error.to_string();
+                let (problem, advice) = text.split_once("; ").unwrap_or((&text, &advice));
+                remarks.push(Remark::wrong(key, problem, advice));
+                return;
+            }
+        }
+    }
+    if let Some(error) = chain(config) {
+        let text = error.to_string();
+        remarks.push(if is_hidden(&error) {
+            Remark::doubtful(key, text, "the account of the service must be able to read it")
+        } else {
+            sentence(key, &text)
+        });
+    }
+}
+
+/// What is wrong with the keys that followed each other. None at all are fine: the relay makes the first one.
+fn chain(config: &Config) -> Option<StoreError> {
+    let given = &config.attestation;
+    let store = Store::new(&config.data_dir, given.key_file.as_deref(), &given.key_id);
+    store.load(false).err().filter(|error| !matches!(error, StoreError::NotYet { .. }))
+}
+
+/// Whoever asks from a shell may not be the one who starts the relay.
+fn is_hidden(error: &StoreError) -> bool {
+    match error {
+        StoreError::Io { .. } => true,
+        StoreError::Key(KeyFileError::Secret(SecretError::Io { source, .. })) => {
+            source.kind() == std::io::ErrorKind::PermissionDenied
+        }
+        StoreError::Key(_)
+        | StoreError::Missing { .. }
+        | StoreError::NotYet { .. }
+        | StoreError::Chain { .. }
+        | StoreError::UnderWay { .. } => false,
     }
 }
 

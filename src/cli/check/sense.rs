@@ -237,11 +237,21 @@ fn acme(config: &Config) -> Vec<Remark> {
         let problem = format!("lacks {}: gateways and senders that verify do not connect", config.hostname);
         remarks.push(Remark::doubtful("tls.acme.names", problem, "add it"));
     }
-    if config.smtp.mta_sts == MtaSts::Enforce {
-        let missing = config.domains.iter().map(|domain| format!("mta-sts.{domain}"));
-        if let Some(name) = missing.into_iter().find(|name| !acme.names.contains(name)) {
-            let problem = format!("lacks {name}: senders cannot fetch the MTA-STS policy");
-            remarks.push(Remark::doubtful("tls.acme.names", problem, "add it beside the hostname"));
+    // Also while it is only tried: `dns show` names the host, and `dns check` fetches from it. It is not added by itself, because
+    // one name that does not lead here yet fails the whole order.
+    if config.smtp.mta_sts != MtaSts::Off {
+        let hosts = config.domains.iter().map(|domain| format!("mta-sts.{domain}"));
+        let missing: Vec<String> = hosts.filter(|host| !acme.names.contains(host)).collect();
+        if let Some(first) = missing.first() {
+            let problem = format!("lacks {first}: senders cannot fetch the MTA-STS policy");
+            let own = Some(&config.hostname).filter(|name| !acme.names.contains(name));
+            let all = own.into_iter().chain(&acme.names).chain(&missing);
+            let all: Vec<_> = all.map(|name| format!("\"{name}\"")).collect();
+            let advice = format!(
+                "write names = [{}] when each of them leads here, or smtp.mta_sts = \"off\"",
+                all.join(", ")
+            );
+            remarks.push(Remark::doubtful("tls.acme.names", problem, advice));
         }
     }
     remarks
@@ -384,5 +394,27 @@ mod tests {
         let whole =
             acme("contact = \"me@our.example\"\nnames = [\"mx.our.example\", \"mta-sts.our.example\"]");
         assert!(remarks(&whole).iter().all(|remark| !remark.key.starts_with("tls.")));
+    }
+
+    #[test]
+    fn a_policy_has_its_host_in_the_certificate_also_while_it_is_tried() {
+        let acme = |mode: &str, names: &str| {
+            format!(
+                "hostname = \"mx.our.example\"\ndomains = [\"our.example\", \"also.example\"]\n{mode}\
+                 [tls.acme]\nenabled = true\ncontact = \"me@our.example\"\n{names}"
+            )
+        };
+        for mode in ["", "[smtp]\nmta_sts = \"testing\"\n", "[smtp]\nmta_sts = \"enforce\"\n"] {
+            expect(&acme(mode, ""), "tls.acme.names", Weight::Doubtful, "lacks mta-sts.our.example");
+        }
+        let one = "names = [\"mx.our.example\", \"mta-sts.our.example\"]\n";
+        expect(&acme("", one), "tls.acme.names", Weight::Doubtful, "lacks mta-sts.also.example");
+        let said = remarks(&acme("", one));
+        let advised = "names = [\"mx.our.example\", \"mta-sts.our.example\", \"mta-sts.also.example\"]";
+        assert!(said.iter().any(|remark| remark.advice.contains(advised)), "{said:#?}");
+        for fine in [acme("", &format!("{advised}\n")), acme("[smtp]\nmta_sts = \"off\"\n", "")] {
+            let said = remarks(&fine);
+            assert!(said.iter().all(|remark| remark.key != "tls.acme.names"), "{said:#?}");
+        }
     }
 }

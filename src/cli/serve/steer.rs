@@ -4,9 +4,10 @@
 //! |---|---|---|
 //! | SIGHUP | `POST /admin/reload` | the configuration is read again |
 //! | SIGUSR2 | `POST /admin/restart` | a hand-over to the program as it lies on the disk now |
-//! | SIGTERM, SIGINT | | the end; a second one does not wait |
+//! | SIGTERM, SIGINT | | the end, also of a start; a second one does not wait |
 //!
-//! Failure policy: a configuration or a program that is no good is told, and everything goes on as it was.
+//! Failure policy: a configuration or a program that is no good is told, and everything goes on as it was. So does it when the
+//! next process could not place our sockets or listen where it should: that is tried here, where the sockets are.
 
 use std::future::pending;
 use std::sync::Arc;
@@ -31,6 +32,9 @@ use crate::daemon::{
 use crate::observe::{LogControl, Metrics, Operated};
 use crate::systemd::{Manager, Socket};
 
+/// How long the last look at the signals may take: nobody is served meanwhile.
+const LAST_LOOK: Duration = Duration::from_millis(5);
+
 /// The signals that mean something to us. Made first: one that comes before would end the process.
 pub(super) struct Signals {
     term: Signal,
@@ -48,6 +52,20 @@ impl Signals {
             hangup: listen(SignalKind::hangup())?,
             handover: listen(SignalKind::user_defined2())?,
         })
+    }
+
+    /// Waits for one that ends the relay; its name.
+    pub(super) async fn end(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.term.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+
+    /// The name of one that has come by now, if one has.
+    pub(super) async fn have_ended(&mut self) -> Option<&'static str> {
+        // Not at once: what has come is told to us when the runtime looks, which it does to wake us.
+        tokio::time::timeout(LAST_LOOK, self.end()).await.ok()
     }
 }
 
@@ -110,7 +128,7 @@ impl<'a> Steer<'a> {
     pub(super) async fn run(
         mut self,
         daemon: Daemon,
-        mut signals: Signals,
+        signals: &mut Signals,
         mut orders: mpsc::Receiver<Asked>,
     ) -> anyhow::Result<Next> {
         let ended = daemon.ended();
@@ -266,10 +284,18 @@ impl<'a> Steer<'a> {
         self.probe = Some((probe, waiting));
     }
 
+    /// What the next process could not find out by itself while this one serves.
+    fn rehearse(&self) -> anyhow::Result<()> {
+        let config = load::config(self.global)?;
+        Ok(self.hand_over.rehearse(&config)?)
+    }
+
     async fn probed(&mut self, found: Result<String, String>, waiting: Waiting) {
         if self.leaving.is_some() {
             return answer(waiting, Err(AskError::Conflict("the relay is stopping".to_owned())));
         }
+        let found =
+            found.and_then(|version| self.rehearse().map(|()| version).map_err(|error| error.to_string()));
         match found {
             Ok(version) => {
                 tracing::info!(event = "relay.handover.begun", version, "handing over to version {version}");

@@ -71,7 +71,12 @@ pub(in crate::config) const KEYS: &[Key] = &[
     ),
     key("tls.acme.directory_url", Kind::Text, "\"\"", "The ACME server. Empty: Let's Encrypt."),
     key("tls.acme.contact", Kind::Text, "\"\"", "Mail address for the ACME server's notices; may be empty."),
-    key("tls.acme.names", Kind::List, "[]", "Names in the certificate. Empty: the hostname above."),
+    key(
+        "tls.acme.names",
+        Kind::List,
+        "[]",
+        "Names in the certificate; each must lead here. Empty: the hostname above. MTA-STS needs mta-sts.DOMAIN of each domain, too.",
+    ),
     key(
         "tls.acme.challenge",
         Kind::Word(&["auto", "http-01", "tls-alpn-01"]),
@@ -95,7 +100,7 @@ pub(in crate::config) const KEYS: &[Key] = &[
         "smtp.max_message_bytes",
         Kind::Whole(1024, MESSAGE_BYTES_MAX),
         "26214400",
-        "Largest message; larger ones get 552. Announced with SIZE.",
+        "Largest message from outside; larger ones get 552. Announced with SIZE. Gateways may submit as much, and 25 MiB at least.",
     ),
     key(
         "smtp.max_recipients",
@@ -416,7 +421,7 @@ pub(in crate::config) const KEYS: &[Key] = &[
         "limits.ws_auth_attempts_per_minute_per_ip",
         Kind::Whole(1, 1_000_000),
         "20",
-        "Tunnel logins; further ones get `rate_limited` and close code 4408.",
+        "Tunnel logins, of which one that fails counts twice; four times as many of one /24 or /48. Further ones get `rate_limited` and close code 4408.",
     ),
     key(
         "limits.deny_window_seconds",
@@ -458,7 +463,7 @@ pub(in crate::config) const KEYS: &[Key] = &[
         "spool.expire_undelivered_seconds",
         Kind::Whole(60, TEN_YEARS),
         "2592000",
-        "Items that no gateway fetched in this time expire.",
+        "Items that no gateway fetched in this time expire; released or replayed, they have it anew.",
     ),
     key(
         "spool.min_free_bytes",

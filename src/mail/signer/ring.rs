@@ -72,9 +72,11 @@ impl Ring {
         self.keys.iter().rposition(|key| key.signs_from <= now).map_or(0, |n| n + 1)
     }
 
-    /// How long the `n`th key is announced, once it does not sign any more.
+    /// How long the `n`th key is announced, once it does not sign any more: as its follower says, or an earlier one behind
+    /// that, when the follower was made by a clock that was ahead.
     fn until(&self, n: usize) -> WallMs {
-        self.keys.get(n).map_or(WallMs(u64::MAX), |follower| follower.previous_until)
+        let behind = self.keys.iter().skip(n).map(|follower| follower.previous_until);
+        behind.min().unwrap_or(WallMs(u64::MAX))
     }
 
     /// The newest key, whatever it does.
@@ -115,10 +117,10 @@ impl Ring {
         if then == current || self.until(then) > now { self.key(then) } else { self.key(current) }
     }
 
-    /// The key that will sign, if one is on its way.
+    /// The key that will sign at `by`, if one is on its way.
     #[must_use]
-    pub fn next(&self, now: WallMs) -> Option<&RingKey> {
-        self.keys.get(self.place(now))
+    pub fn next_by(&self, now: WallMs, by: WallMs) -> Option<&RingKey> {
+        self.keys.iter().skip(self.place(now)).find(|key| key.signs_from <= by)
     }
 
     /// The keys that are announced at `now`: the current one first, then the next, then those before it, newest first.
@@ -182,7 +184,7 @@ mod tests {
             assert_eq!(standings(&ring(1), now), [("r", Current)]);
             assert_eq!(ring(1).current_for(WallMs(0), WallMs(now)).id, "r");
         }
-        assert!(ring(1).next(WallMs(5)).is_none());
+        assert!(ring(1).next_by(WallMs(5), WallMs(u64::MAX)).is_none());
     }
 
     #[test]
@@ -190,11 +192,12 @@ mod tests {
         let two = ring(2);
         for now in [0, 999] {
             assert_eq!(standings(&two, now), [("r", Current), ("r-2", Next)]);
-            assert_eq!(two.next(WallMs(now)).unwrap().id, "r-2");
+            assert_eq!(two.next_by(WallMs(now), WallMs(1000)).unwrap().id, "r-2");
+            assert!(two.next_by(WallMs(now), WallMs(999)).is_none());
         }
         for now in [1000, 1999] {
             assert_eq!(standings(&two, now), [("r-2", Current), ("r", Previous)]);
-            assert!(two.next(WallMs(now)).is_none());
+            assert!(two.next_by(WallMs(now), WallMs(u64::MAX)).is_none());
         }
         for now in [2000, u64::MAX] {
             assert_eq!(standings(&two, now), [("r-2", Current)]);

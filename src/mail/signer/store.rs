@@ -88,16 +88,17 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// A key is missing, or is none: another start would find it so again. What the system refuses may pass.
+    /// A key is missing, is none, or does not follow the others: another start would find it so again. What the system
+    /// refuses may pass.
     #[must_use]
     pub fn is_configuration(&self) -> bool {
         match self {
-            Self::Missing { .. } => true,
+            Self::Missing { .. } | Self::Chain { .. } => true,
             Self::Key(error) => match error {
                 KeyFileError::Secret(_) | KeyFileError::Content { .. } => true,
                 KeyFileError::Exists { .. } | KeyFileError::Io { .. } => false,
             },
-            Self::NotYet { .. } | Self::Io { .. } | Self::Chain { .. } | Self::UnderWay { .. } => false,
+            Self::NotYet { .. } | Self::Io { .. } | Self::UnderWay { .. } => false,
         }
     }
 }
@@ -246,12 +247,13 @@ impl Store {
     }
 
     /// Makes the key that follows `ring`'s newest and puts it on disk; it signs `overlap_ms` after `now`, and the one
-    /// before it is announced for as long again.
+    /// before it is announced for as long again. A key that would begin to sign later than that was made by a clock that
+    /// was ahead: it is in nobody's way, and never signs.
     ///
     /// # Errors
     /// [`StoreError`]; the next load finds the keys as they were before, or with the new one.
     pub fn follow(&self, ring: &Ring, relay: &str, overlap_ms: u64, now: WallMs) -> Result<(), StoreError> {
-        if let Some(next) = ring.next(now) {
+        if let Some(next) = ring.next_by(now, now.plus(overlap_ms)) {
             return Err(StoreError::UnderWay { id: next.id.clone(), signs_from: next.signs_from });
         }
         let dir = self.directory();
@@ -412,6 +414,29 @@ mod tests {
         assert_eq!(store.followers().unwrap(), 2);
         let announced = ring.announcement(WallMs(20 * DAY));
         assert_eq!(announced[1].endorsed_by.as_deref(), Some("relay-primary-2"));
+    }
+
+    #[test]
+    fn a_rotation_by_a_clock_that_was_ahead_is_in_nobodys_way() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(dir.path());
+        store.load(true).unwrap();
+        follow(&store, 900 * DAY).unwrap();
+        // The clock is right again, and the second key would sign in 896 days.
+        let ring = follow(&store, 5 * DAY).unwrap();
+        assert_eq!(
+            ids(&ring, 5 * DAY),
+            ["relay-primary Current", "relay-primary-2 Next", "relay-primary-3 Next"]
+        );
+        let under_way = follow(&store, 5 * DAY + 1);
+        assert!(matches!(under_way, Err(StoreError::UnderWay { id, .. }) if id == "relay-primary-3"));
+        assert_eq!(
+            ids(&ring, 6 * DAY),
+            ["relay-primary-3 Current", "relay-primary-2 Previous", "relay-primary Previous"]
+        );
+        assert_eq!(ids(&ring, 7 * DAY), ["relay-primary-3 Current"], "the first one is let go in its time");
+        assert_eq!(ids(&ring, 950 * DAY), ["relay-primary-3 Current"]);
+        assert_eq!(ids(&follow(&store, 20 * DAY).unwrap(), 22 * DAY), ["relay-primary-4 Current"]);
     }
 
     #[test]
