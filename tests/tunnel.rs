@@ -219,6 +219,35 @@ async fn a_newer_login_replaces_the_older_session() {
 }
 
 #[tokio::test]
+async fn a_newcomer_that_goes_away_while_it_has_to_wait_pushes_nobody_out() {
+    let relay = Relay::start().await;
+    relay.register(&key(1)).await;
+    // Two quick replacements are nobody's fault; the third newcomer waits a second.
+    let mut sitting = Gateway::login(&relay, &key(1)).await;
+    for _ in 0..2 {
+        sitting = Gateway::login(&relay, &key(1)).await;
+    }
+    for how in ["the socket is gone", "it says goodbye", "it speaks too early"] {
+        let mut newcomer = Gateway::connect(relay.address, "").await;
+        newcomer.prove(&key(1), "").await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        match how {
+            "it says goodbye" => newcomer.socket.close(None).await.unwrap(),
+            "it speaks too early" => {
+                newcomer.tell("{}").await;
+                assert_eq!(newcomer.said().await["code"], "invalid_message");
+            }
+            _ => {}
+        }
+        drop(newcomer);
+        tokio::time::sleep(Duration::from_millis(1_300)).await;
+        assert_eq!((relay.metrics.tunnel_replaced.get(), relay.tunnel.sessions()), (2, 1), "{how}");
+        relay.put(&key(1), how.as_bytes()).await;
+        sitting.mail().await;
+    }
+}
+
+#[tokio::test]
 async fn of_many_logins_at_once_exactly_one_keeps_the_lane() {
     let relay = Relay::start().await;
     relay.register(&key(1)).await;
@@ -262,7 +291,7 @@ async fn the_first_proof_registers_a_key_when_admission_is_open() {
 #[tokio::test]
 async fn attempts_are_counted_by_the_real_client_behind_a_trusted_proxy() {
     let settings = Settings {
-        rates: Some(RateSettings { per_minute: 2, deny_window: Duration::from_secs(300) }),
+        rates: Some(RateSettings { per_minute: 1, deny_window: Duration::from_secs(300) }),
         trusted_proxies: vec!["127.0.0.1/32".parse().unwrap()],
         ..Settings::default()
     };
@@ -273,7 +302,42 @@ async fn attempts_are_counted_by_the_real_client_behind_a_trusted_proxy() {
     again.tell(r#"{"type":"auth_challenge_request","publicKeyBase32":"x"}"#).await;
     assert_eq!(again.said().await["code"], "rate_limited");
     assert_eq!(again.closed().await, (4408, "rate_limited".into()));
+    let counted = "waystation_abuse_refused_total{limit=\"tunnel_login_rate\"} 1\n";
+    assert!(relay.metrics.text().contains(counted), "{}", relay.metrics.text());
     let _b = Gateway::login_at(relay.address, &key(2), &forwarded("203.0.113.2")).await;
+}
+
+#[tokio::test]
+async fn as_many_gateways_as_the_limit_says_come_back_from_one_address_at_once() {
+    let rates = Some(RateSettings { per_minute: 20, deny_window: Duration::from_secs(300) });
+    let relay = Relay::with(Settings { rates, ..Settings::default() }, Admission::Open).await;
+    let mut gateways = Vec::new();
+    for n in 1..=20 {
+        gateways.push(Gateway::login(&relay, &key(n)).await);
+    }
+    // As after a drain.
+    drop(gateways);
+    eventually("all have gone", async || relay.tunnel.sessions() == 0).await;
+    let mut more = Gateway::connect(relay.address, "").await;
+    let request = r#"{"type":"auth_challenge_request","publicKeyBase32":"x"}"#;
+    let mut codes: Vec<String> = Vec::new();
+    while codes.last().is_none_or(|code| code != "rate_limited") {
+        // A token comes back every three seconds.
+        assert!(codes.len() < 20, "{codes:?}");
+        more.tell(request).await;
+        codes.push(more.said().await["code"].as_str().unwrap().to_owned());
+        more = Gateway::connect(relay.address, "").await;
+    }
+}
+
+#[tokio::test]
+async fn a_key_that_is_not_let_in_pays_twice_for_trying() {
+    let rates = Some(RateSettings { per_minute: 2, deny_window: Duration::from_secs(300) });
+    let relay = Relay::with(Settings { rates, ..Settings::default() }, Admission::AllowList).await;
+    assert_eq!(Gateway::refused(&relay, &key(1)).await, (4401, "not_admitted".into()));
+    let mut again = Gateway::connect(relay.address, "").await;
+    again.tell(r#"{"type":"auth_challenge_request","publicKeyBase32":"x"}"#).await;
+    assert_eq!(again.said().await["code"], "rate_limited");
 }
 
 #[tokio::test]
@@ -306,6 +370,23 @@ async fn tunnel_2_acks_nacks_rejects_and_replays() {
     assert_eq!((&accepted["type"], &accepted["items"]), (&"replay_accepted".into(), &2.into()));
     assert_eq!(gateway.mail().await.stream, mails[0].stream);
     assert_eq!(gateway.mail().await.stream, mails[1].stream);
+}
+
+#[tokio::test]
+async fn an_item_that_came_back_five_times_is_held_and_counted() {
+    // X12
+    let relay = Relay::start().await;
+    relay.register(&key(1)).await;
+    relay.put(&key(1), b"poison").await;
+    let mut gateway = Gateway::login_as(relay.address, &key(1), r#","features":["ack"]"#, "").await;
+    for round in 1..=5 {
+        let item = gateway.mail().await.start.item_id.unwrap();
+        assert_eq!(relay.metrics.items_parked.get(), 0, "before refusal {round}");
+        gateway.tell(&format!(r#"{{"type":"item_nack","itemId":"{item}","retryAfterMs":1}}"#)).await;
+    }
+    eventually("it is held and counted", async || relay.metrics.items_parked.get() == 1).await;
+    assert_eq!(relay.count(&key(1), State::Held).await, 1);
+    assert_eq!(relay.metrics.items_nacked.get(), 5);
 }
 
 #[tokio::test]

@@ -21,11 +21,12 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use spool::error::{RequestError, SpoolError};
 use spool::ids::{ItemId, LaneId, Seq, SessionId, WallMs};
-use spool::types::{AckOutcome, ItemInfo, Leased, Room};
+use spool::types::{AckOutcome, ItemInfo, Leased, NackOutcome, Room};
 use spool::{ReplayFrom, Spool};
 use uuid::Uuid;
 
 use self::lent::{Lent, Loan};
+use self::offers::Manner;
 use super::admission::{self, Admission};
 use super::outbound::intake::{Submissions, Submitter};
 use super::signer::Signer;
@@ -108,7 +109,12 @@ impl Service for Lanes {
 
     fn open(&self, opening: Opening) -> BoxFuture<'_, Result<Arc<dyn Lane>, ServiceError>> {
         Box::pin(async move {
-            let Opening { id, key, dialect, batches, .. } = opening;
+            let Opening { id, key, .. } = opening;
+            let manner = Manner {
+                dialect: opening.dialect,
+                batches: opening.batches,
+                several_domains: self.welcome.get().domains.len() > 1,
+            };
             let (role, bell) = (opening.role, Arc::clone(&opening.bell));
             let still_here = Arc::clone(&opening.still_here);
             let opened = self.spooler.call(move |spool| open(spool, key, role, bell, &still_here)).await;
@@ -121,8 +127,7 @@ impl Service for Lanes {
                 signer: self.signer.clone(),
                 id,
                 key,
-                dialect,
-                batches,
+                manner,
                 lane,
                 session,
                 submitter,
@@ -166,9 +171,7 @@ struct GatewayLane {
     /// The tunnel's name of the session; logs carry it.
     id: Uuid,
     key: KeyText,
-    dialect: Dialect,
-    /// The gateway takes statements that share a signature.
-    batches: bool,
+    manner: Manner,
     lane: LaneId,
     /// The ledger's name of the session.
     session: SessionId,
@@ -282,8 +285,10 @@ impl Lane for SendingLane {
 
 /// What a batch did.
 struct Done {
-    /// The changes that took effect.
+    /// The changes that took effect, but for nacks after which an item is held.
     changes: Vec<Change>,
+    /// Items that came back too often, and why they are held.
+    parked: Vec<(ItemId, String)>,
     leased: Leased,
     replayed: Option<u64>,
     /// The replay is not done: where to go on.
@@ -300,6 +305,7 @@ fn carry_out(
 ) -> Result<Done, RequestError> {
     let mut done = Done {
         changes: Vec::with_capacity(batch.changes.len()),
+        parked: Vec::new(),
         leased: Leased::default(),
         replayed: None,
         replay_on: None,
@@ -310,7 +316,16 @@ fn carry_out(
                 spool.ack(session, flight.item, now).map(|outcome| outcome == AckOutcome::Acked)
             }
             Change::Nack { item, retry_after_ms } => {
-                spool.nack(session, *item, *retry_after_ms, now).map(|()| true)
+                spool.nack(session, *item, *retry_after_ms, now).map(|outcome| match outcome {
+                    NackOutcome::PutOff | NackOutcome::Ignored => true,
+                    NackOutcome::Parked(reason) => {
+                        done.parked.push((*item, reason));
+                        false
+                    }
+                })
+            }
+            Change::Postpone { item, retry_after_ms } => {
+                spool.put_off(session, *item, *retry_after_ms, now).map(|()| true)
             }
             Change::Reject { item, reason } => spool.reject(session, *item, reason, now).map(|()| true),
             Change::Damaged { item, problem } => spool
@@ -368,7 +383,7 @@ impl GatewayLane {
     /// that is being gathered. Nobody is told that an ack has been written down: should the relay be killed before it is,
     /// the gateway knows the item when it comes again. One of tunnel 1 does not, and so its acks wait.
     fn need_not_wait(&self, changes: &[Change]) -> bool {
-        match self.dialect {
+        match self.manner.dialect {
             Dialect::One => changes.is_empty(),
             Dialect::Two => changes.iter().all(|change| matches!(change, Change::Ack(_))),
         }
@@ -394,7 +409,7 @@ impl GatewayLane {
     }
 
     fn tunnel(&self) -> u8 {
-        match self.dialect {
+        match self.manner.dialect {
             Dialect::One => 1,
             Dialect::Two => 2,
         }
@@ -404,6 +419,7 @@ impl GatewayLane {
     async fn note(&self, done: Done, mut loans: Vec<Loan>, now: WallMs) -> Settled {
         let session = self.id;
         done.changes.iter().for_each(|change| self.note_refusal(change));
+        done.parked.iter().for_each(|(item, reason)| self.note_parked(*item, reason));
         if let Some(items) = done.replayed {
             self.metrics.replayed(items);
             tracing::info!(
@@ -412,9 +428,7 @@ impl GatewayLane {
             );
         }
         let mut offers = Vec::with_capacity(done.leased.items.len());
-        for (info, made) in
-            offers::made(done.leased.items, self.dialect, self.signer.as_ref(), self.batches, now).await
-        {
+        for (info, made) in offers::made(done.leased.items, self.manner, self.signer.as_ref(), now).await {
             match made {
                 Ok(offer) => {
                     self.metrics.offered(self.tunnel());

@@ -25,7 +25,7 @@ use spool::types::ItemInfo;
 
 use self::ring::Ring;
 use self::store::{Store, StoreError};
-use super::attestation::{self, Details, Statement, signals};
+use super::attestation::{self, Details, Signal, Statement, signals};
 use super::custody::{self, Kind, Receipt};
 use super::envelope::{Envelope, Meta, OutboundMeta};
 use super::signed::{self, Signed, time_text};
@@ -36,6 +36,8 @@ use crate::tunnel::signed::RelayKey;
 /// How long a gateway may take an attestation for valid: far longer than an offer is under way, far shorter than an item
 /// may wait, because it is signed anew for each offer. Milliseconds.
 pub const ATTESTATION_VALID_MS: u64 = 7 * 24 * 3600 * 1000;
+/// `with` word of a message that the relay wrote itself; no client's session has it.
+pub const OWN_PROTOCOL: &str = "LOCAL";
 
 /// What a signer needs to know.
 #[derive(Clone, Debug)]
@@ -247,7 +249,18 @@ impl Batched {
     }
 }
 
-/// What is said about an item. One that came from a mailbox here has no client, and nothing was found out about it.
+/// Whether the relay knows the author itself: it wrote the message, or a mailbox here submitted it, and then envelope
+/// sender, `From` and `Sender` were found to be addresses of the key before it became an item (`prepare::check_sender`).
+fn answers_for(envelope: &Envelope) -> bool {
+    match envelope {
+        Envelope::Inbound(meta) => meta.protocol == OWN_PROTOCOL,
+        Envelope::Outbound(_) => true,
+    }
+}
+
+/// What is said about an item. One that came from a mailbox here has no client, and nothing was found out about it: its
+/// author is who the relay says. A gateway of the first protocol has no other word for that than a pass, and drops what has
+/// none if it enforces its policy; DMARC is the check that speaks of the author.
 #[must_use]
 pub fn statement(
     relay: &str,
@@ -263,12 +276,16 @@ pub fn statement(
         }
         Envelope::Outbound(_) => (String::new(), String::new(), String::new(), Verdicts::default()),
     };
+    let mut signals = signals(&verdicts);
+    if answers_for(envelope) {
+        signals.dmarc = Signal::Pass;
+    }
     Statement {
         stream_id: stream_id.to_owned(),
         mail_from: envelope.mail_from().to_owned(),
         rcpt_to: rcpt_to.to_owned(),
         issued_at: now,
-        signals: signals(&verdicts),
+        signals,
         details: Some(Details {
             relay: relay.to_owned(),
             item_id: info.id.to_string(),

@@ -1,6 +1,7 @@
 //! The relay's side of a login, from the first message to a proof (sans I/O).
 //!
-//! 1. Each message costs the client address one token.
+//! 1. The first message costs the client address one token, and so does each later one that is refused: a login that
+//!    succeeds costs one.
 //! 2. `auth_challenge_request` is answered by a challenge.
 //! 3. `auth_challenge_response` with a right signature is a [`Proof`]; admission is the driver's next question.
 //!
@@ -25,7 +26,7 @@ use super::control::{
     AuthChallenge, AuthChallengeRequest, AuthChallengeResponse, Credit, Feature, Features, SessionRole,
     ToGateway, ToRelay, UNPROVED_BYTES_MAX,
 };
-use super::rates::{Rates, prefix};
+use super::rates::{Rates, prefix, site};
 use crate::identity::challenge::{AuthCode, Challenges, Fresh};
 use crate::identity::invite::Code;
 use crate::identity::key::KeyText;
@@ -38,6 +39,9 @@ pub const UNPROVED_TIME_MAX: Duration = Duration::from_secs(10);
 pub const HALF_OPEN_MAX: usize = 1024;
 /// Most of them from one address (IPv6: one /64), so that one client cannot keep all others from logging in.
 pub const HALF_OPEN_PER_ADDRESS_MAX: usize = 256;
+/// Most of them from one site (IPv4: a /24, IPv6: a /48), whose owner may have any number of addresses: whatever it does, as
+/// many places are left for all others.
+pub const HALF_OPEN_PER_SITE_MAX: usize = HALF_OPEN_MAX / 2;
 
 /// What all handshakes share: the challenges, the rates, and how many strangers are inside.
 #[derive(Debug)]
@@ -48,6 +52,8 @@ pub struct Door {
     half_open: usize,
     /// The same by address; no entry is zero, so there are at most [`HALF_OPEN_MAX`].
     half_open_by_address: HashMap<IpAddr, usize>,
+    /// The same by site.
+    half_open_by_site: HashMap<IpAddr, usize>,
 }
 
 impl Door {
@@ -60,6 +66,7 @@ impl Door {
             rates,
             half_open: 0,
             half_open_by_address: HashMap::new(),
+            half_open_by_site: HashMap::new(),
         }
     }
 
@@ -77,11 +84,14 @@ impl Door {
     /// [`Door::left`].
     #[must_use]
     pub fn enter(&mut self, client: IpAddr) -> bool {
-        let own = self.half_open_by_address.get(&prefix(client)).copied().unwrap_or(0);
-        let room = self.half_open < HALF_OPEN_MAX && own < HALF_OPEN_PER_ADDRESS_MAX;
+        let inside = |by: &HashMap<IpAddr, usize>, place: IpAddr| by.get(&place).copied().unwrap_or(0);
+        let room = self.half_open < HALF_OPEN_MAX
+            && inside(&self.half_open_by_address, prefix(client)) < HALF_OPEN_PER_ADDRESS_MAX
+            && inside(&self.half_open_by_site, site(client)) < HALF_OPEN_PER_SITE_MAX;
         if room {
             self.half_open += 1;
-            self.half_open_by_address.insert(prefix(client), own + 1);
+            *self.half_open_by_address.entry(prefix(client)).or_default() += 1;
+            *self.half_open_by_site.entry(site(client)).or_default() += 1;
         }
         room
     }
@@ -89,11 +99,15 @@ impl Door {
     /// A stranger from `client` has gone, or is none any more.
     pub fn left(&mut self, client: IpAddr) {
         self.half_open = self.half_open.saturating_sub(1);
-        let left = self.half_open_by_address.get(&prefix(client)).map_or(0, |own| own.saturating_sub(1));
-        if left == 0 {
-            self.half_open_by_address.remove(&prefix(client));
-        } else {
-            self.half_open_by_address.insert(prefix(client), left);
+        one_less(&mut self.half_open_by_address, prefix(client));
+        one_less(&mut self.half_open_by_site, site(client));
+    }
+
+    /// A login of `client` failed after its first message, which has been paid for: that costs another token.
+    pub fn failed(&mut self, client: IpAddr, now: Instant) {
+        if let Some(rates) = &mut self.rates {
+            // Whoever has none left is blocked from now on.
+            let _ = rates.take(client, now);
         }
     }
 
@@ -101,6 +115,15 @@ impl Door {
     #[must_use]
     pub fn half_open(&self) -> usize {
         self.half_open
+    }
+}
+
+fn one_less(by: &mut HashMap<IpAddr, usize>, place: IpAddr) {
+    let left = by.get(&place).map_or(0, |inside| inside.saturating_sub(1));
+    if left == 0 {
+        by.remove(&place);
+    } else {
+        by.insert(place, left);
     }
 }
 
@@ -169,10 +192,19 @@ impl Handshake {
         now: Instant,
         wall: WallMs,
     ) -> Step {
-        if door.rates.as_mut().is_some_and(|rates| rates.take(self.client, now).is_err()) {
+        let is_first = self.messages == 0;
+        if is_first && door.rates.as_mut().is_some_and(|rates| rates.take(self.client, now).is_err()) {
             return Step::Refuse(AuthCode::RateLimited);
         }
         self.messages += 1;
+        let step = self.step(message, fresh, door, now, wall);
+        if !is_first && matches!(step, Step::Refuse(_)) {
+            door.failed(self.client, now);
+        }
+        step
+    }
+
+    fn step(&mut self, message: &[u8], fresh: Fresh, door: &mut Door, now: Instant, wall: WallMs) -> Step {
         if self.messages > MESSAGES_MAX {
             return Step::Refuse(AuthCode::InvalidMessage);
         }
@@ -409,7 +441,7 @@ mod tests {
 
     #[test]
     fn the_attempt_limit_comes_before_everything_else() {
-        let mut world = World::new(Some(Rates::new(2, Duration::from_secs(300))));
+        let mut world = World::new(Some(Rates::new(1, Duration::from_secs(300))));
         let mut client = world.connect(1);
         play(&mut world, &mut client, &transcripts()[0]);
         let mut again = world.connect(1);
@@ -417,6 +449,36 @@ mod tests {
         play(&mut world, &mut again, &transcript);
         let mut junk = world.connect(1);
         assert_eq!(world.hear(&mut junk, "{x"), Step::Refuse(AuthCode::RateLimited));
+    }
+
+    #[test]
+    fn the_limit_is_in_logins_and_one_that_fails_counts_twice() {
+        let window = Duration::from_secs(300);
+        let mut world = World::new(Some(Rates::new(20, window)));
+        // All gateways of a house come back after a restart of the relay.
+        for n in 1..=20 {
+            let mut client = world.connect(n);
+            play(&mut world, &mut client, &transcripts()[0]);
+        }
+        let mut more = world.connect(21);
+        let request = more.fill(&transcripts()[0]["steps"][0]);
+        assert_eq!(world.hear(&mut more, &request), Step::Refuse(AuthCode::RateLimited));
+
+        let mut world = World::new(Some(Rates::new(3, window)));
+        let mut wrong = world.connect(1);
+        assert!(matches!(world.hear(&mut wrong, &request), Step::Say(_)));
+        assert_eq!(world.hear(&mut wrong, "{x"), Step::Refuse(AuthCode::InvalidMessage));
+        let mut junk = world.connect(1);
+        assert_eq!(world.hear(&mut junk, "{x"), Step::Refuse(AuthCode::InvalidMessage), "the third token");
+        let mut client = world.connect(1);
+        assert_eq!(world.hear(&mut client, &request), Step::Refuse(AuthCode::RateLimited));
+        // Admission is not ours to ask, and a refusal there is a failure, too.
+        let mut world = World::new(Some(Rates::new(2, window)));
+        let mut revoked = world.connect(1);
+        play(&mut world, &mut revoked, &transcripts()[0]);
+        world.door.failed("192.0.2.1".parse().unwrap(), world.now);
+        let mut client = world.connect(1);
+        assert_eq!(world.hear(&mut client, &request), Step::Refuse(AuthCode::RateLimited));
     }
 
     #[test]
@@ -444,7 +506,7 @@ mod tests {
             assert!(matches!(world.hear(&mut client, &request), Step::Say(_)));
         }
         assert_eq!(world.hear(&mut client, &request), Step::Refuse(AuthCode::InvalidMessage));
-        let at = |n: usize| IpAddr::from([192, 0, 2, (n / HALF_OPEN_PER_ADDRESS_MAX) as u8]);
+        let at = |n: usize| IpAddr::from([192, 0, (n / HALF_OPEN_PER_ADDRESS_MAX) as u8, 1]);
         for n in 0..HALF_OPEN_MAX {
             assert!(world.door.enter(at(n)));
             assert_eq!(world.door.half_open(), n + 1);
@@ -456,7 +518,24 @@ mod tests {
         world.door.left(at(0));
         assert!(world.door.enter("198.51.100.1".parse().unwrap()));
         (1..HALF_OPEN_MAX).for_each(|n| world.door.left(at(n)));
-        assert_eq!(world.door.half_open_by_address.len(), 1);
+        assert_eq!((world.door.half_open_by_address.len(), world.door.half_open_by_site.len()), (1, 1));
+    }
+
+    #[test]
+    fn a_site_with_many_addresses_shuts_nobody_else_out() {
+        // X4
+        let mut door = World::new(None).door;
+        let mut from_site = 0;
+        for customer in 0..4_u16 {
+            let client = IpAddr::from([0x2001, 0xdb8, 0, customer, 0, 0, 0, 1]);
+            from_site += (0..HALF_OPEN_PER_ADDRESS_MAX).filter(|_| door.enter(client)).count();
+        }
+        assert_eq!(from_site, HALF_OPEN_PER_SITE_MAX);
+        assert!(!door.enter("2001:db8:0:9::1".parse().unwrap()), "the site has had its share");
+        assert!(door.enter("2001:db8:1::1".parse().unwrap()));
+        assert!(door.enter("192.0.2.1".parse().unwrap()));
+        door.left("2001:db8:0:3::1".parse().unwrap());
+        assert!(door.enter("2001:db8:0:9::1".parse().unwrap()));
     }
 
     #[test]

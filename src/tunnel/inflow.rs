@@ -171,6 +171,25 @@ impl Inflow {
         self.under_way.is_none() && self.waiting.is_empty() && self.told.is_empty()
     }
 
+    /// More of a stream is to come.
+    pub(super) fn has_open(&self) -> bool {
+        !self.open.is_empty()
+    }
+
+    /// Forgets the streams whose end the lane was not given, and names them: nothing of them will be kept.
+    pub(super) fn take_half(&mut self) -> Vec<String> {
+        let ended = std::mem::take(&mut self.waiting).into_iter().filter_map(|piece| match piece {
+            OutboundPiece::End { stream } | OutboundPiece::TooLarge { stream, .. } => Some(stream),
+            // A stream that begins or goes on is open, or ends behind this; one that was given up was told so.
+            OutboundPiece::Start { .. }
+            | OutboundPiece::Chunk { .. }
+            | OutboundPiece::Abort { .. }
+            | OutboundPiece::Results { .. } => None,
+        });
+        let open = std::mem::take(&mut self.open).into_iter().map(|open| open.stream);
+        ended.chain(open).collect()
+    }
+
     fn find(&self, stream: &str) -> Option<usize> {
         self.open.iter().position(|open| open.stream == stream)
     }

@@ -20,7 +20,8 @@
 //! Does not know mail, and durably keeps nothing.
 //!
 //! Failure policy: a peer that breaks the protocol is told the code and closed with 4401; when the lane's
-//! storage fails, the session ends with 1013 and everything unacked is offered to the next one.
+//! storage fails, the session ends with 1013 and everything unacked is offered to the next one. However the relay ends
+//! a session of tunnel 1, streams that are not whole by then are told as failed.
 
 mod alive;
 mod heard;
@@ -371,7 +372,7 @@ impl Session {
                 (Change::Damaged { item, problem: one_line(&problem) }, problem)
             }
             Err(PieceError::Unreadable(problem)) => {
-                (Change::Nack { item, retry_after_ms: UNREADABLE_RETRY_MS }, problem)
+                (Change::Postpone { item, retry_after_ms: UNREADABLE_RETRY_MS }, problem)
             }
         };
         // A tunnel-1 gateway keeps the half stream until a start of the same id replaces it.
@@ -409,7 +410,9 @@ impl Session {
     fn finish_drain(&mut self, now: Instant) {
         let Phase::Draining { until } = self.phase else { return };
         let settled = self.outflow.is_settled() && self.changes.is_empty() && !self.asking;
-        let settled = settled && self.inflow.is_quiet();
+        // Tunnel 1 has no word that sends a gateway away: it goes on with what it has begun, and may be let finish it.
+        let whole = self.dialect == Dialect::Two || !self.inflow.has_open();
+        let settled = settled && self.inflow.is_quiet() && whole;
         if settled || now >= until {
             self.close(1012, "relay_restarts");
         }
@@ -465,6 +468,7 @@ impl Session {
     fn close(&mut self, code: u16, reason: &'static str) {
         if self.phase != Phase::Closed {
             self.phase = Phase::Closed;
+            self.fail_half(reason);
             self.out.push_back(Output::Close(code, reason));
         }
     }

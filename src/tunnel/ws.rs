@@ -64,7 +64,7 @@ pub(super) const CLOSE_TIME_MAX: Duration = Duration::from_secs(2);
 /// Limits of logins per client address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RateSettings {
-    /// Messages before authentication, per minute; a login takes two.
+    /// Logins per minute, of one address; one that fails after its first message counts twice.
     pub per_minute: u32,
     /// How long an address is refused after it used them up.
     pub deny_window: Duration,
@@ -265,9 +265,12 @@ impl Tunnel {
         };
         let key = proof.key;
         let admitted = match self.service.admit(key, proof.invite.clone()).await {
-            Ok(admitted) => {
-                self.enter(&proof, id, client).await.map(|(seat, replaced)| (seat, replaced, admitted))
-            }
+            Ok(admitted) => match self.enter(&mut wire, &proof, id, client).await {
+                Ok(Some((seat, replaced))) => Ok((seat, replaced, admitted)),
+                // Nobody is there any more who could be turned away.
+                Ok(None) => return farewell(&mut wire).await,
+                Err(error) => Err(error),
+            },
             Err(error) => Err(error),
         };
         let (seat, replaced, admitted) = match admitted {
@@ -330,6 +333,7 @@ impl Tunnel {
             let heard = tokio::select! {
                 happened = poll_fn(|cx| wire.poll(cx, true)) => happened,
                 () = tokio::time::sleep_until(handshake.deadline().into()) => {
+                    self.metrics.abuse.limited(Limited::TunnelTimeout);
                     wire.close(4408, "handshake_timeout");
                     return None;
                 }
@@ -373,6 +377,9 @@ impl Tunnel {
                 }
                 Step::Proved(proof) => return Some(proof),
                 Step::Refuse(code) => {
+                    if code == AuthCode::RateLimited {
+                        self.metrics.abuse.limited(Limited::TunnelLogins);
+                    }
                     self.reject(wire, id, client, &named, code);
                     return None;
                 }
@@ -383,6 +390,10 @@ impl Tunnel {
     fn turn_away(&self, wire: &mut Wire, id: Uuid, client: IpAddr, proof: &Proof, error: ServiceError) {
         match error {
             ServiceError::Refused(code) => {
+                // The proof was good, and the login has failed all the same: unless the house is full.
+                if code != AuthCode::RateLimited {
+                    lock(&self.door).failed(client, clock::monotonic());
+                }
                 let named = Named { lane: Some(proof.key.to_string()), role: Some(proof.role.word()) };
                 self.reject(wire, id, client, &named, code);
             }

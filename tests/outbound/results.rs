@@ -34,10 +34,12 @@ async fn after_death_at(world: &World, point: &str) -> String {
     }
     until("the result is told", || log.results_of("s1").len() > before.len()).await;
     assert!(log.results_of("s1").iter().all(|told| told.text == log.results_of("s1")[0].text));
+    let doubted = relay.number("waystation_outbound_results_total{result=\"indeterminate\"}");
     relay.stop().await;
     let records = world.submissions();
     assert_eq!(records.len(), 1, "{records:?}");
     let told = log.status("s1").expect("told");
+    assert_eq!(doubted, if told == "indeterminate" { "1" } else { "0" }, "what the start found is counted");
     assert_eq!(records[0].result.as_ref(), Some(&told));
     told
 }

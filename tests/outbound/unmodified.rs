@@ -1,5 +1,6 @@
 //! Unmodified gateways: twenty seconds of patience, repeats of the whole mail, and no word for "not known".
 
+use std::path::Path;
 use std::time::Duration;
 
 use super::world::{Plan, World, address, key};
@@ -119,6 +120,29 @@ async fn a_failure_after_the_patience_comes_as_a_bounce() {
         assert!(bounce.to_ascii_lowercase().contains(&part.to_ascii_lowercase()), "{part}:\n{bounce}");
     }
     assert!(log.results().is_empty(), "{:?}", log.results());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mail_for_which_there_is_no_room_has_failed_and_is_nowhere() {
+    let (world, log) = (world().await, Log::default());
+    let key = key(2);
+    let from = address(&key);
+    // Its mailbox is there before the disk is full.
+    let relay = world.start().await;
+    drop(relay.line(&key, Manner::One, &log).await);
+    relay.stop().await;
+    let floor = Path::new("1000000000000000000");
+    let relay = world.start_with(&[("WAYSTATION_SPOOL__MIN_FREE_BYTES", floor)]).await;
+    let line = relay.line(&key, Manner::One, &log).await;
+    let message = |number| mime(&from, "a@good.test", "full", number);
+    let mail = Mail { mail_from: &from, rcpt_to: &["a@good.test"], message: &message, patience: PATIENCE };
+    let outcome = agent::send(&line, &log, "full", &mail).await;
+    let Outcome::Failed(error) = outcome else { panic!("{outcome:?}") };
+    assert!(error.starts_with("4.3.1"), "{error}");
+    assert_eq!(log.results().len(), 3, "the agent learns it after three tries");
+    relay.stop().await;
+    assert!(world.submissions().is_empty());
+    assert_eq!(world.sink.copies("full", "a@good.test"), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,7 +1,8 @@
 //! A small Internet for one relay: the real binary, a name server, mail exchangers that do as they are told.
 
 use std::fs;
-use std::net::SocketAddr;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -209,6 +210,17 @@ impl Relay {
     /// A line of the gateway with this key; the relay is up, so it must work.
     pub(super) async fn line(&self, key: &SecretKey, manner: Manner, log: &Log) -> Line {
         Line::open(self.http, key, manner, log).await.expect("logged in")
+    }
+
+    /// A number of `/metrics`, by its name with its labels.
+    pub(super) fn number(&self, name: &str) -> String {
+        let request = "GET /metrics HTTP/1.1\r\nHost: relay\r\nConnection: close\r\n\r\n";
+        let mut stream = TcpStream::connect(self.http).expect("connects");
+        stream.write_all(request.as_bytes()).expect("asked");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("answered");
+        let found = answer.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        found.unwrap_or_else(|| panic!("no {name} in\n{answer}")).to_owned()
     }
 
     /// `kill -9`.

@@ -33,7 +33,12 @@ pub(crate) enum Manner {
     Two,
     /// Tunnel 2, and no result is ever acked.
     TwoWithoutAcks,
+    /// Tunnel 2, and every mail is refused for good, in the words of a server behind it.
+    Refusing,
 }
+
+/// Those words.
+pub(crate) const REFUSAL: &str = "550 5.1.1 <eve.secret@home.test> has moved";
 
 /// A text message of the relay.
 #[derive(Clone, Debug)]
@@ -253,8 +258,15 @@ fn hear(log: &Log, line: usize, manner: Manner, message: Message, mail: &mut Opt
             Frame::End { stream } => {
                 let Some(whole) = mail.take().filter(|mail| mail.stream == stream) else { return Vec::new() };
                 log.heard().mails.push(whole.bytes);
-                let ack = |id| json!({ "type": "item_ack", "itemId": id, "status": "stored" }).to_string();
-                whole.item.map(|id| Message::text(ack(id))).into_iter().collect()
+                let ack = |id| match manner {
+                    Manner::Refusing => {
+                        json!({ "type": "item_ack", "itemId": id, "status": "rejected", "reason": REFUSAL })
+                    }
+                    Manner::One | Manner::Two | Manner::TwoWithoutAcks => {
+                        json!({ "type": "item_ack", "itemId": id, "status": "stored" })
+                    }
+                };
+                whole.item.map(|id| Message::text(ack(id).to_string())).into_iter().collect()
             }
             Frame::Abort { .. } => {
                 *mail = None;

@@ -121,6 +121,7 @@ impl Lane for Session {
                             entry.leased_by = None;
                             again = true;
                         }
+                        Change::Postpone { item, .. } => ledger.entry(item).leased_by = None,
                         Change::Reject { item, reason } => ledger.entry(item).fate = Fate::Held(reason),
                         Change::Damaged { item, problem } => ledger.entry(item).fate = Fate::Held(problem),
                         Change::Replay(_) => {}

@@ -1,8 +1,10 @@
 //! Who gets in with an invitation, and who is put out.
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+use axum::body::Body;
 use serde_json::Value;
 use spool::invitations::Invitation;
+use tower::ServiceExt as _;
 use waystation::clock;
 use waystation::identity::invite::Code;
 
@@ -109,4 +111,36 @@ async fn revocation_ends_every_session_of_the_key() {
     }
     eventually("they are gone", async || relay.tunnel.sessions() == 1).await;
     other.tell(r#"{"type":"delivery_result_ack","resultId":"x"}"#).await;
+}
+
+/// Goal: who hangs up does not take back what he asked for. Method: the ledger is busy while the request reaches it, and the
+/// request is dropped before its commit, as a connection's end drops it.
+#[tokio::test]
+async fn a_revocation_is_carried_to_its_end_when_whoever_asked_hangs_up() {
+    let relay = Relay::start().await;
+    let mut gateway = Gateway::login_as(relay.address, &key(1), OFFER, "").await;
+    let (go_on, held_up) = std::sync::mpsc::channel::<()>();
+    let (begun, is_busy) = tokio::sync::oneshot::channel();
+    let spooler = relay.spooler.clone();
+    let busy = tokio::spawn(async move {
+        let hold_up = spooler.call(move |_| {
+            let _ = begun.send(());
+            let _ = held_up.recv();
+        });
+        hold_up.await
+    });
+    is_busy.await.unwrap();
+    let target = format!("/admin/mailboxes/{}/revoke", key(1).key_text());
+    let request = axum::http::Request::post(target).body(Body::empty()).unwrap();
+    let mut asking = Box::pin(relay.admin().oneshot(request));
+    for _ in 0..10 {
+        assert!(futures_util::poll!(&mut asking).is_pending());
+        tokio::task::yield_now().await;
+    }
+    drop(asking);
+    go_on.send(()).unwrap();
+    busy.await.unwrap().unwrap();
+    assert_eq!(gateway.said().await["code"], "revoked");
+    assert_eq!(gateway.closed().await.0, 4401);
+    assert_eq!(Gateway::refused(&relay, &key(1)).await, (4401, "revoked".into()));
 }

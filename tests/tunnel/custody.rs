@@ -3,25 +3,30 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use data_encoding::{BASE64, HEXLOWER};
+use futures_util::SinkExt as _;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use spool::accept::chain_step;
 use spool::ids::{ItemId, Seq};
 use spool::types::State;
+use tokio_tungstenite::tungstenite::Message;
 use waystation::clock;
 use waystation::identity::key::{KeyText, SecretKey};
-use waystation::mail::attestation::{self, Signal};
+use waystation::mail::attestation::{self, Signal, Signals};
 use waystation::mail::custody::{self, Kind};
 use waystation::mail::envelope::Meta;
+use waystation::mail::outbound::intake;
 use waystation::mail::relay_keys::{TrustedKeys, read_key};
 use waystation::mail::verdict::{Dkim, Dmarc, Spf, Verdicts, Word};
 use waystation::observe::SignedKind;
+use waystation::tunnel::frame::{Frame, StartBody};
 use waystation::tunnel::signed::{RelayKeyStatus, Signed};
 
 use super::key;
-use super::relay::{Gateway, OVERLAP_MS, Relay, eventually};
+use super::relay::{self, Arrived, Gateway, OVERLAP_MS, Relay, eventually};
 use crate::support::line::{Line, Log, Manner};
 use crate::support::until;
 
@@ -128,9 +133,11 @@ async fn an_unmodified_gateway_gets_an_attestation_of_exactly_its_frame() {
     assert!(!openssl_verifies(dir.path(), b" ", &signed, &public));
     // Section 10.2: these first, in this order.
     let text = String::from_utf8(payload(&signed)).unwrap();
+    // The alias is a name of the relay alone, so what is signed is the name that the gateway is told and compares.
     let begin = format!(
-        r#"{{"streamId":"{}","mailFrom":"\"a b\"@sender.example","rcptTo":"Home@mail.example","issuedAt":""#,
-        got.stream
+        r#"{{"streamId":"{}","mailFrom":"\"a b\"@sender.example","rcptTo":"{}","issuedAt":""#,
+        got.stream,
+        key(1).key_text()
     );
     assert!(text.starts_with(&begin), "{text}");
     assert!(text.contains(r#""signals":{"spf":"fail","dkim":"pass","dmarc":"unknown"},"relay":"#), "{text}");
@@ -267,6 +274,58 @@ async fn a_submission_gets_a_receipt_and_its_repeat_the_same_one() {
     assert_eq!(two.chain, chain_step(&said[0].chain, two.seq, two.id, &two.head_sha256, &two.sha256));
 }
 
+/// Whether an unmodified gateway that enforces its policy lets these pass: vectors `gateway.gateway_auth_policy`.
+fn passes_enforced(signals: Signals) -> bool {
+    let vectors: Value = serde_json::from_str(include_str!("../vectors/mail-tunnel.json")).unwrap();
+    let [spf, dkim, dmarc] = [signals.spf, signals.dkim, signals.dmarc].map(Signal::as_str);
+    let rows = vectors["gateway"]["gateway_auth_policy"]["rows"].as_array().unwrap();
+    let row =
+        rows.iter().find(|row| row[0] == "enforce" && row[1] == spf && row[2] == dkim && row[3] == dmarc);
+    row.unwrap()[4].as_bool().unwrap()
+}
+
+/// The signals of a mail as an unmodified gateway reads them.
+fn attested(relay: &Relay, got: &Arrived) -> Signals {
+    let (signed, from, to) = (&got.start.auth_attestation, &got.start.mail_from, &got.start.rcpt_to);
+    let keys = trusted(relay);
+    attestation::verify(signed.as_ref(), &got.stream, from, to, &keys, clock::wall()).unwrap().signals
+}
+
+#[tokio::test]
+async fn what_the_relay_itself_answers_for_passes_a_gateway_that_enforces_its_policy() {
+    assert!(!passes_enforced(Signals::default()));
+    // Nobody waits for results, so that what was refused comes back as a report at once.
+    let settings = intake::Settings { legacy_wait: Duration::ZERO, ..relay::submissions() };
+    let relay = Relay::submitting(settings).await;
+    relay.register(&key(2)).await;
+    let from = key(1).key_text().address("mail.example");
+    let there = key(2).key_text().address("mail.example");
+    let mut sender = Gateway::login(&relay, &key(1)).await;
+    for (stream, to) in [("to a mailbox here", there.as_str()), ("to nobody", "nobody@mail.example")] {
+        let start = StartBody { mail_from: from.clone(), rcpt_to: to.to_owned(), ..StartBody::default() };
+        let bytes = format!("From: <{from}>\r\nTo: <{to}>\r\nSubject: s\r\n\r\n{stream}\r\n");
+        for frame in [
+            Frame::Start { stream: stream.to_owned(), start },
+            Frame::Chunk { stream: stream.to_owned(), bytes: bytes.into() },
+            Frame::End { stream: stream.to_owned() },
+        ] {
+            sender.socket.send(Message::Binary(frame.encode().unwrap())).await.unwrap();
+        }
+    }
+    let mut gateway = Gateway::login(&relay, &key(2)).await;
+    let mail = gateway.mail().await;
+    assert_eq!((&mail.start.mail_from, &mail.start.rcpt_to), (&from, &there));
+    assert!(passes_enforced(attested(&relay, &mail)));
+    let report = sender.mail().await;
+    assert!(String::from_utf8_lossy(&report.bytes).contains("Action: failed"));
+    assert_eq!((report.start.mail_from.as_str(), &report.start.rcpt_to), ("", &from));
+    assert!(passes_enforced(attested(&relay, &report)));
+    // What came from outside is told as it was found.
+    relay.put(&key(2), b"Subject: hi\r\n\r\nx\r\n").await;
+    let mail = gateway.mail().await;
+    assert!(!passes_enforced(attested(&relay, &mail)));
+}
+
 #[tokio::test]
 async fn mail_between_mailboxes_here_is_attested_without_a_client() {
     let relay = Relay::start().await;
@@ -283,8 +342,10 @@ async fn mail_between_mailboxes_here_is_attested_without_a_client() {
     let now = clock::wall();
     let verified =
         attestation::verify(Some(&signed), &got.stream, &from, &to, &trusted(&relay), now).unwrap();
-    assert_eq!(verified.signals, attestation::Signals::default());
-    assert_eq!(verified.details.unwrap().client_ip, "");
+    assert_eq!(verified.signals, Signals { dmarc: Signal::Pass, ..Signals::default() });
+    // Tunnel 2 is told that nothing was looked up.
+    let details = verified.details.unwrap();
+    assert_eq!((details.client_ip.as_str(), details.verdicts), ("", Verdicts::default()));
     let receipt = custody::verify(&got.start.receipt.unwrap(), &trusted(&relay)).unwrap();
     assert_eq!((receipt.kind, receipt.stream_id), (Kind::Item, None));
     assert_eq!(relay.count(&key(2), State::Ready).await, 1);

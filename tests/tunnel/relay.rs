@@ -6,30 +6,43 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
 use data_encoding::BASE64;
 use futures_util::{SinkExt, StreamExt};
 use serde_json::Value;
 use spool::disk::sim::SimDisk;
 use spool::engine::{Engine, Unobserved};
-use spool::ids::ItemId;
+use spool::ids::{ItemId, WallMs};
 use spool::index::memory::MemoryIndex;
-use spool::types::{MailboxChange, State};
+use spool::types::{MailboxChange, SpoolStats, State};
 use spool::{Options, Spool};
 use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::client::Request;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use waystation::admin::api::{self, Admin};
+use waystation::admin::ask::Terms;
+use waystation::admin::jobs::Jobs;
+use waystation::admin::overview::Condition;
+use waystation::admin::presence::{Presence, Session};
 use waystation::clock;
-use waystation::identity::key::SecretKey;
+use waystation::current::Current;
+use waystation::identity::key::{KeyText, SecretKey};
 use waystation::mail::admission::Admission;
 use waystation::mail::envelope::Meta;
 use waystation::mail::lane::Lanes;
+use waystation::mail::outbound::delivery::standing::Standing;
+use waystation::mail::outbound::delivery::switch::Switch;
 use waystation::mail::outbound::intake::{self, Submissions};
 use waystation::mail::signer::{self, Signer};
-use waystation::observe::Metrics;
+use waystation::observe::history::View;
+use waystation::observe::{Live, Metrics};
+use waystation::records::desk::Desk;
+use waystation::records::{Site, look};
 use waystation::spooler::Spooler;
 use waystation::tunnel::Dialect;
 use waystation::tunnel::frame::{Frame, StartBody};
@@ -144,6 +157,27 @@ impl Relay {
         Self::on(disk.kill(), keys, Settings::default(), Admission::Open, names).await
     }
 
+    /// The operator's door of this relay, without a socket.
+    pub(super) fn admin(&self) -> Router {
+        api::router(Arc::new(Admin {
+            spooler: self.spooler.clone(),
+            handle: self.engine.handle(),
+            presence: Arc::new(Connected(Arc::clone(&self.tunnel))),
+            condition: Arc::new(Unasked),
+            metrics: Arc::clone(&self.metrics),
+            switch: Arc::new(Switch::open(self.keys.path())),
+            standing: Arc::new(Standing::default()),
+            terms: Current::new(Terms { domains: vec!["mail.example".to_owned()], ..Terms::default() }),
+            signer: None,
+            records: Arc::new(Desk::new(Site::default(), look::Settings::default(), None)),
+            live: Live::default(),
+            onlookers: Arc::new(Semaphore::new(1)),
+            stop: self.stop.clone(),
+            control: None,
+            jobs: Jobs::new(self.keys.path().to_owned(), self.stop.clone()),
+        }))
+    }
+
     /// Damages every record that holds `text`, as decay at rest would.
     pub(super) fn damage(&self, text: &str) {
         for file in self.disk.files() {
@@ -189,6 +223,70 @@ impl Relay {
         let name = key.key_text().to_string();
         let mailbox = self.spooler.query(move |spool| spool.mailbox(&name)).await.unwrap().unwrap();
         mailbox.unwrap().stats.items[state as usize]
+    }
+}
+
+/// Who is connected, as far as a revocation needs it.
+struct Connected(Arc<Tunnel>);
+
+impl std::fmt::Debug for Connected {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Connected")
+    }
+}
+
+impl Presence for Connected {
+    fn sessions(&self) -> usize {
+        self.0.sessions()
+    }
+
+    fn connected(&self, name: &str) -> bool {
+        KeyText::from_peer(name).is_ok_and(|key| self.0.is_connected(&key))
+    }
+
+    fn last_seen(&self, _: &str) -> Option<WallMs> {
+        None
+    }
+
+    fn page(&self, _: Option<KeyText>, _: usize) -> (Vec<Session>, Option<KeyText>) {
+        (Vec::new(), None)
+    }
+
+    fn revoke(&self, name: &str) {
+        self.0.revoke(&KeyText::from_peer(name).unwrap());
+    }
+}
+
+/// How a relay is of which nobody wants the overview.
+struct Unasked;
+
+impl Condition for Unasked {
+    fn started_at(&self) -> WallMs {
+        WallMs(0)
+    }
+
+    fn uptime_seconds(&self) -> u64 {
+        0
+    }
+
+    fn problems(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn certificate_until(&self) -> Option<WallMs> {
+        None
+    }
+
+    fn history(&self) -> View {
+        unreachable!("nobody asks for it")
+    }
+
+    fn stats(&self) -> Option<SpoolStats> {
+        None
     }
 }
 

@@ -277,6 +277,74 @@ async fn a_failure_that_nobody_waits_for_any_more_comes_back_as_mail_once() {
 }
 
 #[tokio::test]
+async fn a_failure_that_was_perhaps_read_too_late_is_told_and_reported() {
+    for (relay, is_late) in [(impatient().await, true), (Relay::start().await, false)] {
+        let (key, log) = (key(1), Log::default());
+        let from = own(&key);
+        let line = line(&relay, &key, Manner::One, &log).await;
+        // The gateway may wait for the second stream from its login on: until that is read the line has had no pause.
+        line.start("first", &from, TO);
+        for _ in 0..6 {
+            line.chunk("first", b"X-Filler: x\r\n");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        line.submit("second", &from, "nobody@mail.example", &message(&from, "second"));
+        until("it has failed", || log.status("second").as_deref() == Some("failed")).await;
+        let id = submissions(&relay).await[0].info.id;
+        eventually("nobody has to be told any more", async || told(&relay, id).await).await;
+        until("the report is there", || log.mails().len() >= usize::from(is_late)).await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert_eq!(log.mails().len(), usize::from(is_late), "read in time, it needs no report");
+        assert_eq!(log.results_of("second").len(), 1, "by words it is told once");
+    }
+}
+
+#[tokio::test]
+async fn half_a_stream_of_a_lost_line_has_failed_on_the_next_one() {
+    let relay = Relay::start().await;
+    let (key, log) = (key(1), Log::default());
+    let from = own(&key);
+    let first = line(&relay, &key, Manner::One, &log).await;
+    first.start("half", &from, TO);
+    first.chunk("half", &message(&from, "half"));
+    first.submit("whole", &from, TO, &message(&from, "whole"));
+    eventually("the whole one is stored", async || submissions(&relay).await.len() == 1).await;
+    drop(first);
+    let second = line(&relay, &key, Manner::One, &log).await;
+    until("the other one has failed", || log.status("half").as_deref() == Some("failed")).await;
+    assert!(log.error("half").expect("why").starts_with("4.4.2"), "{:?}", log.error("half"));
+    // Once, and nothing is said of what is whole.
+    drop(second);
+    let _third = line(&relay, &key, Manner::One, &log).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(log.results().len(), 1, "{:?}", log.results());
+    assert_eq!(submissions(&relay).await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_stop_waits_for_streams_of_tunnel_1_and_what_is_not_whole_then_has_failed() {
+    let relay = Relay::start().await;
+    let (key, log) = (key(1), Log::default());
+    let from = own(&key);
+    let line = line(&relay, &key, Manner::One, &log).await;
+    line.start("half", &from, TO);
+    line.start("slow", &from, TO);
+    line.submit("whole", &from, TO, &message(&from, "whole"));
+    eventually("the whole one is stored", async || submissions(&relay).await.len() == 1).await;
+    relay.stop.cancel();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(line.is_open() && log.closed().is_empty(), "two streams are open");
+    line.chunk("slow", &message(&from, "slow"));
+    line.end("slow");
+    eventually("the slow one is stored", async || submissions(&relay).await.len() == 2).await;
+    until("the session has ended", || !log.closed().is_empty()).await;
+    assert_eq!(log.closed(), [(1012, "relay_restarts".to_owned())]);
+    let error = log.error("half").expect("it has failed");
+    assert!(error.starts_with("4.3.2") && error.contains("relay restarts"), "{error}");
+    assert_eq!(log.results().len(), 1, "the others have their results later: {:?}", log.results());
+}
+
+#[tokio::test]
 async fn a_failure_of_the_time_before_a_restart_comes_back_as_mail() {
     let relay = impatient().await;
     let (key, log) = (key(1), Log::default());

@@ -1,7 +1,7 @@
 //! Items as the tunnel sends them: stream id, start, signed statements.
 //!
-//! Promises: an offer's stream id is the same each time the item is offered; tunnel 1 gets exactly the fields it knows;
-//! what is made together shares a signature where the gateway takes that.
+//! Promises: an offer's stream id is the same each time the item is offered; tunnel 1 gets exactly the fields it knows, and
+//! a recipient under a name that it knows; what is made together shares a signature where the gateway takes that.
 //!
 //! Failure policy: an item whose envelope cannot be read is no offer, and says why.
 
@@ -13,6 +13,7 @@ use futures_util::stream::{self, StreamExt as _};
 use spool::ids::{ItemId, WallMs};
 use spool::types::ItemInfo;
 
+use crate::mail::address::Mailbox;
 use crate::mail::envelope::Envelope;
 use crate::mail::signed::PAYLOAD_BYTES_MAX;
 use crate::mail::signer::{Batched, Signer};
@@ -30,17 +31,26 @@ const SIGNING_TASKS: usize = 2;
 /// An item, and what is offered of it; or why it cannot be.
 pub(super) type Offered = (ItemInfo, Result<Offer, String>);
 
+/// What a session's offers are made for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Manner {
+    pub(super) dialect: Dialect,
+    /// Whether what leaves together may share a signature.
+    pub(super) batches: bool,
+    /// Whether the relay has more than one domain: a gateway of tunnel 1 knows one, and not which of ours it is.
+    pub(super) several_domains: bool,
+}
+
 /// An offer of each item, in order. Signing is most of the work of a replay: some items at a time go to a task of their
 /// own, so that more cores sign than one, and none is held for long.
 pub(super) async fn made(
     items: Vec<ItemInfo>,
-    dialect: Dialect,
+    manner: Manner,
     signer: Option<&Arc<Signer>>,
-    batches: bool,
     now: WallMs,
 ) -> Vec<Offered> {
     let Some(signer) = signer.filter(|_| items.len() > SIGNED_AT_ONCE) else {
-        return offers(items, dialect, signer.map(AsRef::as_ref), batches, now);
+        return offers(items, manner, signer.map(AsRef::as_ref), now);
     };
     let mut items = items.into_iter();
     let parts = std::iter::from_fn(move || {
@@ -49,7 +59,7 @@ pub(super) async fn made(
     });
     let tasks = stream::iter(parts).map(|some| {
         let signer = Arc::clone(signer);
-        tokio::spawn(async move { offers(some, dialect, Some(&signer), batches, now) })
+        tokio::spawn(async move { offers(some, manner, Some(&signer), now) })
     });
     let mut tasks = tasks.buffered(SIGNING_TASKS);
     let mut all = Vec::new();
@@ -65,26 +75,21 @@ pub(super) async fn made(
 }
 
 /// Offers of some items, signed: one by one, or together where the gateway takes that.
-fn offers(
-    items: Vec<ItemInfo>,
-    dialect: Dialect,
-    signer: Option<&Signer>,
-    batches: bool,
-    now: WallMs,
-) -> Vec<Offered> {
+fn offers(items: Vec<ItemInfo>, manner: Manner, signer: Option<&Signer>, now: WallMs) -> Vec<Offered> {
     let mut offers = Vec::with_capacity(items.len());
+    let (two, shared) = (manner.dialect == Dialect::Two, manner.batches && manner.dialect == Dialect::Two);
     let mut batch = Batched::new(now);
     for info in items {
         let made = Envelope::decode(&info.meta).map_err(|error| error.to_string()).map(|envelope| {
-            let mut offer = offer(&info, &envelope, dialect);
+            let mut offer = offer(&info, &envelope, manner);
             if let Some(signer) = signer {
-                if batches && dialect == Dialect::Two {
+                if shared {
                     batch.add(signer, &info, &envelope, &offer.stream, &offer.start.rcpt_to);
                 } else {
                     let start = &mut offer.start;
                     start.auth_attestation =
                         Some(signer.attest(&info, &envelope, &offer.stream, &start.rcpt_to, now));
-                    start.receipt = (dialect == Dialect::Two).then(|| signer.receipt(&info, &envelope, now));
+                    start.receipt = two.then(|| signer.receipt(&info, &envelope, now));
                 }
             }
             offer
@@ -94,7 +99,7 @@ fn offers(
     if let Some(signer) = signer {
         let mut signed = batch.sign(signer).into_iter();
         for (_, made) in &mut offers {
-            if let (true, Ok(offer)) = (batches && dialect == Dialect::Two, made) {
+            if let (true, Ok(offer)) = (shared, made) {
                 offer.start.auth_attestation = signed.next();
                 offer.start.receipt = signed.next();
             }
@@ -120,11 +125,15 @@ fn leave_out(start: &mut StartBody) {
 }
 
 /// An item as the tunnel sends it, unsigned. Tunnel 1 gets exactly the fields it knows.
-fn offer(info: &ItemInfo, envelope: &Envelope, dialect: Dialect) -> Offer {
+fn offer(info: &ItemInfo, envelope: &Envelope, manner: Manner) -> Offer {
     let rcpt_to = String::from_utf8_lossy(&info.tag).into_owned();
     let stream = stream_id(info.id, &rcpt_to);
+    let rcpt_to = match manner.dialect {
+        Dialect::One => name_at_home(rcpt_to, &info.lane_name, manner.several_domains),
+        Dialect::Two => rcpt_to,
+    };
     let mut start = StartBody { mail_from: envelope.mail_from().to_owned(), rcpt_to, ..StartBody::default() };
-    if dialect == Dialect::Two {
+    if manner.dialect == Dialect::Two {
         start.item_id = Some(info.id.to_string());
         start.seq = Some(info.seq.0);
         start.chain = Some(HEXLOWER.encode(&info.chain));
@@ -144,6 +153,29 @@ fn offer(info: &ItemInfo, envelope: &Envelope, dialect: Dialect) -> Offer {
     }
 }
 
+/// The recipient under a name by which a gateway of tunnel 1 finds its persona (mail-tunnel protocol, section 16.6); one
+/// that finds none has acked the mail already when it drops it.
+///
+/// Its first relay passed on what the sender wrote, and took mail for the key text alone: with one domain that goes on as
+/// it is. Whatever else leads to the mailbox (an alias, `postmaster`, quotes) is a name of ours, which no such gateway was
+/// ever told. It may have aliases of its own, but they served its local listener only, and the key text leads to the same
+/// persona. It goes without a domain: the gateway has one, and puts that behind an address that has none.
+fn name_at_home(rcpt_to: String, key: &str, several_domains: bool) -> String {
+    let Ok(mailbox) = Mailbox::parse(&rcpt_to, true) else { return key.to_owned() };
+    let (base, tag) = match mailbox.local().split_once('+') {
+        Some((base, tag)) => (base, Some(tag)),
+        None => (mailbox.local(), None),
+    };
+    if !base.eq_ignore_ascii_case(key) {
+        return key.to_owned();
+    }
+    if !several_domains && !rcpt_to.starts_with('"') {
+        return rcpt_to;
+    }
+    let plain = |tag: &&str| tag.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'));
+    tag.filter(plain).map_or_else(|| key.to_owned(), |tag| format!("{key}+{tag}"))
+}
+
 /// `<item id>:<recipient>`, or the item id alone when that does not fit a frame.
 fn stream_id(item: ItemId, rcpt_to: &str) -> String {
     let both = format!("{item}:{rcpt_to}");
@@ -152,6 +184,7 @@ fn stream_id(item: ItemId, rcpt_to: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
     use spool::ids::{LaneId, Seq};
     use spool::types::State;
 
@@ -159,11 +192,14 @@ mod tests {
     use crate::mail::envelope::Meta;
     use crate::tunnel::signed::Signed;
 
+    /// The key of the vectors' persona.
+    const KEY: &str = "rkeohxlubhyzl7ks3mwtzos5olfgocn7dwkbeg7toseadnapn5oa";
+
     fn info(tag: &[u8], meta: Vec<u8>) -> ItemInfo {
         ItemInfo {
             id: ItemId::new(WallMs(5), [1; 10]),
             lane: LaneId(1),
-            lane_name: "lane".into(),
+            lane_name: KEY.into(),
             seq: Seq(7),
             state: State::Ready,
             leased: true,
@@ -185,18 +221,83 @@ mod tests {
     }
 
     fn one(info: ItemInfo, dialect: Dialect) -> Result<Offer, String> {
-        offers(vec![info], dialect, None, false, WallMs(9)).remove(0).1
+        among(info, dialect, false)
+    }
+
+    fn among(info: ItemInfo, dialect: Dialect, several_domains: bool) -> Result<Offer, String> {
+        let manner = Manner { dialect, batches: false, several_domains };
+        offers(vec![info], manner, None, WallMs(9)).remove(0).1
     }
 
     #[test]
     fn tunnel_1_sees_only_the_fields_it_knows() {
-        let offer = one(info(b"C@d.example", meta()), Dialect::One).unwrap();
-        let expected = StartBody {
-            mail_from: "a@b.example".into(),
-            rcpt_to: "C@d.example".into(),
-            ..StartBody::default()
-        };
+        let address = format!("{}@D.example", KEY.to_uppercase());
+        let offer = one(info(address.as_bytes(), meta()), Dialect::One).unwrap();
+        let expected =
+            StartBody { mail_from: "a@b.example".into(), rcpt_to: address, ..StartBody::default() };
         assert_eq!(offer.start, expected);
+    }
+
+    /// What an unmodified gateway does with a recipient: vectors `gateway.gateway_recipient_to_persona`.
+    fn finds_persona(vector: &Value, recipient: &str) -> bool {
+        let lower = recipient.to_lowercase();
+        let mail_domain = vector["mail_domain"].as_str().unwrap();
+        let (local, domain) = lower.split_once('@').unwrap_or((lower.as_str(), mail_domain));
+        let base = local.split('+').next().unwrap();
+        let aliases = vector["persona"]["aliases"].as_array().unwrap();
+        let mut aliases = aliases.iter().map(|alias| alias.as_str().unwrap().to_lowercase());
+        let is_alias = aliases.any(|alias| alias.split('@').next() == Some(base));
+        domain == mail_domain && (vector["persona"]["public_key_base32"] == base || is_alias)
+    }
+
+    #[test]
+    fn tunnel_1_finds_its_persona_whatever_name_the_sender_used() {
+        let vectors: Value =
+            serde_json::from_str(include_str!("../../../tests/vectors/mail-tunnel.json")).unwrap();
+        let vector = &vectors["gateway"]["gateway_recipient_to_persona"];
+        for case in vector["cases"].as_array().unwrap() {
+            let recipient = case["recipient"].as_str().unwrap();
+            assert_eq!(finds_persona(vector, recipient), case["matches"].as_bool().unwrap(), "{recipient}");
+        }
+        // Names that only the relay knows: aliases, postmaster, quotes.
+        let (quoted, tagged) = (format!("\"{KEY}\"@mail.example"), format!("\"{KEY}+tag\"@mail.example"));
+        let (odd, with_tag) = (format!("\"{KEY}+a tag@x\"@second.example"), format!("{KEY}+tag"));
+        for (written, offered) in [
+            ("home@mail.example", KEY),
+            ("Home+tag@mail.example", KEY),
+            ("home@second.example", KEY),
+            ("postmaster", KEY),
+            ("PostMaster@second.example", KEY),
+            ("\"home mail\"@mail.example", KEY),
+            (quoted.as_str(), KEY),
+            (tagged.as_str(), with_tag.as_str()),
+            (odd.as_str(), KEY),
+        ] {
+            assert!(!finds_persona(vector, written), "{written} would be found without us");
+            let info = info(written.as_bytes(), meta());
+            let offer = one(info.clone(), Dialect::One).unwrap();
+            assert_eq!(offer.start.rcpt_to, offered, "{written}");
+            assert!(finds_persona(vector, &offer.start.rcpt_to), "{written}");
+            assert_eq!(offer.stream, format!("{}:{written}", info.id), "the stream's name stays");
+            assert_eq!(one(info, Dialect::Two).unwrap().start.rcpt_to, written, "tunnel 2 is told its names");
+        }
+        // What the first relay passed on is passed on as it was written.
+        for address in [KEY, &KEY.to_uppercase()].map(|key| format!("{key}+Tag@Mail.example")) {
+            let offer = one(info(address.as_bytes(), meta()), Dialect::One).unwrap();
+            assert!(finds_persona(vector, &offer.start.rcpt_to));
+            assert_eq!(offer.start.rcpt_to, address);
+        }
+        // With more domains than one nobody knows which of them the gateway has.
+        for domain in ["mail.example", "second.example"] {
+            for (local, offered) in [(KEY.to_uppercase(), KEY), (with_tag.clone(), with_tag.as_str())] {
+                let info = info(format!("{local}@{domain}").as_bytes(), meta());
+                let offer = among(info.clone(), Dialect::One, true).unwrap();
+                assert_eq!(offer.start.rcpt_to, offered);
+                assert!(finds_persona(vector, &offer.start.rcpt_to));
+                let told = among(info, Dialect::Two, true).unwrap().start.rcpt_to;
+                assert_eq!(told, format!("{local}@{domain}"));
+            }
+        }
     }
 
     #[test]

@@ -4,19 +4,24 @@
 //! 2. At its end it is decided once (`decide`), and becomes one submission in one commit: queued, delivered to a
 //!    mailbox here, or failed with its reason. Only then it is accepted.
 //! 3. Results are told by one session until the gateway has them (`desks`, `results`); what a gateway of tunnel 1
-//!    cannot hear any more becomes mail in its own lane (`late`).
+//!    cannot hear any more, or may have heard too late (`uplink`), becomes mail in its own lane (`late`). Of streams
+//!    that its line cut off it hears on the next one (`cut`).
 //!
 //! Promises: the same stream id with the same octets is the same submission, before and after a restart; with other
 //! octets it is an `id_conflict` that touches nothing. A stream is never half accepted. Memory: the header and one
 //! chunk for each open stream; nothing for an idle session.
 //!
 //! Failure policy: whatever is wrong with a message is a `failed` result, never silence. When nothing can be stored
-//! (disk, spool) a gateway of tunnel 2 is told to come later, and one of tunnel 1 hears nothing, because `failed` would
-//! make it send the whole mail again. A spool that is gone ends the session.
+//! (disk, spool) a gateway of tunnel 2 is told to come later, and one of tunnel 1 that it failed: it takes silence for
+//! success, and what it sends again because of it finds what was stored before as its twin. A spool that is gone ends
+//! the session; only of a commit that failed with it nobody is told, because nobody knows.
 
+mod cut;
 mod decide;
 mod desks;
+mod hand;
 mod late;
+mod noted;
 mod quotas;
 mod receipts;
 mod results;
@@ -24,6 +29,7 @@ mod stream;
 mod submitter;
 #[cfg(test)]
 mod tests;
+mod uplink;
 
 use std::fmt;
 use std::sync::Arc;
@@ -32,14 +38,15 @@ use std::time::Duration;
 use sha2::{Digest as _, Sha256};
 use spool::ids::{LaneId, WallMs};
 
+use self::cut::Cut;
 use self::desks::Desks;
 use self::late::Late;
 use self::quotas::{Allowance, Quotas};
+use self::results::Ended;
 pub use self::submitter::Submitter;
 use self::submitter::Who;
 use crate::current::Current;
 use crate::identity::key::KeyText;
-use crate::mail::envelope::OutboundMeta;
 use crate::mail::limits::Monotonic;
 use crate::mail::signer::Signer;
 use crate::observe::Metrics;
@@ -49,6 +56,9 @@ use crate::tunnel::ws::Opening;
 /// How long a gateway of tunnel 1 waits for a result, from the first frame of its stream (mail-tunnel protocol,
 /// section 7.4).
 pub const LEGACY_WAIT: Duration = Duration::from_secs(20);
+/// What a gateway may submit at least, bytes with CR LF. `smtp.max_message_bytes` is for mail from outside; the relay
+/// that gateways of tunnel 1 knew before had no limit for theirs, and they notice none but by a failure.
+pub const MESSAGE_BYTES_LEAST: u64 = 26_214_400;
 /// Most results told and not acked in one session.
 pub const RESULTS_IN_FLIGHT_MAX: usize = 64;
 
@@ -85,7 +95,7 @@ impl Settings {
             hostname: hostname.to_owned(),
             domains: domains.to_vec(),
             postmaster: String::new(),
-            message_bytes_max: 26_214_400,
+            message_bytes_max: MESSAGE_BYTES_LEAST,
             limited: true,
             messages_per_hour: 500,
             recipients_per_day: 2000,
@@ -105,6 +115,7 @@ pub struct Submissions {
     quotas: Quotas,
     desks: Arc<Desks>,
     late: Arc<Late>,
+    cut: Cut,
 }
 
 impl fmt::Debug for Submissions {
@@ -131,6 +142,7 @@ impl Submissions {
             quotas,
             desks: Arc::default(),
             late: Arc::default(),
+            cut: Cut::default(),
         })
     }
 
@@ -147,9 +159,9 @@ impl Submissions {
     /// One session's view, for the mailbox whose lane is `mailbox`.
     #[must_use]
     pub fn enter(self: &Arc<Self>, opening: &Opening, mailbox: LaneId) -> Arc<Submitter> {
-        let Opening { id: session, key, results, .. } = *opening;
+        let Opening { id: session, key, dialect, role, results, .. } = *opening;
         let place = self.desks.enter(mailbox, session, results, Arc::clone(&opening.results_bell));
-        Submitter::new(Arc::clone(self), Who { session, key, mailbox, role: opening.role, results }, place)
+        Submitter::new(Arc::clone(self), Who { session, key, mailbox, dialect, role, results }, place)
     }
 }
 
@@ -162,9 +174,23 @@ impl Settings {
         }
     }
 
-    /// Until when a gateway of tunnel 1 waits for the result of what it submitted.
-    fn awaited_until(&self, meta: &OutboundMeta) -> WallMs {
-        WallMs(meta.started_at_ms).plus(u64::try_from(self.legacy_wait.as_millis()).unwrap_or(u64::MAX))
+    fn legacy_wait_ms(&self) -> u64 {
+        u64::try_from(self.legacy_wait.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Until when a gateway of tunnel 1 certainly waits for this result: from the earliest time at which it may have
+    /// begun to.
+    fn surely_awaited_until(&self, ended: &Ended) -> WallMs {
+        WallMs(ended.meta.started_at_ms).plus(self.legacy_wait_ms())
+    }
+
+    /// Until when it perhaps waits for it: from the time at which all of the stream was here.
+    fn perhaps_awaited_until(&self, ended: &Ended) -> WallMs {
+        match ended.meta.started_at_ms {
+            // No stream: an operator had it sent again.
+            0 => WallMs(0),
+            _ => ended.info.accepted_at.plus(self.legacy_wait_ms()),
+        }
     }
 }
 

@@ -113,6 +113,26 @@ fn half_a_stream_and_silence_is_given_up() {
 }
 
 #[test]
+fn half_streams_are_those_whose_end_the_lane_was_not_given() {
+    let (mut inflow, at) = (Inflow::default(), now());
+    for stream in ["given", "ended", "open", "gone"] {
+        inflow.hear(start(stream), at);
+        work(&mut inflow);
+    }
+    inflow.hear(end("given"), at);
+    assert_eq!(inflow.next(), Some(OutboundPiece::End { stream: "given".into() }));
+    inflow.hear(end("ended"), at);
+    inflow.hear(abort("gone"), at);
+    inflow.hear(chunk("open", 1), at);
+    assert!(inflow.has_open());
+    assert_eq!(inflow.take_half(), ["ended", "open"]);
+    assert_eq!(inflow.take_half(), [""; 0]);
+    inflow.done();
+    assert!(inflow.is_quiet() && !inflow.has_open());
+    assert_eq!(inflow.hear(end("open"), at), Heard::Ignored("open".into()));
+}
+
+#[test]
 fn acks_of_results_gather_while_one_batch_is_under_way() {
     let mut inflow = Inflow::default();
     inflow.look();

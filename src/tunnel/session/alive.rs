@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::super::Dialect;
 use super::super::control::{Drain, ToGateway};
+use super::outbound::NO_REST;
 use super::{Note, Outgoing, Output, Phase, Session};
 
 /// Payload of a ping that asks only whether somebody is there.
@@ -36,7 +37,7 @@ impl Session {
         }
         while let Some(stream) = self.inflow.take_silent(now) {
             self.note(Note::StreamSilent(stream.clone()));
-            self.not_now(stream, "the stream stood still");
+            self.not_now(stream, NO_REST, "the stream stood still");
         }
     }
 

@@ -70,8 +70,15 @@ pub enum Outgoing {
 pub enum Change {
     /// The gateway has it.
     Ack(Flight),
-    /// The gateway, or we, cannot pass it on now.
+    /// The gateway cannot take it now.
     Nack {
+        /// Which item.
+        item: ItemId,
+        /// Not before this long from now, milliseconds.
+        retry_after_ms: u64,
+    },
+    /// We cannot read it now: no refusal of the gateway.
+    Postpone {
         /// Which item.
         item: ItemId,
         /// Not before this long from now, milliseconds.

@@ -1,10 +1,13 @@
 //! Who is here: a connection is counted at the door until it has proved itself, and then has the place of its key.
 //!
-//! Promise: both are given back however a connection ends.
+//! Promises: both are given back however a connection ends; a newcomer that has to wait for the place of its key and
+//! goes away meanwhile pushes nobody out.
 
+use std::future::poll_fn;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use tokio_tungstenite::tungstenite::Message;
 use uuid::Uuid;
 
 use super::super::control::SessionRole;
@@ -13,6 +16,7 @@ use super::super::service::ServiceError;
 use super::super::session::{self, Eviction};
 use super::super::tally::Tally;
 use super::super::wake::Wake;
+use super::super::wire::{Happened, Wire};
 use super::{Tunnel, lock, tunnel_number};
 use crate::clock;
 use crate::identity::challenge::AuthCode;
@@ -20,13 +24,14 @@ use crate::identity::key::KeyText;
 use crate::identity::registry::Entry;
 
 impl Tunnel {
-    /// Takes the key's place, after the wait that a fight over it costs.
+    /// Takes the key's place, after the wait that a fight over it costs. `None`: the peer has gone while it waited.
     pub(super) async fn enter(
         self: &Arc<Self>,
+        wire: &mut Wire,
         proof: &Proof,
         id: Uuid,
         client: IpAddr,
-    ) -> Result<(Seat, Option<Uuid>), ServiceError> {
+    ) -> Result<Option<(Seat, Option<Uuid>)>, ServiceError> {
         let tunnel = tunnel_number(session::dialect_of(proof));
         let tally = Tally::new(client, proof.role, tunnel, clock::wall(), clock::monotonic());
         let reach = Reach { wake: Arc::default(), tally: Arc::new(tally) };
@@ -50,7 +55,7 @@ impl Tunnel {
                         older
                     });
                     let seat = Seat { tunnel: Arc::clone(self), key: proof.key, role: proof.role, id, reach };
-                    return Ok((seat, replaced));
+                    return Ok(Some((seat, replaced)));
                 }
                 Entry::Wait { wait, quick } => {
                     let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
@@ -60,12 +65,38 @@ impl Tunnel {
                         "two gateways use this key and push each other out"
                     );
                     tokio::select! {
-                        () = tokio::time::sleep(wait) => waited = true,
+                        biased; // who has gone pushes nobody out, not even in the moment in which the wait is over
+                        gone = gone(wire) => {
+                            tracing::debug!(lane = %proof.key, session.id = %id, "the newcomer waits no more");
+                            return gone.map(|()| None);
+                        }
                         () = self.stop.cancelled() => return Err(ServiceError::Unavailable),
+                        () = tokio::time::sleep(wait) => waited = true,
                     }
                 }
                 Entry::Full => return Err(ServiceError::Refused(AuthCode::RateLimited)),
             }
+        }
+    }
+}
+
+/// Waits until the peer has gone.
+///
+/// # Errors
+/// It speaks before it was let in: nothing is kept of what it says, and so nothing is read on as if that had been heard.
+async fn gone(wire: &mut Wire) -> Result<(), ServiceError> {
+    loop {
+        match poll_fn(|cx| wire.poll(cx, true)).await {
+            Happened::Message(Message::Close(_)) | Happened::Ended => return Ok(()),
+            Happened::Broken(code) => {
+                wire.close(code, "");
+                return Ok(());
+            }
+            Happened::Message(Message::Text(_) | Message::Binary(_)) => {
+                return Err(ServiceError::Refused(AuthCode::InvalidMessage));
+            }
+            Happened::Message(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))
+            | Happened::Flushed => {}
         }
     }
 }

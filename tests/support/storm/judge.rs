@@ -31,8 +31,10 @@ pub(crate) fn judge(story: &Story) -> Result<(), String> {
     }
     let [(id, result)] = &story.records[..] else {
         return match &story.records[..] {
-            // Never complete at the relay: nobody may claim anything.
+            // Never complete at the relay: nobody may claim anything, but for the words that an unmodified gateway hears
+            // of a stream that its line cut off.
             [] if story.copies == 0 && story.accepted.is_empty() && story.texts.is_empty() => Ok(()),
+            [] if story.copies == 0 && !story.hears_all && story.words == ["failed"] => Ok(()),
             [] => wrong("no record of what was promised or sent".to_owned()),
             _ => wrong(format!("{} records", story.records.len())),
         };
@@ -99,6 +101,17 @@ fn the_judge_sees_every_lie() {
     };
     assert_eq!(judge(&honest), Ok(()));
     assert_eq!(judge(&Story::default()), Ok(()));
+    let cut = |hears_all, word: &str, copies| Story {
+        hears_all,
+        copies,
+        texts: vec!["t".to_owned()],
+        words: vec![word.to_owned()],
+        ..Story::default()
+    };
+    assert_eq!(judge(&cut(false, "failed", 0)), Ok(()));
+    for lie in [cut(true, "failed", 0), cut(false, "sent", 0), cut(false, "failed", 1)] {
+        assert!(judge(&lie).is_err(), "{lie:?}");
+    }
     let lies: [&dyn Fn(&mut Story); 9] = [
         &|story| story.copies = 2,
         &|story| story.copies = 0,

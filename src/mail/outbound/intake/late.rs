@@ -3,7 +3,7 @@
 //!
 //! Promises: a report is made once for a submission, whatever is torn by a stop: it and the note that the gateway has
 //! the result are one commit, and a report that is there already is found by its key. Not before the gateway has
-//! ceased to wait, so that it does not hear of a failure twice.
+//! ceased to wait; a failure that it was told, and that it may have read too late, it hears of twice.
 //!
 //! Failure policy: a report that cannot be stored now is tried again after [`AGAIN`]; the result stays untold.
 
@@ -24,6 +24,7 @@ use super::results::{self, Ended};
 use crate::clock;
 use crate::mail::envelope::Meta;
 use crate::mail::outbound::prepare::bounce::{self, Outcome, Report};
+use crate::mail::signer::OWN_PROTOCOL;
 use crate::tunnel::session::ResultStatus;
 
 /// A mailbox is looked at this long after it had a result: the gateway is to hear of it first, and many results are
@@ -40,8 +41,6 @@ const MAILBOXES_PAGE: usize = 256;
 const REST_FACTOR: u32 = 10;
 /// How long a report's key is remembered: far longer than a commit can be torn.
 const REPORT_KEY_MS: u64 = 24 * 3600 * 1000;
-/// `with` word of a message that came from nowhere.
-const REPORT_PROTOCOL: &str = "LOCAL";
 
 /// Mailboxes to look at, and when.
 #[derive(Debug, Default)]
@@ -121,6 +120,7 @@ impl Submissions {
             if clock::monotonic() > tidied + TIDY_EVERY {
                 tidied = clock::monotonic();
                 self.quotas.tidy();
+                self.cut.tidy(tidied);
             }
             let now = clock::wall();
             match self.late.next(now) {
@@ -174,7 +174,7 @@ impl Submissions {
             let page = self.spooler.query(move |spool| results::untold(spool, mailbox, after, &[])).await??;
             let (page, next) = page;
             for ended in page.into_iter().filter(|ended| !ended.meta.results) {
-                let late_at = self.settings().awaited_until(&ended.meta);
+                let late_at = self.settings().perhaps_awaited_until(&ended);
                 if clock::wall() < late_at {
                     again = Some(again.map_or(late_at, |at| at.min(late_at)));
                 } else {
@@ -207,7 +207,7 @@ impl Submissions {
         body.write(&report).await?;
         let item = body.id();
         let meta = Meta {
-            protocol: REPORT_PROTOCOL.to_owned(),
+            protocol: OWN_PROTOCOL.to_owned(),
             helo: self.settings().hostname.clone(),
             received_at_ms: now.0,
             transaction: item.to_string(),

@@ -130,11 +130,12 @@ pub(super) fn tell(
 ) -> Result<Vec<ItemId>, RequestError> {
     let mut newly = Vec::new();
     for id in told {
-        // A pong that came too late proves that the word was read, and not that anybody still waited for it.
+        // A pong that came perhaps too late proves that the word was read, and not that anybody still waited for it: the
+        // report tells it again then, which does no harm.
         if let Some(settings) = legacy
             && let Some(ended) = ended(spool, *id)?
             && ended.status == ResultStatus::Failed
-            && now >= settings.awaited_until(&ended.meta)
+            && now >= settings.surely_awaited_until(&ended)
         {
             continue;
         }

@@ -43,16 +43,16 @@ pub(super) struct Collected {
 }
 
 impl Stream {
-    /// Begins; `hostname` is our name in `Received` fields.
+    /// Begins; `hostname` is our name in `Received` fields, `began_at` the earliest time since which its gateway may wait.
     pub(super) fn begin(
         start: StartBody,
         bytes_max: u64,
         hostname: &str,
         spooler: &Spooler,
-        now: WallMs,
+        began_at: WallMs,
     ) -> Self {
         let taking = (Canonical::new(bytes_max, hostname), spooler.body());
-        Self { start, began_at: now, octets: Sha256::new(), state: State::Taking(Box::new(taking)) }
+        Self { start, began_at, octets: Sha256::new(), state: State::Taking(Box::new(taking)) }
     }
 
     /// The next octets.

@@ -1,13 +1,14 @@
 //! One session's submissions: its streams, and the results it is told.
 //!
-//! Promises: a stream that has ended is carried through even when its session has gone; a result is in flight in one
-//! session until it is acked, at most [`RESULTS_IN_FLIGHT_MAX`] at a time; empty when idle.
+//! Promises: a stream that has ended is carried through even when its session has gone; one of tunnel 1 that has not ended
+//! by then is told as failed by the next session; a result is in flight in one session until it is acked, at most
+//! [`super::RESULTS_IN_FLIGHT_MAX`] at a time; empty when idle.
 //!
 //! Failure policy: that of [`super`].
 
-use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use sha2::{Digest as _, Sha256};
@@ -18,10 +19,12 @@ use uuid::Uuid;
 
 use super::decide::{self, Question, Verdict};
 use super::desks::Place;
+use super::hand::{Hand, Repeat};
+use super::noted;
 use super::receipts::{self, Taken};
 use super::results::{self, Ended};
 use super::stream::{Collected, Stream};
-use super::{RESULTS_IN_FLIGHT_MAX, Submissions, submission_key, twin_key};
+use super::{Submissions, submission_key, twin_key};
 use crate::clock;
 use crate::crashpoint;
 use crate::identity::key::KeyText;
@@ -29,18 +32,20 @@ use crate::mail::address::Mailbox;
 use crate::mail::envelope::{BodyType, OutboundMeta};
 use crate::mail::outbound::prepare::{self, Draft, Refusal, Stamp};
 use crate::mail::outbound::values::{Note, remote_text};
-use crate::observe::{DeliveryClass, SubmissionOutcome};
+use crate::observe::SubmissionOutcome;
 use crate::spooler::{BodyWriter, Made, Outgoing};
+use crate::tunnel::Dialect;
 use crate::tunnel::control::SessionRole;
+use crate::tunnel::frame::StartBody;
 use crate::tunnel::session::{OutboundPiece, OutboundWord, ResultStatus};
 use crate::tunnel::ws::LaneLost;
 
-/// Most repeats of one session that wait for the result of what they repeat.
-const REPEATS_MAX: usize = 64;
 /// Longest forward-path that is kept, bytes; a longer one is refused, and shown clipped.
 const PATH_KEPT_BYTES_MAX: usize = 512;
 /// Most of a refused message's header that is kept for who looks after the mail, bytes.
 const REFUSED_HEADER_BYTES_MAX: usize = 16 * 1024;
+/// Told of a stream that was cut off with an earlier line.
+const CUT_OFF: &str = "4.4.2 the line broke before all of the mail was here";
 /// Told with the result of a stream id that came with other content.
 const CONFLICT: &str = "id_conflict: this stream id was used before with other content";
 
@@ -58,6 +63,7 @@ pub(super) struct Who {
     pub(super) session: Uuid,
     pub(super) key: KeyText,
     pub(super) mailbox: LaneId,
+    pub(super) dialect: Dialect,
     pub(super) role: SessionRole,
     /// The gateway acks results.
     pub(super) results: bool,
@@ -69,39 +75,39 @@ impl fmt::Debug for Submitter {
     }
 }
 
-/// What a session has in hand; empty when it is idle.
-#[derive(Debug, Default)]
-struct Hand {
-    streams: HashMap<String, Stream>,
-    /// Told in this session and not acked; at most [`RESULTS_IN_FLIGHT_MAX`].
-    said: HashSet<ItemId>,
-    /// Waiting for the result of what they repeat; at most [`REPEATS_MAX`].
-    repeats: Vec<Repeat>,
-}
-
-#[derive(Clone, Debug)]
-struct Repeat {
-    first: ItemId,
-    stream: String,
-    until: WallMs,
+impl Drop for Submitter {
+    /// Nobody else knows of these streams, and a gateway of tunnel 1 still waits.
+    fn drop(&mut self) {
+        let cut = self.hand(Hand::cut);
+        if self.who.dialect == Dialect::One {
+            for name in &cut {
+                tracing::info!(
+                    event = "relay.outbound.ignored", session.id = %self.who.session, lane = %self.who.key,
+                    stream_bytes = name.len(), reason = "line_lost", "half a stream, and its line is gone"
+                );
+            }
+            let until = clock::monotonic() + self.shared.settings().legacy_wait;
+            self.shared.cut.note(self.who.mailbox, cut, until);
+        }
+    }
 }
 
 type Words = Result<Vec<OutboundWord>, LaneLost>;
 
 impl Submitter {
     pub(super) fn new(shared: Arc<Submissions>, who: Who, place: Place) -> Arc<Self> {
-        Arc::new(Self { shared, who, hand: Mutex::default(), _place: place })
+        Arc::new(Self { shared, who, hand: Mutex::new(Hand::new(clock::monotonic())), _place: place })
     }
 
     /// Does one piece of work.
     pub fn take(self: Arc<Self>, piece: OutboundPiece) -> BoxFuture<'static, Words> {
         Box::pin(async move {
+            let came = clock::monotonic();
+            let is_stream = !matches!(piece, OutboundPiece::Results { .. });
+            let waiting = if is_stream { self.hand(|hand| hand.uplink.comes(came)) } else { Duration::ZERO };
             let words = match piece {
                 OutboundPiece::Start { stream, start } => {
-                    let (settings, spooler) = (self.shared.settings(), &self.shared.spooler);
-                    let (max, host) = (settings.message_bytes_max, &settings.hostname);
-                    let begun = Stream::begin(*start, max, host, spooler, clock::wall());
-                    self.hand(|hand| hand.streams.insert(stream, begun));
+                    self.begin(stream, *start, waiting);
                     Ok(Vec::new())
                 }
                 OutboundPiece::Chunk { stream, bytes } => self.chunk(stream, &bytes).await,
@@ -115,7 +121,15 @@ impl Submitter {
                 }
                 OutboundPiece::Results { told } => self.results(&told).await,
             };
-            self.hand(Hand::rest);
+            let done = clock::monotonic();
+            self.hand(|hand| {
+                if is_stream {
+                    hand.uplink.goes_on(done);
+                } else {
+                    hand.uplink.was_kept(done.saturating_duration_since(came));
+                }
+                hand.rest();
+            });
             words
         })
     }
@@ -124,20 +138,34 @@ impl Submitter {
         f(&mut self.hand.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// `waiting`: how long its gateway may have been waiting for its result by now.
+    fn begin(&self, name: String, start: StartBody, waiting: Duration) {
+        let (settings, spooler) = (self.shared.settings(), &self.shared.spooler);
+        let waiting_ms = u64::try_from(waiting.as_millis()).unwrap_or(u64::MAX);
+        let began_at = WallMs(clock::wall().0.saturating_sub(waiting_ms));
+        let (max, host) = (settings.message_bytes_max, &settings.hostname);
+        let begun = Stream::begin(start, max, host, spooler, began_at);
+        self.hand(|hand| hand.streams.insert(name, Some(begun)));
+    }
+
     async fn chunk(&self, name: String, bytes: &[u8]) -> Words {
-        let Some(mut stream) = self.hand(|hand| hand.streams.remove(&name)) else { return Ok(Vec::new()) };
+        let Some(mut stream) = self.hand(|hand| hand.lend(&name)) else { return Ok(Vec::new()) };
         match stream.take(bytes).await {
             Ok(()) => {
-                self.hand(|hand| hand.streams.insert(name, stream));
+                self.hand(|hand| hand.streams.insert(name, Some(stream)));
                 Ok(Vec::new())
             }
-            Err(error) => self.not_now(name, &error),
+            Err(error) => {
+                self.hand(|hand| hand.streams.remove(&name));
+                self.not_kept(name, &error)
+            }
         }
     }
 
     /// Runs to its end even when the session is gone by then: the gateway has sent everything.
     async fn end(self: Arc<Self>, name: String, refusal: Option<Refusal>) -> Words {
-        let Some(mut stream) = self.hand(|hand| hand.streams.remove(&name)) else { return Ok(Vec::new()) };
+        let taken = self.hand(|hand| hand.streams.remove(&name)).flatten();
+        let Some(mut stream) = taken else { return Ok(Vec::new()) };
         if let Some(refusal) = refusal {
             stream.refuse(refusal);
         }
@@ -147,7 +175,7 @@ impl Submitter {
                     Ok(vec![self.later(name, "the stream is not what its start announced".to_owned())])
                 }
                 Ok(collected) => self.submit(name, collected).await,
-                Err(error) => self.not_now(name, &error),
+                Err(error) => self.not_kept(name, &error),
             }
         });
         done.await.unwrap_or(Err(LaneLost))
@@ -170,7 +198,7 @@ impl Submitter {
         let facts = match spooler.query(move |spool| question.ask(spool, now)).await {
             Ok(Ok(Some(facts))) => facts,
             Ok(Ok(None)) => return Err(LaneLost),
-            Ok(Err(error)) | Err(error) => return self.not_now(name, &AcceptError::Spool(error)),
+            Ok(Err(error)) | Err(error) => return self.not_kept(name, &AcceptError::Spool(error)),
         };
         let verdict = decide::decide(&settings, quotas, self.who.mailbox, &collected, &recipient, &facts);
         let refused = matches!(verdict, Verdict::Refuse { .. });
@@ -206,7 +234,7 @@ impl Submitter {
         };
         crashpoint::reach("outbound.after_accept");
         let open = settled.is_none();
-        self.note(&name, submitted, refused, settled, size_bytes);
+        noted::note(&self.shared, &self.who, &name, submitted, refused, settled, size_bytes);
         for (id, lane) in items {
             tracing::info!(
                 event = "relay.ingress.accepted", item.id = %id, lane, submission.id = %submission,
@@ -320,13 +348,10 @@ impl Submitter {
                     words.push(ended.word(stream, true));
                 }
             }
-            None if twin => self.hand(|hand| {
-                if hand.repeats.len() < REPEATS_MAX {
-                    let waits = u64::try_from(self.shared.settings().legacy_wait.as_millis());
-                    let until = now.plus(waits.unwrap_or(u64::MAX));
-                    hand.repeats.push(Repeat { first: id, stream, until });
-                }
-            }),
+            None if twin => {
+                let until = now.plus(self.shared.settings().legacy_wait_ms());
+                self.hand(|hand| hand.waits(Repeat { first: id, stream, until }));
+            }
             None => {}
         }
         Ok(words)
@@ -341,12 +366,19 @@ impl Submitter {
             let now = clock::wall();
             let settings = (!self.who.results).then(|| self.shared.settings());
             crashpoint::reach("outbound.before_told");
+            let asked = told.clone();
             let written = self
                 .shared
                 .spooler
-                .call(move |spool| results::tell(spool, &told, settings.as_deref(), now))
+                .call(move |spool| results::tell(spool, &asked, settings.as_deref(), now))
                 .await;
-            for id in self.or_lost(written)? {
+            let written = self.or_lost(written)?;
+            if !self.who.results {
+                let late = told.into_iter().filter(|id| !written.contains(id));
+                let until = now.plus(self.shared.settings().legacy_wait_ms());
+                self.hand(|hand| hand.heard_late(late, until));
+            }
+            for id in written {
                 tracing::info!(
                     event = "relay.outbound.told", submission.id = %id, lane = %self.who.key,
                     session.id = %self.who.session, "gateway has the result"
@@ -355,10 +387,10 @@ impl Submitter {
             crashpoint::reach("outbound.after_told");
         }
         let mut words = self.repeats().await?;
+        words.extend(self.cut_off());
         let mut after = None;
         loop {
-            let skip: Vec<ItemId> = self.hand(|hand| hand.said.iter().copied().collect());
-            let room = RESULTS_IN_FLIGHT_MAX.saturating_sub(skip.len());
+            let (skip, room) = self.hand(|hand| hand.skip(clock::wall()));
             if room == 0 {
                 return Ok(words);
             }
@@ -384,9 +416,18 @@ impl Submitter {
         let meta = &ended.meta;
         let owner = Uuid::from_bytes(meta.session);
         let teller = self.shared.desks.teller(self.who.mailbox, owner, meta.results);
-        let is_awaited = now < self.shared.settings().awaited_until(meta);
+        let is_awaited = now < self.shared.settings().perhaps_awaited_until(ended);
         let hears = meta.results || (ended.status != ResultStatus::Indeterminate && is_awaited);
         teller == Some(self.who.session) && hears
+    }
+
+    /// Streams that earlier lines of the mailbox have not brought to their end.
+    fn cut_off(&self) -> Vec<OutboundWord> {
+        let cut = match self.who.dialect {
+            Dialect::One => self.shared.cut.take(self.who.mailbox, clock::monotonic()),
+            Dialect::Two => Vec::new(),
+        };
+        cut.into_iter().map(|name| failed(name, CUT_OFF.to_owned())).collect()
     }
 
     /// Repeats whose first has ended, or that nobody waits for any more.
@@ -426,6 +467,17 @@ impl Submitter {
         }
     }
 
+    /// The spool did not take it, and was not asked yet to keep it: a gateway of tunnel 1 is told so, whatever the
+    /// trouble is. Of a commit that failed nobody knows what became, and there is no word for that.
+    fn not_kept(&self, stream: String, error: &AcceptError) -> Words {
+        match self.not_now(stream.clone(), error) {
+            Err(LaneLost) if self.who.dialect == Dialect::One => {
+                Ok(vec![self.later(stream, error.to_string())])
+            }
+            words => words,
+        }
+    }
+
     fn later(&self, stream: String, reason: String) -> OutboundWord {
         self.shared.metrics.submitted(SubmissionOutcome::NotNow);
         OutboundWord::NotNow { stream, reason }
@@ -442,79 +494,6 @@ impl Submitter {
             "the spool does not answer for submissions"
         );
         Err(LaneLost)
-    }
-
-    fn note(
-        &self,
-        stream: &str,
-        submitted: Submitted,
-        refused: bool,
-        settled: Option<(Settlement, Note)>,
-        size_bytes: u64,
-    ) {
-        let (id, outcome) = match submitted {
-            Submitted::New(id) if refused => (id, SubmissionOutcome::Refused),
-            Submitted::New(id) => (id, SubmissionOutcome::Accepted),
-            Submitted::Known(id) => (id, SubmissionOutcome::Known),
-            Submitted::Twin(id) => (id, SubmissionOutcome::Twin),
-            Submitted::Conflict(id) => (id, SubmissionOutcome::Conflict),
-        };
-        self.shared.metrics.submitted(outcome);
-        let (lane, session) = (&self.who.key, &self.who.session);
-        let what = outcome.word();
-        match submitted {
-            Submitted::New(_) => {
-                tracing::info!(
-                    event = "relay.outbound.accepted", submission.id = %id, %lane, session.id = %session,
-                    session_role = self.who.role.word(), stream_bytes = stream.len(), size_bytes,
-                    outcome = what, "a submission is stable"
-                );
-                if let Some((to, note)) = settled {
-                    let word = to.state().word();
-                    self.shared.metrics.outbound_settled(word, 0);
-                    if to == Settlement::Sent {
-                        self.shared.metrics.outbound_attempted(word, DeliveryClass::Local);
-                    }
-                    let event = match to {
-                        Settlement::Sent => "relay.outbound.sent",
-                        Settlement::Failed => "relay.outbound.failed",
-                        Settlement::Indeterminate => "relay.outbound.indeterminate",
-                    };
-                    tracing::info!(
-                        event, submission.id = %id, %lane, session.id = %session,
-                        enhanced_code = note.enhanced_code, text = note.text, "a submission ended at once"
-                    );
-                }
-            }
-            Submitted::Known(_) | Submitted::Twin(_) | Submitted::Conflict(_) => tracing::info!(
-                event = "relay.outbound.ignored", submission.id = %id, %lane, session.id = %session,
-                reason = what, "a stream repeats a submission"
-            ),
-        }
-    }
-}
-
-impl Hand {
-    /// Whether a result may be told now; it is in flight then.
-    fn may_say(&mut self, id: ItemId) -> bool {
-        if self.said.len() >= RESULTS_IN_FLIGHT_MAX && !self.said.contains(&id) {
-            return false;
-        }
-        self.said.insert(id);
-        true
-    }
-
-    /// An idle session keeps no memory of busy times.
-    fn rest(&mut self) {
-        if self.streams.is_empty() && self.streams.capacity() > 0 {
-            self.streams = HashMap::new();
-        }
-        if self.said.is_empty() && self.said.capacity() > 0 {
-            self.said = HashSet::new();
-        }
-        if self.repeats.is_empty() && self.repeats.capacity() > 0 {
-            self.repeats = Vec::new();
-        }
     }
 }
 

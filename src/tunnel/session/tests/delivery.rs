@@ -130,7 +130,7 @@ fn a_nack_in_the_middle_of_a_stream_stops_it() {
 fn a_damaged_body_is_set_aside_and_one_that_cannot_be_read_waits() {
     for (error, fate) in [
         (PieceError::Damaged("crc".into()), Fate::Damaged("crc".into())),
-        (PieceError::Unreadable("EIO".into()), Fate::Nacked),
+        (PieceError::Unreadable("EIO".into()), Fate::Postponed),
     ] {
         for features in [&TWO[..], &[]] {
             let mut world = World::new(&proof(features, None), Lane::default(), Habit::Legacy);

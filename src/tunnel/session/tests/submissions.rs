@@ -113,8 +113,15 @@ fn nothing_is_read_while_the_lane_has_a_piece_and_pieces_keep_their_order() {
     assert!(!world.session.is_full());
 }
 
+/// What an unmodified gateway is told of a stream that is nothing.
+fn failed(stream: &str, error: &str) -> Value {
+    serde_json::json!({
+        "type": "relay_delivery_result", "streamId": stream, "status": "failed", "error": error
+    })
+}
+
 #[test]
-fn what_the_lane_cannot_take_is_given_up_without_a_result() {
+fn what_the_lane_cannot_take_is_given_up_and_tunnel_1_hears_that_it_failed() {
     let mut world = World::two(Lane::default(), Habit::Acks);
     let later = || vec![OutboundWord::NotNow { stream: "s".into(), reason: "disk\r\nfull".into() }];
     world.words.push_back(later());
@@ -124,9 +131,16 @@ fn what_the_lane_cannot_take_is_given_up_without_a_result() {
     world.frame(&end("s"));
     assert_eq!(world.pieces.len(), pieces);
     assert_eq!(world.notes.last(), Some(&Note::StreamIgnored("s".into())));
+    // Silence would be success to it, and nobody would have the mail.
     let mut world = World::legacy(Lane::default());
     submit(&mut world, later());
-    assert_eq!(world.said.len(), 1, "silence: `failed` would bring the whole mail again");
+    assert_eq!(world.said[1..], [failed("s", "4.3.1 disk  full")]);
+    assert_eq!(world.pings, 0, "nothing is kept that a pong could be noted at");
+    world.words.push_back(later());
+    world.frame(&start("s"));
+    assert_eq!(world.said.len(), 3, "at once, not at its end");
+    world.frame(&end("s"));
+    assert_eq!((world.said.len(), world.closed), (3, None));
 }
 
 #[test]
@@ -137,6 +151,78 @@ fn half_a_stream_then_silence_is_given_up() {
     assert_eq!(world.pieces.last(), Some(&OutboundPiece::Abort { stream: "s".into() }));
     assert_eq!((world.aborted.as_slice(), world.closed), (&["s".to_owned()][..], None));
     assert_eq!(world.notes, [Note::StreamSilent("s".into())]);
+    let mut world = World::legacy(Lane::default());
+    world.frame(&start("s"));
+    world.pass(STREAM_PATIENCE + Duration::from_secs(1));
+    assert_eq!(world.said[1..], [failed("s", "4.4.2 the stream stood still")]);
+    assert_eq!(world.closed, None);
+}
+
+#[test]
+fn a_stop_lets_tunnel_1_finish_its_streams() {
+    let mut world = World::legacy(Lane::default());
+    world.frame(&start("s"));
+    world.give(Input::Drain { reconnect_after_ms: 0, settle: DRAIN_TIME_MAX });
+    world.run();
+    world.frame(&Frame::Chunk { stream: "s".into(), bytes: Bytes::from_static(b"x") });
+    assert_eq!(world.closed, None, "half a mail is here");
+    world.words.push_back(vec![accepted()]);
+    world.frame(&end("s"));
+    assert_eq!(world.closed, Some((1012, "relay_restarts")));
+    assert_eq!(world.said.len(), 1, "it is stored, and its result comes later: {:?}", world.said);
+    // Tunnel 2 was told to come back, and has a name to send it again by.
+    let mut world = World::two(Lane::default(), Habit::Acks);
+    world.frame(&start("s"));
+    world.give(Input::Drain { reconnect_after_ms: 0, settle: DRAIN_TIME_MAX });
+    world.run();
+    assert_eq!((world.closed, world.last_said()), (Some((1012, "relay_restarts")), "drain"));
+}
+
+#[test]
+fn a_stop_that_waited_long_enough_fails_what_tunnel_1_has_not_finished() {
+    let mut world = World::legacy(Lane::default());
+    for stream in ["half", "whole", "waits", "more"] {
+        world.frame(&start(stream));
+    }
+    // The lane is at the end of one and is not given the end of the next.
+    world.busy = true;
+    world.frame(&end("whole"));
+    world.frame(&end("waits"));
+    world.give(Input::Drain { reconnect_after_ms: 0, settle: DRAIN_TIME_MAX });
+    world.pass(DRAIN_TIME_MAX - Duration::from_millis(1));
+    assert_eq!((world.closed, world.said.len()), (None, 1));
+    world.pass(Duration::from_millis(1));
+    assert_eq!(world.closed, Some((1012, "relay_restarts")));
+    let mut told: Vec<_> = world.said[1..].to_vec();
+    told.sort_by_key(|said| said["streamId"].to_string());
+    let error = "4.3.2 not all of the mail was here: relay restarts";
+    assert_eq!(told, ["half", "more", "waits"].map(|stream| failed(stream, error)), "not the other one");
+}
+
+#[test]
+fn whatever_ends_a_session_of_tunnel_1_its_half_streams_fail() {
+    let ends: [(Input, u16); 4] = [
+        (Input::LaneLost, 1013),
+        (Input::Evict(Eviction::Replaced), 4400),
+        (Input::Evict(Eviction::Revoked), 4401),
+        (Input::Text("x".into()), 4401),
+    ];
+    for (input, code) in ends {
+        let mut world = World::legacy(Lane::default());
+        world.frame(&start("half"));
+        world.give(input.clone());
+        world.run();
+        assert_eq!(world.closed.map(|(code, _)| code), Some(code), "{input:?}");
+        let last = world.said.last().unwrap();
+        assert_eq!((&last["streamId"], &last["status"]), (&"half".into(), &"failed".into()), "{input:?}");
+        // In tunnel 2 the gateway knows that half a stream is nothing.
+        let mut world = World::two(Lane::default(), Habit::Acks);
+        world.frame(&start("half"));
+        world.give(input);
+        world.run();
+        assert!(world.said.iter().all(|said| said["type"] != "relay_delivery_result"), "{:?}", world.said);
+        assert!(world.aborted.is_empty());
+    }
 }
 
 #[test]

@@ -26,6 +26,7 @@ pub(super) enum Fate {
     Ready,
     Acked,
     Nacked,
+    Postponed,
     Held(String),
     Damaged(String),
 }
@@ -70,6 +71,7 @@ impl Lane {
             match change {
                 Change::Ack(flight) => self.fate(flight.item, Fate::Acked),
                 Change::Nack { item, .. } => self.fate(*item, Fate::Nacked),
+                Change::Postpone { item, .. } => self.fate(*item, Fate::Postponed),
                 Change::Reject { item, reason } => self.fate(*item, Fate::Held(reason.clone())),
                 Change::Damaged { item, problem } => self.fate(*item, Fate::Damaged(problem.clone())),
                 Change::Replay(_) => {
