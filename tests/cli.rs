@@ -102,6 +102,12 @@ fn bad_usage_exits_with_2_and_says_why_on_standard_error() {
         &["spool", "ls", "--since", "soon"],
         &["spool", "ls", "--id", "00000000000000000000000000", "--state", "ready"],
         &["spool", "purge", "--yes"],
+        &["spool", "purge", "--to", "", "--yes"],
+        &["spool", "purge", "--state", ",", "--yes"],
+        &["spool", "purge", "--result=", "--yes"],
+        &["spool", "hold", "--from", " ", "--yes"],
+        &["spool", "release", "--lane", "", "--yes"],
+        &["spool", "ls", "--direction", ""],
         &["spool", "export", "/tmp", "--format", "zip"],
         &["backup"],
         &["serve", "--color", "pink"],
@@ -253,9 +259,10 @@ fn directories_that_cannot_be_used_are_refused_with_a_reason() {
     let file = dir.path().join("file");
     fs::write(&file, "no directory").expect("file");
     let long = dir.path().join("d".repeat(120));
-    for bad in [file.join("below"), "/proc/waystation".into(), long] {
+    // What no system takes as the path of a socket is a mistake of the configuration.
+    for (bad, exit) in [(file.join("below"), 1), ("/proc/waystation".into(), 1), (long, 2)] {
         let (code, out, err) = run_text(&on(&bad, &["serve"]));
-        assert_eq!((code, out.as_str()), (1, ""), "{bad:?}");
+        assert_eq!((code, out.as_str()), (exit, ""), "{bad:?}");
         assert!(err.contains(bad.to_str().expect("text")) && err.lines().count() == 1, "{err}");
     }
     let (code, _, err) = run_text(&on(&dir.path().join("missing"), &["spool", "ls"]));
@@ -409,6 +416,61 @@ fn observe(ask: &impl Fn(&[&str]) -> (i32, String, String), first: &str, second:
     assert_eq!(code, 0);
     seen.push(json_lines(&out)[0]["aliases"].to_string());
     seen
+}
+
+#[test]
+fn a_revoked_key_is_not_said_to_be_added_and_how_it_gets_in_is_told() {
+    let dir = tempfile::tempdir().expect("directory");
+    let relay = RelayProcess::start(dir.path());
+    let key = key();
+    let ask = |args: &[&str]| run_text(&on(dir.path(), args));
+    assert_eq!(ask(&["mailbox", "add", &key]).0, 0);
+    assert_eq!(ask(&["mailbox", "add", &key]).0, 0, "it is there, which is what was wanted");
+    assert_eq!(ask(&["mailbox", "revoke", &key]).0, 0);
+    let (code, out, err) = ask(&["mailbox", "add", &key]);
+    assert_eq!((code, out.as_str()), (1, ""), "{err}");
+    assert!(err.contains("is revoked") && err.contains(&format!("waystation mailbox allow {key}")), "{err}");
+    let (_, out, _) = ask(&["mailbox", "show", &key, "--json"]);
+    assert_eq!(json_lines(&out)[0]["revoked"], true, "{out}");
+    assert_eq!(ask(&["mailbox", "allow", &key]).0, 0);
+    assert_eq!(ask(&["mailbox", "add", &key]).0, 0);
+    let (code, log) = relay.terminate_with_log();
+    let added = log.iter().filter(|line| line.contains("\"relay.mailbox.added\"")).count();
+    assert_eq!((code, added), (0, 3), "{log:#?}");
+}
+
+#[test]
+fn mail_that_came_before_there_was_a_postmaster_says_that_and_not_that_there_is_none() {
+    let dir = tempfile::tempdir().expect("directory");
+    let relay = RelayProcess::start(dir.path());
+    let key = key();
+    let ask = |args: &[&str]| run_text(&on(dir.path(), args));
+    let explain = |id: &str| {
+        let (code, out, err) = ask(&["spool", "explain", id]);
+        assert_eq!(code, 0, "{err}");
+        out.replace('\n', " ")
+    };
+    let early = send(relay.smtp, "postmaster@mail.localhost", LETTER).expect("accepted");
+    let text = explain(&early);
+    assert!(text.contains("in the configuration names nobody"), "{text}");
+    assert_eq!(ask(&["mailbox", "add", &key]).0, 0);
+    assert_eq!(ask(&["mailbox", "alias", "home@mail.localhost", &key]).0, 0);
+    assert_eq!(relay.terminate(), 0);
+    for (postmaster, words, is_somebody) in [
+        ("nobody@mail.localhost", "names no mailbox of this relay", false),
+        ("Home@mail.localhost", "came when nobody got such mail", true),
+        (key.as_str(), "came when nobody got such mail", true),
+    ] {
+        let relay = RelayProcess::start_with(dir.path(), &[("WAYSTATION_POSTMASTER", postmaster)]);
+        let text = explain(&early);
+        assert!(text.contains(words) && !text.contains("names nobody"), "{postmaster}: {text}");
+        let export = format!("spool export DIR --id {early}");
+        assert!(text.contains("expires at") && text.contains(&export), "{text}");
+        // What comes now goes where the sentence says.
+        let late = send(relay.smtp, "postmaster@mail.localhost", LETTER).expect("accepted");
+        assert_eq!(explain(&late).contains("mail for the postmaster"), !is_somebody, "{postmaster}");
+        assert_eq!(relay.terminate(), 0);
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! What gateways fetch and answer, and what operators do to single items.
 
 use spool::lease::DEFER_MS_MAX;
+use spool::types::NackOutcome;
 
 use super::*;
 
@@ -142,8 +143,13 @@ impl World {
                 let Some(done) = self.request(|spool| spool.nack(session, id, ms, now))? else {
                     return Ok(());
                 };
-                done.map_err(|error| error.to_string())?;
-                if park && state == Some(State::Ready) {
+                let told = done.map_err(|error| error.to_string())?;
+                let parked = park && state == Some(State::Ready);
+                ensure!(
+                    matches!(told, NackOutcome::Parked(_)) == parked,
+                    "nack of {id} ({state:?}): {told:?}"
+                );
+                if parked {
                     self.enter(id, State::Held);
                 } else if !park && let Some(session) = self.sessions.get_mut(&lane) {
                     session.deferred.insert(seq, now.plus(ms));

@@ -9,6 +9,8 @@ use std::fmt::Debug;
 use crate::error::SpoolError;
 use crate::ids::Lsn;
 
+#[cfg(test)]
+pub(crate) mod counting;
 pub mod memory;
 pub mod sled;
 

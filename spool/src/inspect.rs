@@ -18,7 +18,7 @@ use crate::recover::{self, Mode};
 use crate::scan::{Found, Scanner};
 use crate::segment::{SEGMENT_HEADER_BYTES, SegmentHeader};
 use crate::spool::{Options, Recovery, Spool};
-use crate::types::{ChunkRef, Filter, ItemInfo, Page, STATES, State, Transition, Verb};
+use crate::types::{ChunkRef, Filter, ItemInfo, Page, State, Transition, Verb};
 
 /// Most items in one answer of [`Spool::list`].
 pub const LIST_MAX: usize = 1000;
@@ -26,6 +26,8 @@ pub const LIST_MAX: usize = 1000;
 const REPLAY_BLOCKS_MAX: usize = 64;
 /// Blocks looked into by one call of [`Spool::list`].
 const LIST_BLOCKS_MAX: usize = 512;
+/// Most blocks that it fetches at once.
+const LIST_BLOCKS_AT_ONCE: usize = 64;
 
 /// How long before and after its acceptance an item's id may be dated, as far as anybody looks, milliseconds.
 const BODY_MS_MAX: u64 = 3_600_000;
@@ -48,6 +50,19 @@ pub struct Replayed {
     pub items: u64,
     /// Where to go on; `None`: that was all.
     pub go_on: Option<Seq>,
+}
+
+/// A comparison of a lane's counters that was begun; see [`Spool::verify_lane_part`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LanePart(u64);
+
+/// How far such a comparison came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LaneChecked {
+    /// There are more blocks to look into.
+    GoOn(LanePart),
+    /// What does not agree, in words; `None`: everything does.
+    Done(Option<String>),
 }
 
 impl Spool {
@@ -107,29 +122,38 @@ impl Spool {
         let mut at = after.unwrap_or(Page { lane: filter.lane.unwrap_or(LaneId(0)), seq: Seq(0) });
         let end = filter.lane.map(|lane| entry::lane_key(LaneId(lane.0.saturating_add(1))));
         let durable = self.journal.durable();
-        for _ in 0..LIST_BLOCKS_MAX {
-            let next = at.seq.next();
-            let from = entry::block_key(at.lane, entry::block_of(next));
-            let page = self.tail.scan(crate::index::Tree::Block, &from, end.as_deref(), 1)?;
-            let Some((key, block)) = page.into_iter().next() else { return Ok((out, None)) };
-            let Some((lane, number)) = entry::block_of_key(&key) else { return Ok((out, None)) };
-            for (seq, entry) in entry::entries(number, &block) {
-                if (lane, seq) <= (at.lane, at.seq) || entry.item_lsn >= durable {
-                    continue;
+        // Whoever wants one item gets it from one block; whoever finds nothing in the first blocks gets on faster.
+        let (mut looked, mut wanted) = (0, limit / entry::BLOCK_ITEMS as usize + 1);
+        while looked < LIST_BLOCKS_MAX {
+            wanted = wanted.min(LIST_BLOCKS_AT_ONCE).min(LIST_BLOCKS_MAX - looked);
+            let from = entry::block_key(at.lane, entry::block_of(at.seq.next()));
+            let page = self.tail.scan(crate::index::Tree::Block, &from, end.as_deref(), wanted)?;
+            let is_last = page.len() < wanted;
+            looked += page.len();
+            wanted *= 2;
+            for (key, block) in page {
+                let Some((lane, number)) = entry::block_of_key(&key) else { return Ok((out, None)) };
+                for (seq, entry) in entry::entries(number, &block) {
+                    if (lane, seq) <= (at.lane, at.seq) || entry.item_lsn >= durable {
+                        continue;
+                    }
+                    if out.len() == limit {
+                        return Ok((out, Some(at)));
+                    }
+                    at = Page { lane, seq };
+                    if matches(filter, &entry) {
+                        out.push(match self.info(lane, seq, &entry) {
+                            Ok(info) => info,
+                            Err(SpoolError::Corrupt { .. }) => self.unreadable(lane, seq, &entry)?,
+                            Err(error) => return Err(error),
+                        });
+                    }
                 }
-                if out.len() == limit {
-                    return Ok((out, Some(at)));
-                }
-                at = Page { lane, seq };
-                if matches(filter, &entry) {
-                    out.push(match self.info(lane, seq, &entry) {
-                        Ok(info) => info,
-                        Err(SpoolError::Corrupt { .. }) => self.unreadable(lane, seq, &entry)?,
-                        Err(error) => return Err(error),
-                    });
-                }
+                at = Page { lane, seq: Seq(Self::next_block_start(entry::block_start(number)).0 - 1) };
             }
-            at = Page { lane, seq: Seq(Self::next_block_start(entry::block_start(number)).0 - 1) };
+            if is_last {
+                return Ok((out, None));
+            }
         }
         Ok((out, Some(at)))
     }
@@ -295,25 +319,60 @@ impl Spool {
         VerifyPlan { segments, seed: self.journal.seed() }
     }
 
-    /// Compares the lane counters with the entries; answers what does not agree, in words.
+    /// Compares the lane counters with the entries; answers what does not agree, in words. Looks into every block of the lane:
+    /// whoever is not alone takes [`Spool::verify_lane_part`].
     ///
     /// # Errors
     /// [`SpoolError::Index`].
     pub fn verify_lane(&self, id: LaneId) -> Result<Option<String>, SpoolError> {
-        let Some(lane) = self.tail.lane(id)? else { return Ok(None) };
-        let mut items = [0; STATES];
-        let mut seq = Seq(lane.first_seq.max(1));
+        let mut part = None;
+        loop {
+            let mut blocks = usize::MAX;
+            match self.verify_lane_part(id, part, &mut blocks)? {
+                LaneChecked::GoOn(next) => part = Some(next),
+                LaneChecked::Done(problem) => return Ok(problem),
+            }
+        }
+    }
+
+    /// The same in parts, for a ledger in use. What changes between two parts is counted as it happens, and is no disagreement.
+    /// One lane at a time: whoever begins another takes the count of the first one away, which begins anew at its next part.
+    ///
+    /// * `part`: where the part before ended; `None` to begin.
+    /// * `blocks`: how many blocks may be looked into; those that were are taken off.
+    ///
+    /// # Errors
+    /// [`SpoolError::Index`].
+    pub fn verify_lane_part(
+        &self,
+        id: LaneId,
+        part: Option<LanePart>,
+        blocks: &mut usize,
+    ) -> Result<LaneChecked, SpoolError> {
+        let Some(lane) = self.tail.lane(id)? else { return Ok(LaneChecked::Done(None)) };
+        let mut tally = self.tail.tally(id, part.map(|part| part.0));
+        let mut seq = tally.below.max(Seq(lane.first_seq.max(1)));
         while seq.0 < lane.next_seq {
+            if *blocks == 0 {
+                return Ok(LaneChecked::GoOn(LanePart(tally.number)));
+            }
+            *blocks -= 1;
             let number = entry::block_of(seq);
             for (at, entry) in entry::entries(number, &self.tail.block(id, number)?) {
-                items[entry::state_code(entry.state) as usize - 1] += 1;
+                tally.add(&entry);
                 if life::waits(entry.state) && at.0 <= lane.cursor {
-                    return Ok(Some(format!("seq {at} waits below the cursor {}", lane.cursor)));
+                    tally.below = Seq(0);
+                    let problem = format!("seq {at} waits below the cursor {}", lane.cursor);
+                    return Ok(LaneChecked::Done(Some(problem)));
                 }
             }
             seq = Self::next_block_start(seq);
+            tally.below = seq;
         }
-        Ok((items != lane.items).then(|| format!("{items:?} items found, {:?} counted", lane.items)))
+        tally.below = Seq(0);
+        let (found, counted) = (tally.items, lane.items);
+        let problem = (found != counted).then(|| format!("{found:?} items found, {counted:?} counted"));
+        Ok(LaneChecked::Done(problem))
     }
 }
 
@@ -441,3 +500,6 @@ impl JournalReader {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,7 +15,7 @@ use crate::life::{self, Event};
 use crate::mailboxes::is_outbox;
 use crate::record::{Kind, Record, StateRecord, StateRef};
 use crate::spool::Spool;
-use crate::types::{AckOutcome, ItemInfo, Leased, Room, State};
+use crate::types::{AckOutcome, ItemInfo, Leased, NackOutcome, Room, State};
 
 /// How often a gateway could not take an item.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -254,23 +254,47 @@ impl Spool {
         id: ItemId,
         retry_after_ms: u64,
         now: WallMs,
-    ) -> Result<(), RequestError> {
-        let Some((lane, seq)) = self.take_lease(session, id)? else { return Ok(()) };
+    ) -> Result<NackOutcome, RequestError> {
+        let Some((lane, seq)) = self.take_lease(session, id)? else { return Ok(NackOutcome::Ignored) };
         let count = self.nacks.get(&id).copied().unwrap_or(0).saturating_add(1);
         if count >= self.options.nacks_max {
             self.nacks.remove(&id);
             let reason = format!("refused {count} times by the gateway");
-            return self.hold_leased(lane, seq, &reason, now);
+            let parked = self.hold_leased(lane, seq, &reason, now)?;
+            return Ok(if parked { NackOutcome::Parked(reason) } else { NackOutcome::Ignored });
         }
         if self.nacks.len() < NACKS_COUNTED_MAX || self.nacks.contains_key(&id) {
             self.nacks.insert(id, count);
         }
+        self.defer_in(session, seq, retry_after_ms, now);
+        Ok(NackOutcome::PutOff)
+    }
+
+    /// The relay cannot hand the item out now: offered again after `retry_after_ms`. It is no refusal of its gateway, and
+    /// is not counted as one.
+    ///
+    /// # Errors
+    /// [`RequestError::NoSession`].
+    pub fn put_off(
+        &mut self,
+        session: SessionId,
+        id: ItemId,
+        retry_after_ms: u64,
+        now: WallMs,
+    ) -> Result<(), RequestError> {
+        if let Some((_, seq)) = self.take_lease(session, id)? {
+            self.defer_in(session, seq, retry_after_ms, now);
+        }
+        Ok(())
+    }
+
+    /// What does not fit among those that wait for their time is offered again to the next session.
+    fn defer_in(&mut self, session: SessionId, seq: Seq, retry_after_ms: u64, now: WallMs) {
         if let Some(session) = self.sessions.get_mut(&session)
             && session.deferred.len() < DEFERRED_MAX
         {
             session.deferred.insert(seq, now.plus(retry_after_ms.min(DEFER_MS_MAX)));
-        } // else: offered again to the next session
-        Ok(())
+        }
     }
 
     /// How its gateway took an item so far; `None` when it never refused it, or the relay does not remember.
@@ -296,17 +320,28 @@ impl Spool {
         match self.take_lease(session, id)? {
             Some((lane, seq)) => {
                 self.nacks.remove(&id);
-                self.hold_leased(lane, seq, &format!("rejected by the gateway: {}", clip(reason)), now)
+                let reason = format!("rejected by the gateway: {}", clip(reason));
+                self.hold_leased(lane, seq, &reason, now).map(|_| ())
             }
             None => Ok(()),
         }
     }
 
-    fn hold_leased(&mut self, lane: LaneId, seq: Seq, reason: &str, now: WallMs) -> Result<(), RequestError> {
-        if let Some(entry) = self.tail.entry(lane, seq)?.filter(|entry| entry.state == State::Ready) {
-            self.change_state(lane, seq, &entry, Event::Hold, reason, now)?;
+    /// False when it does not wait any more, and nothing changed.
+    fn hold_leased(
+        &mut self,
+        lane: LaneId,
+        seq: Seq,
+        reason: &str,
+        now: WallMs,
+    ) -> Result<bool, RequestError> {
+        match self.tail.entry(lane, seq)?.filter(|entry| entry.state == State::Ready) {
+            Some(entry) => {
+                self.change_state(lane, seq, &entry, Event::Hold, reason, now)?;
+                Ok(true)
+            }
+            None => Ok(false),
         }
-        Ok(())
     }
 
     /// Gives one lease back without a word from the gateway; the item is offered again.

@@ -4,7 +4,7 @@
 //! written by a checkpoint), the [`Index`]. A value found in an upper layer is whole; layers are never merged
 //! per key. Memory is bounded by the ledger, which starts a checkpoint when [`Tail::entries`] passes its limit.
 
-use std::cell::RefCell;
+use std::cell::{RefCell, RefMut};
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
@@ -96,6 +96,37 @@ fn decode_lane(bytes: &[u8]) -> Result<Lane, SpoolError> {
     }
 }
 
+/// The items of one lane by state, as far as its entries were looked at. What changes there afterwards is counted as it
+/// happens, so that a long lane can be counted in steps while it is in use.
+#[derive(Debug)]
+pub(crate) struct Tally {
+    /// Tells it from the ones before.
+    pub(crate) number: u64,
+    lane: LaneId,
+    /// Entries below are counted; 0: nobody counts.
+    pub(crate) below: Seq,
+    pub(crate) items: [u64; STATES],
+}
+
+impl Tally {
+    fn none() -> Self {
+        Self { number: 0, lane: LaneId(0), below: Seq(0), items: [0; STATES] }
+    }
+
+    fn has(&self, lane: LaneId, seq: Seq) -> bool {
+        self.lane == lane && seq < self.below
+    }
+
+    pub(crate) fn add(&mut self, entry: &entry::Entry) {
+        self.items[entry::state_code(entry.state) as usize - 1] += 1;
+    }
+
+    fn take(&mut self, entry: &entry::Entry) {
+        let n = &mut self.items[entry::state_code(entry.state) as usize - 1];
+        *n = n.saturating_sub(1);
+    }
+}
+
 /// A frozen tail on its way into the index.
 #[derive(Clone, Debug)]
 pub struct CheckpointJob {
@@ -134,6 +165,8 @@ pub(crate) struct Tail {
     lanes: BTreeMap<LaneId, Lane>,
     /// Read lately, unchanged, none of `lanes`: one is looked at several times before it changes.
     kept: RefCell<HashMap<LaneId, Lane>>,
+    /// One lane at a time is counted.
+    tally: RefCell<Tally>,
     bytes: usize,
 }
 
@@ -162,6 +195,7 @@ impl Tail {
             frozen: None,
             lanes: BTreeMap::new(),
             kept: RefCell::default(),
+            tally: RefCell::new(Tally::none()),
             bytes: 0,
         }
     }
@@ -395,18 +429,41 @@ impl Tail {
         seq: Seq,
         value: entry::Entry,
     ) -> Result<(), SpoolError> {
+        let counted = self.tally.get_mut().has(lane, seq);
         let block = self.value_mut(Tree::Block, entry::block_key(lane, entry::block_of(seq)))?;
+        let old = if counted { entry::get(block, seq) } else { None };
         entry::put(block, seq, value);
+        if counted {
+            let tally = self.tally.get_mut();
+            if let Some(old) = &old {
+                tally.take(old);
+            }
+            tally.add(&value);
+        }
         Ok(())
     }
 
     pub(crate) fn remove_entry(&mut self, lane: LaneId, seq: Seq) -> Result<(), SpoolError> {
+        let counted = self.tally.get_mut().has(lane, seq);
         let key = entry::block_key(lane, entry::block_of(seq));
         let block = self.value_mut(Tree::Block, key.clone())?;
+        let old = if counted { entry::get(block, seq) } else { None };
         if entry::remove(block, seq) {
             self.remove(Tree::Block, key);
         }
+        if let Some(old) = &old {
+            self.tally.get_mut().take(old);
+        }
         Ok(())
+    }
+
+    /// The count of `lane`'s entries that has this number, or a new one, which takes its place.
+    pub(crate) fn tally(&self, lane: LaneId, number: Option<u64>) -> RefMut<'_, Tally> {
+        let mut tally = self.tally.borrow_mut();
+        if tally.lane != lane || number != Some(tally.number) {
+            *tally = Tally { number: tally.number + 1, lane, ..Tally::none() };
+        }
+        tally
     }
 
     /// Where the item of this id is, or was.

@@ -13,7 +13,7 @@ use crate::index::memory::MemoryIndex;
 use crate::index::{Change, Index as _, Tree};
 use crate::invitations::Invitation;
 use crate::lease::DEFER_MS_MAX;
-use crate::types::{AckOutcome, Filter, MailboxChange, NewMessage, Room, State, Target, Verb};
+use crate::types::{AckOutcome, Filter, MailboxChange, NackOutcome, NewMessage, Room, State, Target, Verb};
 use crate::{Effort, Options, ReplayFrom, Replayed, Spool};
 
 pub(crate) const NOW: WallMs = WallMs(1_800_000_000_000);
@@ -229,7 +229,9 @@ fn nacked_item_waits_for_its_time_and_is_parked_at_last() {
     let s = session(&mut spool, lane);
     assert_eq!(lent(&mut spool, s), [1, 2]);
     for round in 1..=5 {
-        spool.nack(s, id(1), 1000, NOW).unwrap();
+        let told = spool.nack(s, id(1), 1000, NOW).unwrap();
+        let parked = NackOutcome::Parked("refused 5 times by the gateway".to_owned());
+        assert_eq!(told, if round < 5 { NackOutcome::PutOff } else { parked });
         spool.commit(NOW).unwrap();
         let leased = spool.lease(s, ROOM, NOW).unwrap();
         assert_eq!(leased.items, []);
@@ -242,7 +244,29 @@ fn nacked_item_waits_for_its_time_and_is_parked_at_last() {
         }
     }
     assert_eq!(spool.item(id(1)).unwrap().unwrap().state, State::Held);
+    assert_eq!(spool.nack(s, id(1), 1000, NOW), Ok(NackOutcome::Ignored), "it is not lent any more");
     assert_eq!(spool.ack(s, id(2), NOW), Ok(AckOutcome::Acked));
+}
+
+#[test]
+fn an_item_that_the_relay_could_not_read_is_put_off_as_often_as_it_takes() {
+    let (disk, index) = (SimDisk::new(), Arc::new(MemoryIndex::new()));
+    let mut spool = open(&disk, &index);
+    let lane = spool.register("a", NOW).unwrap();
+    put(&mut spool, 1, &[lane], b"on a bad sector").unwrap();
+    let s = session(&mut spool, lane);
+    assert_eq!(lent(&mut spool, s), [1]);
+    for round in 0..20 {
+        let now = NOW.plus(1000 * round);
+        spool.put_off(s, id(1), 1000, now).unwrap();
+        let leased = spool.lease(s, ROOM, now).unwrap();
+        assert_eq!((leased.items, leased.retry_at), (vec![], Some(now.plus(1000))));
+        assert_eq!(spool.lease(s, ROOM, now.plus(1000)).unwrap().items.len(), 1, "round {round}");
+    }
+    let item = spool.item(id(1)).unwrap().unwrap();
+    assert_eq!((item.state, spool.refusals(&item)), (State::Ready, None), "no refusal of its gateway");
+    let told = spool.nack(s, id(1), 1000, NOW).unwrap();
+    assert_eq!(told, NackOutcome::PutOff, "the first refusal");
 }
 
 #[test]

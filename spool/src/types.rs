@@ -201,6 +201,17 @@ pub enum AckOutcome {
     Ignored,
 }
 
+/// What a nack did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NackOutcome {
+    /// The item is offered again when its time has come.
+    PutOff,
+    /// It has come back too often and is held, for this reason, until an operator lets it go.
+    Parked(String),
+    /// This session does not hold it, or it was held or removed meanwhile: nothing happened.
+    Ignored,
+}
+
 /// A lane's counters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LaneStats {
@@ -329,7 +340,7 @@ pub struct SpoolStats {
     pub submissions: [u64; STATES],
     /// Items lent to sessions now.
     pub leased: u64,
-    /// When the oldest ready item was accepted, among lanes whose counters are known.
+    /// When the oldest item that waits for a gateway was accepted, as the last sweep over all lanes found it.
     pub oldest_ready: Option<WallMs>,
     /// Lanes registered.
     pub lanes: u64,

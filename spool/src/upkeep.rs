@@ -92,7 +92,8 @@ impl Spool {
         let youngest = if is_outbox(&lane.name) { retain_results_ms } else { retain_ms.min(expire_ms) };
         let first = lane.first_seq.max(1);
         let mut seq = self.sweep.inside.unwrap_or(Seq(first)).max(Seq(first));
-        if self.sweep.inside.is_none() {
+        // What waits to leave waits for no gateway.
+        if self.sweep.inside.is_none() && !is_outbox(&lane.name) {
             let oldest = self.oldest_ready_of(id, &lane)?;
             self.sweep.oldest = match (self.sweep.oldest, oldest) {
                 (Some(a), Some(b)) => Some(a.min(b)),

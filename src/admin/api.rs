@@ -1,10 +1,6 @@
 //! Driver: the admin socket's routes. Each turns a request into one question or one change.
 
-use std::future::IntoFuture as _;
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::{DefaultBodyLimit, State};
@@ -17,12 +13,11 @@ use serde_json::{Value, json};
 use spool::engine::Handle;
 use spool::error::SpoolError;
 use spool::types::ItemInfo;
-use tokio::net::UnixListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::ask::{self, AskError, Terms};
-use super::change::{self, Change};
+use super::change::{self, Running};
 use super::control::{self, Control, Order};
 use super::jobs::{Jobs, Kind, Tell};
 use super::list::{self, ItemsAsk};
@@ -41,11 +36,10 @@ use asked::{Asked, Named, Posted};
 mod asked;
 mod live;
 pub mod routes;
+pub mod socket;
 
 /// Largest request body, bytes.
 const REQUEST_BYTES_MAX: usize = 64 * 1024;
-/// How long requests under way may take after a stop: somebody who asked and does not read must not hold it up.
-const DRAIN_MAX: Duration = Duration::from_secs(10);
 /// How often an item may be moved while its bytes are checked.
 const MOVES_MAX: usize = 8;
 
@@ -90,40 +84,6 @@ impl std::fmt::Debug for Admin {
 }
 
 type Shared = State<Arc<Admin>>;
-
-/// Makes the socket, only for its owner, replacing one that a killed daemon left behind.
-///
-/// The caller holds the data directory's lock, so nobody else can be listening there.
-///
-/// # Errors
-/// When the path cannot be used.
-pub fn bind(socket: &Path) -> std::io::Result<UnixListener> {
-    use std::os::unix::fs::FileTypeExt as _;
-    match std::fs::symlink_metadata(socket) {
-        Ok(found) if found.file_type().is_socket() => std::fs::remove_file(socket)?,
-        Ok(_) => return Err(std::io::Error::other("there is something else with that name")),
-        Err(_) => {}
-    }
-    let listener = UnixListener::bind(socket)?;
-    // The directory is 0700 already; this holds for sockets elsewhere.
-    std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600))?;
-    Ok(listener)
-}
-
-/// Serves the socket until `stop`; requests under way may finish, within `DRAIN_MAX`.
-pub async fn serve(listener: UnixListener, router: Router, stop: CancellationToken) {
-    let served = axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned());
-    let too_late = async {
-        stop.cancelled().await;
-        tokio::time::sleep(DRAIN_MAX).await;
-    };
-    tokio::select! {
-        served = served.into_future() => if let Err(error) = served {
-            tracing::error!(event = "relay.admin.failed", %error, "admin socket failed");
-        },
-        () = too_late => {}
-    }
-}
 
 /// All routes below `/admin`.
 pub fn router(admin: Arc<Admin>) -> Router {
@@ -292,7 +252,8 @@ async fn throw(State(admin): Shared, uri: Uri, Posted(body): Posted) -> Response
     }
 }
 
-/// Every other `POST` is a change; path and body say which.
+/// Every other `POST` is a change; path and body say which. It is made on a task of its own: this handler ends when whoever
+/// asked hangs up, and a change that has begun is carried to its end all the same, with all that follows from it.
 async fn make(State(admin): Shared, uri: Uri, Posted(body): Posted) -> Response {
     let target = uri.path().strip_prefix("/admin").unwrap_or_default();
     let change = match request::change(target, &body) {
@@ -300,15 +261,15 @@ async fn make(State(admin): Shared, uri: Uri, Posted(body): Posted) -> Response 
         Err(error) => return problem(&error),
     };
     let now = crate::clock::wall();
-    let revokes = matches!(change, Change::Revoke { .. });
-    let answer = change::apply(&admin.spooler, change, &admin.terms.get(), Some(&admin.metrics), now).await;
-    if let (true, Some(lane)) = (revokes, answer.as_ref().ok().and_then(|a| a["lane"].as_str())) {
-        admin.presence.revoke(lane);
-    }
-    respond(answer.map(|mut answer| {
-        presence::tell(&mut answer, Some(admin.presence.as_ref()));
-        answer
-    }))
+    let made = tokio::spawn(async move {
+        let running = Running { presence: admin.presence.as_ref(), metrics: &admin.metrics };
+        let answer = change::apply(&admin.spooler, change, &admin.terms.get(), Some(running), now).await;
+        answer.map(|mut answer| {
+            presence::tell(&mut answer, Some(running.presence));
+            answer
+        })
+    });
+    respond(made.await.unwrap_or(Err(AskError::Spool(SpoolError::Closed))))
 }
 
 /// What can be asked here, for programs that read such documents.

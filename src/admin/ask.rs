@@ -12,13 +12,16 @@ use spool::submission::{DestinationQueue, Submission};
 use spool::types::{Filter, ItemInfo, LaneStats, Mailbox, Page, Transition};
 
 use super::explain::outgoing::Outlook;
-use super::explain::{self, Circumstances};
+use super::explain::{self, Circumstances, Postmaster};
 use super::{deliveries, words};
+use crate::mail::address::Mailbox as Address;
 use crate::mail::envelope::Envelope;
 use crate::mail::intake::OPERATOR_LANE;
 
 /// Most objects in one answer.
 pub const LIMIT_MAX: usize = 1000;
+/// Most mailboxes that statistics look at for those with something waiting, so that the ledger is not held up for long.
+const MAILBOXES_MAX: usize = 5 * LIMIT_MAX;
 /// Pages of the queues that one answer counts, so that a question does not hold up the ledger for long.
 const QUEUE_PAGES_MAX: usize = 25;
 /// Most destinations that statistics name.
@@ -53,6 +56,8 @@ pub struct Terms {
     pub hostname: String,
     /// Domains of ours, to read `KEY@domain` as a lane.
     pub domains: Vec<String>,
+    /// Mailbox that gets postmaster mail: an address or key text; empty: nobody.
+    pub postmaster: String,
     /// Milliseconds acked items stay.
     pub retain_acked_ms: u64,
     /// Milliseconds until an unfetched item expires.
@@ -135,7 +140,7 @@ pub fn explanation(
         now: context.now,
         connected,
         revoked: mailbox.as_ref().is_some_and(|m| m.revoked),
-        for_operator: info.lane_name == OPERATOR_LANE,
+        postmaster: postmaster(view, &info, context.terms)?,
         refusals: view.refusals(&info),
         first_waiting: mailbox.map_or(Seq(0), |m| m.stats.cursor.next()),
         retain_acked_ms: context.terms.retain_acked_ms,
@@ -143,6 +148,26 @@ pub fn explanation(
     };
     let text = explain::explain(&info, &timeline, &circumstances);
     Ok(json!({ "id": id.to_string(), "state": words::state(&info), "text": text }))
+}
+
+/// Who gets mail for the postmaster now, if the item is such mail that nobody got. Names are looked up as the intake does it.
+fn postmaster(view: &Spool, info: &ItemInfo, terms: &Terms) -> Result<Option<Postmaster>, SpoolError> {
+    if info.lane_name != OPERATOR_LANE {
+        return Ok(None);
+    }
+    if terms.postmaster.is_empty() {
+        return Ok(Some(Postmaster::Nobody));
+    }
+    let names = match Address::parse(&terms.postmaster, true) {
+        Ok(address) => address.names(),
+        Err(_) => vec![terms.postmaster.to_ascii_lowercase()], // a key text
+    };
+    for name in names {
+        if view.mailbox(&name)?.is_some() {
+            return Ok(Some(Postmaster::Mailbox));
+        }
+    }
+    Ok(Some(Postmaster::NoMailbox))
 }
 
 fn outgoing(
@@ -210,24 +235,29 @@ fn damaged(id: ItemId, lsn: Lsn, problem: &str) -> AskError {
     ))
 }
 
-/// The spool in numbers.
+/// The spool in numbers. `lanes` are those with something waiting, and `lanes_complete` says whether that is all of them: only so
+/// many mailboxes are looked at, and named.
 ///
 /// # Errors
 /// When the spool cannot be read.
 pub fn stats(view: &Spool, context: &Context<'_>) -> Result<Value, AskError> {
     let stats = view.stats()?;
-    let mut lanes = Vec::new();
-    let mut after = None;
+    let (mut lanes, mut after, mut looked, mut complete) = (Vec::new(), None, 0, false);
     // Lanes with something waiting, the first thousand of them: stats is for a person.
-    while lanes.len() < LIMIT_MAX {
+    while lanes.len() <= LIMIT_MAX && looked < MAILBOXES_MAX {
         let page = view.mailboxes(after, LIMIT_MAX)?;
-        let Some(last) = page.last() else { break };
-        after = Some(last.lane);
+        after = page.last().map(|last| last.lane);
+        looked += page.len();
         let busy = page.iter().filter(|m| m.stats.items[0] + m.stats.items[3] > 0);
         lanes.extend(busy.map(|m| words::mailbox(m, context.now)));
+        if page.len() < LIMIT_MAX {
+            complete = lanes.len() <= LIMIT_MAX;
+            break;
+        }
     }
     lanes.truncate(LIMIT_MAX);
     let mut object = words::stats(&stats, &lanes, context.now);
+    object["lanes_complete"] = complete.into();
     object["outgoing"] = queues(view, context.now)?;
     Ok(object)
 }
@@ -315,4 +345,56 @@ fn last_hour(view: &Spool, outbox: &Mailbox, now: WallMs) -> Result<usize, Spool
     let filter = Filter { lane: Some(outbox.lane), since, ..Filter::default() };
     let (page, _) = view.list(&filter, Some(Page { lane: outbox.lane, seq: Seq(first) }), LIMIT_MAX)?;
     Ok(page.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use spool::Options;
+    use spool::disk::sim::SimDisk;
+    use spool::index::memory::MemoryIndex;
+    use spool::types::{NewMessage, Target};
+
+    use super::*;
+
+    const NOW: WallMs = WallMs(1_800_000_000_000);
+
+    fn put(spool: &mut Spool, lane: LaneId, n: u8) {
+        let id = ItemId::new(NOW, [n; 10]);
+        let message = NewMessage {
+            body: id,
+            body_bytes: 0,
+            sha256: [0; 32],
+            head: Vec::new(),
+            meta: Vec::new(),
+            fingerprint: None,
+            targets: vec![Target { lane, id, tag: Vec::new() }],
+        };
+        spool.accept(message, NOW).unwrap();
+        spool.commit(NOW).unwrap();
+    }
+
+    #[test]
+    fn statistics_look_at_so_many_mailboxes_and_say_when_there_are_more() {
+        let options = Options { min_free_bytes: 0, seed: 7, ..Options::default() };
+        let (disk, index) = (Arc::new(SimDisk::new()), Arc::new(MemoryIndex::new()));
+        let (mut spool, _) = Spool::open(disk, index, options, NOW).unwrap();
+        let context = Context { now: NOW, terms: &Terms::default(), deliveries: None };
+        let lanes: Vec<_> =
+            (0..MAILBOXES_MAX - 1).map(|n| spool.register(&format!("lane{n}"), NOW).unwrap()).collect();
+        spool.commit(NOW).unwrap();
+        put(&mut spool, lanes[MAILBOXES_MAX - 2], 1);
+        let all = stats(&spool, &context).unwrap();
+        assert_eq!(all["lanes"].as_array().map(Vec::len), Some(1), "the last one");
+        assert_eq!(all["lanes_complete"], true);
+
+        let more: Vec<_> = (0..100).map(|n| spool.register(&format!("more{n}"), NOW).unwrap()).collect();
+        spool.commit(NOW).unwrap();
+        put(&mut spool, more[99], 2);
+        let some = stats(&spool, &context).unwrap();
+        assert_eq!(some["lanes"].as_array().map(Vec::len), Some(1), "another one waits further down");
+        assert_eq!(some["lanes_complete"], false);
+        assert_eq!(some["items"]["ready"], 2, "what is counted is counted all the same");
+    }
 }

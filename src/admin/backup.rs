@@ -147,7 +147,7 @@ pub fn make(
     let started = crate::clock::monotonic();
     let dir = &target(data_dir, dir)?;
     let mut pinned = Pinned::begin(origin)?;
-    let others = others::list(data_dir).map_err(|error| unreadable(data_dir, &error))?;
+    let others = others::list(data_dir)?;
     let total = pinned.plan.total_bytes().saturating_add(others.bytes());
     create(dir)?;
     has_room(data_dir, dir, total, pinned.plan.min_free_bytes)?;

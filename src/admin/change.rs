@@ -1,6 +1,9 @@
 //! Changes that an operator asks for, made through the spool's own thread: answered when they are stable.
 //!
 //! Used by the daemon's admin socket, and by `--offline` commands that own the directory for a moment.
+//!
+//! Failure policy: what follows from a change (its log line, the end of the sessions of a revoked mailbox) is done as soon as the
+//! change is stable, before anything else is tried: a later step that fails changes nothing about it.
 
 mod outgoing;
 pub mod people;
@@ -15,6 +18,7 @@ use spool::inspect::ReplayFrom;
 use spool::types::{MailboxChange, State, Verb};
 
 use super::ask::{self, AskError, Context, Terms};
+use super::presence::Presence;
 use super::words;
 use crate::identity::key::KeyText;
 use crate::mail::address::Mailbox as Address;
@@ -128,6 +132,8 @@ pub enum Change {
         id: ItemId,
         /// What.
         verb: ItemVerb,
+        /// The state in which whoever asks saw it: in another one it is left alone. `None`: whatever its state is.
+        seen: Option<State>,
         /// Why.
         reason: String,
     },
@@ -144,7 +150,44 @@ pub enum Change {
     Replay(ReplayAsk),
 }
 
-/// Makes `change` and answers what is so afterwards.
+/// What a change reaches besides the spool, while a relay runs.
+#[derive(Clone, Copy, Debug)]
+pub struct Running<'a> {
+    /// Who is connected: the sessions of a mailbox end with its revocation.
+    pub presence: &'a dyn Presence,
+    /// The relay's metrics.
+    pub metrics: &'a Metrics,
+}
+
+impl Running<'_> {
+    /// Does what follows from a change that is stable.
+    fn follow(&self, change: &Change, made: &Value, now: WallMs) {
+        match change {
+            Change::Revoke { .. } => self.presence.revoke(made["lane"].as_str().unwrap_or_default()),
+            Change::Replay(_) => self.metrics.replayed(made["replayed"].as_u64().unwrap_or(0)),
+            Change::Item { verb: ItemVerb::Replay, .. } => self.metrics.replayed(1),
+            Change::Item { id, verb: ItemVerb::Cancel, .. } => {
+                self.metrics.outbound_settled(State::Failed.word(), now.since(id.time()));
+            }
+            Change::Item {
+                verb: ItemVerb::Hold | ItemVerb::Release | ItemVerb::Purge | ItemVerb::Retry,
+                ..
+            }
+            | Change::Add { .. }
+            | Change::Allow { .. }
+            | Change::Invite(_)
+            | Change::Withdraw { .. }
+            | Change::Alias { .. }
+            | Change::Quota { .. }
+            | Change::Resend { .. } => {}
+        }
+    }
+}
+
+/// Makes `change` and answers what is so afterwards. It takes several steps: whoever may be gone before the last one runs
+/// this on a task of its own.
+///
+/// * `running` – `None`: no relay runs.
 ///
 /// # Errors
 /// [`AskError`]; nothing was changed then, unless the spool itself failed.
@@ -152,52 +195,78 @@ pub async fn apply(
     spooler: &Spooler,
     change: Change,
     terms: &Terms,
-    metrics: Option<&Metrics>,
+    running: Option<Running<'_>>,
     now: WallMs,
 ) -> Result<Value, AskError> {
     let asked = change.clone();
-    let answer = if let Change::Resend { id, sure, reason } = change {
+    let made = if let Change::Resend { id, sure, reason } = change {
         resend::resend(spooler, id, sure, clean(&reason), terms, now).await?
     } else {
-        let (terms, own_terms) = (terms.clone(), terms.clone());
-        let made = spooler.call(move |spool| stage(spool, change, &terms, now)).await??;
-        match (&asked, made["lane"].as_str()) {
-            // A second step: what came in with the same commit is stable now and can be looked at.
-            (Change::Revoke { hold_outgoing: true, .. }, Some(lane)) => {
-                let name = lane.to_owned();
-                let step = move |spool: &mut Spool| people::hold_outgoing(spool, &name, &own_terms, now);
-                let (answer, held) = spooler.call(step).await??;
-                for id in held {
-                    tracing::info!(
-                        event = "relay.outbound.held", submission.id = %id, lane, reason = people::REVOKED,
-                        "submission {id} is held: {}", people::REVOKED
-                    );
-                }
-                answer
-            }
-            _ => made,
-        }
+        let terms = terms.clone();
+        spooler.call(move |spool| stage(spool, change, &terms, now)).await??
     };
-    log(&asked, &answer);
-    if let Some(metrics) = metrics {
-        if let Change::Replay(_) = &asked {
-            metrics.replayed(answer["replayed"].as_u64().unwrap_or(0));
-        } else if let Change::Item { verb: ItemVerb::Replay, .. } = &asked {
-            metrics.replayed(1);
-        }
+    log(&asked, &made);
+    if let Some(running) = running {
+        running.follow(&asked, &made, now);
     }
-    if let (Change::Item { id, verb: ItemVerb::Cancel, .. }, Some(metrics)) = (&asked, metrics) {
-        metrics.outbound_settled(State::Failed.word(), now.since(id.time()));
+    let hold_too = match &asked {
+        Change::Revoke { hold_outgoing, .. } => *hold_outgoing,
+        Change::Add { .. } | Change::Allow { .. } | Change::Alias { .. } | Change::Quota { .. } => false,
+        Change::Invite(_)
+        | Change::Withdraw { .. }
+        | Change::Item { .. }
+        | Change::Resend { .. }
+        | Change::Replay(_) => return Ok(made),
+    };
+    let name = made["lane"].as_str().unwrap_or_default().to_owned();
+    let held = if hold_too { Some(hold_outgoing(spooler, &name, now).await?) } else { None };
+    let terms = terms.clone();
+    let mut answer = spooler
+        .query(move |spool| ask::mailbox(spool, &name, &Context { now, terms: &terms, deliveries: None }))
+        .await??;
+    if let Some(held) = held {
+        answer["held_now"] = held.ids.len().into();
+        answer["not_held_now"] = held.unreadable.into();
     }
     Ok(answer)
 }
 
+/// Holds what a revoked mailbox has submitted. A step of its own: what came in with the commit of the revocation can be looked
+/// at only after it.
+async fn hold_outgoing(spooler: &Spooler, lane: &str, now: WallMs) -> Result<people::Held, AskError> {
+    let name = lane.to_owned();
+    let held = spooler.call(move |spool| people::hold_outgoing(spool, &name, now)).await??;
+    for id in &held.ids {
+        tracing::info!(
+            event = "relay.outbound.held", submission.id = %id, lane, reason = people::REVOKED,
+            "submission {id} is held: {}", people::REVOKED
+        );
+    }
+    if held.unreadable > 0 {
+        tracing::warn!(
+            event = "relay.outbound.not_held",
+            lane,
+            submissions = held.unreadable,
+            "{} submissions of a revoked mailbox could not be held: their records cannot be read",
+            held.unreadable
+        );
+    }
+    Ok(held)
+}
+
+/// On the ledger's thread. Of a change to a mailbox the answer is its name only.
 fn stage(spool: &mut Spool, change: Change, terms: &Terms, now: WallMs) -> Result<Value, AskError> {
     let context = Context { now, terms, deliveries: None };
     let domains = &terms.domains;
     let name = match change {
         Change::Add { key } => {
             let key = key_text(&key)?;
+            // To register it again changes nothing: it would be "added", and still not let in.
+            if spool.mailbox(&key)?.is_some_and(|mailbox| mailbox.revoked) {
+                return Err(AskError::Conflict(format!(
+                    "{key} is revoked; `waystation mailbox allow {key}` lets it in again"
+                )));
+            }
             spool.register(&key, now).map_err(refused)?;
             key
         }
@@ -228,18 +297,26 @@ fn stage(spool: &mut Spool, change: Change, terms: &Terms, now: WallMs) -> Resul
             let sending = MailboxChange::Sending { per_hour: submissions_per_hour, recipients_per_day };
             change_mailbox(spool, &name, sending, &context)?
         }
-        Change::Item { id, verb, reason } => return item(spool, id, verb, &reason, now),
+        Change::Item { id, verb, seen, reason } => return item(spool, id, verb, seen, &reason, now),
         Change::Resend { .. } => return Err(AskError::Bad("it takes more than one step".to_owned())),
         Change::Replay(ask) => return replay(spool, &ask, &context),
     };
-    ask::mailbox(spool, &name, &context)
+    Ok(json!({ "lane": name }))
 }
 
-fn item(spool: &mut Spool, id: ItemId, verb: ItemVerb, reason: &str, now: WallMs) -> Result<Value, AskError> {
+fn item(
+    spool: &mut Spool,
+    id: ItemId,
+    verb: ItemVerb,
+    seen: Option<State>,
+    reason: &str,
+    now: WallMs,
+) -> Result<Value, AskError> {
     let reason = clean(reason);
     let noted = words::by_operator(&reason);
     let before = match ask::known(spool, id) {
-        // A record that cannot be read is no reason to keep what is left of the item.
+        // A record that cannot be read is no reason to keep what is left of the item. Nobody can be handed it in whatever
+        // state, so it does not matter in which it was seen.
         Err(AskError::Conflict(_)) if verb == ItemVerb::Purge => {
             spool.apply_verb(id, Verb::Purge, &noted, now).map_err(refused)?;
             return Ok(
@@ -248,6 +325,14 @@ fn item(spool: &mut Spool, id: ItemId, verb: ItemVerb, reason: &str, now: WallMs
         }
         known => known?,
     };
+    // Here and not where it was selected: nothing comes between this look and the change.
+    if let Some(seen) = seen.filter(|seen| *seen != before.state) {
+        return Err(AskError::Conflict(format!(
+            "{id} was {} when it was selected and is {} now, so it is left alone",
+            seen.word(),
+            words::state(&before)
+        )));
+    }
     if let Some(outbound) = &before.outbound {
         if verb == ItemVerb::Replay {
             return Err(AskError::Bad(format!(

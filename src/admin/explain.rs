@@ -10,6 +10,17 @@ use spool::types::{ItemInfo, State, Transition};
 
 use super::words::{age, operators, rfc3339, size};
 
+/// Who gets mail for the postmaster now, of an item that came when nobody did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Postmaster {
+    /// `postmaster` in the configuration is empty.
+    Nobody,
+    /// It names no mailbox.
+    NoMailbox,
+    /// It names a mailbox.
+    Mailbox,
+}
+
 /// What the paragraph needs besides the item.
 #[derive(Clone, Copy, Debug)]
 pub struct Circumstances {
@@ -19,8 +30,8 @@ pub struct Circumstances {
     pub connected: Option<bool>,
     /// Whether the mailbox is revoked.
     pub revoked: bool,
-    /// Whether no gateway will ever fetch it: postmaster mail that nobody gets.
-    pub for_operator: bool,
+    /// Set for what lies in the lane `operator`, which no gateway will ever fetch: who would get such mail now.
+    pub postmaster: Option<Postmaster>,
     /// How often the gateway could not take it, since the relay started.
     pub refusals: Option<Refusals>,
     /// The first seq of the lane that is not done yet.
@@ -155,12 +166,8 @@ fn waits(item: &ItemInfo, c: &Circumstances) -> String {
         1 => "At most one older item goes before it".to_owned(),
         n => format!("At most {n} older items go before it"),
     };
-    if c.for_operator {
-        return format!(
-            "It is mail for the postmaster, which no gateway fetches: `postmaster` in the configuration names nobody. \
-             `waystation spool show {} --raw` shows it, and it expires at {expires}.",
-            item.id
-        );
+    if let Some(postmaster) = c.postmaster {
+        return for_postmaster(item, postmaster, &expires);
     }
     if c.revoked {
         return format!(
@@ -191,6 +198,27 @@ fn waits(item: &ItemInfo, c: &Circumstances) -> String {
              connects; if none does, it expires at {expires}."
         ),
     }
+}
+
+fn for_postmaster(item: &ItemInfo, postmaster: Postmaster, expires: &str) -> String {
+    let (id, lane) = (item.id, &item.lane_name);
+    let why = match postmaster {
+        Postmaster::Nobody => {
+            "which no gateway fetches: `postmaster` in the configuration names nobody".to_owned()
+        }
+        Postmaster::NoMailbox => {
+            "which no gateway fetches: `postmaster` in the configuration names no mailbox of this relay"
+                .to_owned()
+        }
+        Postmaster::Mailbox => format!(
+            "and came when nobody got such mail. `postmaster` in the configuration names a mailbox by now, and what comes \
+             goes there; this one stays in the lane `{lane}`, which no gateway fetches"
+        ),
+    };
+    format!(
+        "It is mail for the postmaster, {why}. `waystation spool show {id} --raw` shows it, `waystation spool export DIR \
+         --id {id}` makes a file of it for whoever should read it, and it expires at {expires}."
+    )
 }
 
 #[cfg(test)]
@@ -225,7 +253,7 @@ mod tests {
             now: WallMs(1_790_000_120_000),
             connected: Some(false),
             revoked: false,
-            for_operator: false,
+            postmaster: None,
             refusals: None,
             first_waiting: Seq(2),
             retain_acked_ms: 1000,
@@ -321,8 +349,19 @@ mod tests {
 
     #[test]
     fn mail_for_the_postmaster_is_not_promised_to_anybody() {
-        let text =
-            explain(&item(State::Ready), &[], &Circumstances { for_operator: true, ..circumstances() });
-        assert!(text.contains("no gateway fetches") && text.contains("expires at"), "{text}");
+        let says = |postmaster| {
+            let c = Circumstances { postmaster: Some(postmaster), ..circumstances() };
+            let text = explain(&item(State::Ready), &[], &c);
+            assert!(text.contains("no gateway fetches") && text.contains("expires at"), "{text}");
+            assert!(text.contains("--raw`") && text.contains("spool export DIR --id"), "{text}");
+            assert!(text.ends_with('.') && !text.contains("  "), "{text}");
+            text
+        };
+        assert!(says(Postmaster::Nobody).contains("names nobody."));
+        assert!(says(Postmaster::NoMailbox).contains("names no mailbox of this relay."));
+        // Whoever has set it since must not read that nobody is set.
+        let since = says(Postmaster::Mailbox);
+        assert!(since.contains("came when nobody got such mail") && since.contains("stays in"), "{since}");
+        assert!(!since.contains("names nobody") && !since.contains("names no mailbox"), "{since}");
     }
 }

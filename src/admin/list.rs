@@ -1,7 +1,8 @@
 //! Listing items and submissions: selectors, pages, and what one line says.
 //!
-//! Promises: every answer is bounded, in objects and in what is looked at; the page says where to go on. The oldest come first, lane
-//! by lane, or the newest over all lanes (`newest.rs`).
+//! Promises: one answer costs the ledger at most [`CALLS_MAX`] of its own bounded steps, so that a search that finds nothing holds
+//! nobody up; a page may be empty and still say where to go on. The oldest come first, lane by lane, or the newest over all lanes
+//! (`newest.rs`).
 
 mod newest;
 
@@ -15,8 +16,10 @@ use spool::types::{Filter, ItemInfo, Page, State};
 use super::ask::{AskError, Context, LIMIT_MAX, resolve, submission_of};
 use super::words;
 
-/// Most items one request looks at when it filters by address; the next page goes on from there.
-const SCAN_MAX: usize = 20_000;
+/// Steps of the ledger for one answer; the next page goes on from there.
+const CALLS_MAX: usize = 5;
+/// Items of one step, when their records are read to compare addresses.
+const BATCH: usize = 1000;
 /// Most objects in one answer that tells every attempt: each is read from the journal.
 const LIMIT_WITH_ATTEMPTS: usize = 200;
 
@@ -75,6 +78,7 @@ struct Wanted<'a> {
 
 impl<'a> Wanted<'a> {
     fn new(ask: &'a ItemsAsk) -> Result<Self, AskError> {
+        refuse_empty(ask)?;
         let (states, leased) = parse_states(ask.state.as_deref().unwrap_or(""))?;
         let (states, only_results) = with_results(states, ask.result.as_deref().unwrap_or(""))?;
         let outbound = match ask.direction.as_deref() {
@@ -142,16 +146,24 @@ impl<'a> Wanted<'a> {
 
 fn oldest(view: &Spool, wanted: &Wanted<'_>, context: &Context<'_>) -> Result<Value, AskError> {
     let mut places = Places::new(view, wanted, context)?;
-    let (mut found, mut looked) = (Vec::new(), 0);
-    while let Some((lane, after)) = places.now() {
+    let mut found = Vec::new();
+    for _ in 0..CALLS_MAX {
+        let Some((lane, after)) = places.now() else { break };
         let filter = Filter { lane, ..wanted.filter.clone() };
-        let (page, next) = view.list(&filter, after, wanted.limit - found.len())?;
-        looked += page.len();
-        for item in &page {
+        let room = wanted.limit - found.len();
+        // Addresses are in the records: to find a few, many are read.
+        let batch = if wanted.reads_addresses() { BATCH } else { room };
+        let (page, next) = view.list(&filter, after, batch)?;
+        let (mut rest, mut last) = (page.iter(), None);
+        for item in rest.by_ref() {
             found.extend(wanted.object(view, item, context)?);
+            if found.len() >= wanted.limit {
+                last = Some(Page { lane: item.lane, seq: item.seq });
+                break;
+            }
         }
-        places.went_on(next);
-        if found.len() >= wanted.limit || looked >= SCAN_MAX {
+        places.went_on(if rest.len() > 0 { last } else { next });
+        if found.len() >= wanted.limit {
             break;
         }
     }
@@ -160,6 +172,20 @@ fn oldest(view: &Spool, wanted: &Wanted<'_>, context: &Context<'_>) -> Result<Va
         format!("{}:{}", page.lane.0, page.seq.0)
     });
     Ok(json!({ "items": found, "next": next }))
+}
+
+/// A selector that selects nothing in particular is a mistake, and would mean everything: a script whose variable is empty
+/// holds or purges what it never meant.
+fn refuse_empty(ask: &ItemsAsk) -> Result<(), AskError> {
+    let texts = [("from", &ask.from), ("to", &ask.to), ("address", &ask.address)];
+    let words = [("state", &ask.state), ("result", &ask.result)];
+    let no_text = texts.into_iter().filter(|(_, text)| text.as_deref() == Some(""));
+    let no_word =
+        words.into_iter().filter(|(_, words)| words.as_deref().is_some_and(|w| list(w).next().is_none()));
+    match no_text.chain(no_word).next() {
+        Some((name, _)) => Err(AskError::Bad(format!("`{name}` is empty; leave it out to mean all"))),
+        None => Ok(()),
+    }
 }
 
 /// Nothing that one record lacks may hide the others.
@@ -301,7 +327,89 @@ fn contains(value: &Value, part: Option<&str>) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use spool::Options;
+    use spool::disk::sim::SimDisk;
+    use spool::ids::ItemId;
+    use spool::index::memory::MemoryIndex;
+    use spool::types::{NewMessage, Target, Verb};
+
     use super::*;
+    use crate::admin::ask::Terms;
+
+    const NOW: WallMs = WallMs(1_800_000_000_000);
+    /// Blocks that the ledger looks into for one step.
+    const BLOCKS_PER_CALL: u32 = 512;
+
+    fn id(n: u32) -> ItemId {
+        let mut rest = [0; 10];
+        rest[..4].copy_from_slice(&n.to_be_bytes());
+        ItemId::new(NOW.plus(u64::from(n) * 7), rest)
+    }
+
+    /// So many lanes with one item each, number by number: each takes a block of the index.
+    fn filled(lanes: u32, to: impl Fn(u32) -> String) -> Spool {
+        let options = Options { min_free_bytes: 0, seed: 7, ..Options::default() };
+        let (disk, index) = (Arc::new(SimDisk::new()), Arc::new(MemoryIndex::new()));
+        let (mut spool, _) = Spool::open(disk, index, options, NOW).unwrap();
+        for n in 0..lanes {
+            let lane = spool.register(&format!("lane{n}"), NOW).unwrap();
+            let message = NewMessage {
+                body: id(n),
+                body_bytes: 0,
+                sha256: [0; 32],
+                head: Vec::new(),
+                meta: Vec::new(),
+                fingerprint: None,
+                targets: vec![Target { lane, id: id(n), tag: to(n).into_bytes() }],
+            };
+            spool.accept(message, NOW).unwrap();
+        }
+        spool.commit(NOW).unwrap();
+        spool
+    }
+
+    /// The ids of all pages, page by page.
+    fn pages(spool: &Spool, mut ask: ItemsAsk) -> Vec<Vec<String>> {
+        let context = Context { now: NOW, terms: &Terms::default(), deliveries: None };
+        let mut out = Vec::new();
+        loop {
+            let page = items(spool, &ask, &context).unwrap();
+            let found = page["items"].as_array().unwrap();
+            out.push(found.iter().map(|item| item["id"].as_str().unwrap().to_owned()).collect());
+            match page["next"].as_str() {
+                Some(next) => ask.after = Some(next.to_owned()),
+                None => return out,
+            }
+        }
+    }
+
+    #[test]
+    fn a_search_that_finds_nothing_stops_early_and_goes_on_where_it_stopped() {
+        let lanes = CALLS_MAX as u32 * BLOCKS_PER_CALL + 100;
+        let mut spool = filled(lanes, |_| "home@x.example".to_owned());
+        spool.apply_verb(id(lanes - 1), Verb::Hold, "", NOW).unwrap();
+        spool.commit(NOW).unwrap();
+        let held = ItemsAsk { state: Some("held".to_owned()), ..ItemsAsk::default() };
+        let context = Context { now: NOW, terms: &Terms::default(), deliveries: None };
+        let first = items(&spool, &held, &context).unwrap();
+        let next = parse_page(first["next"].as_str().unwrap()).unwrap();
+        assert_eq!(first["items"], json!([]));
+        assert!(next.lane.0 <= CALLS_MAX as u32 * BLOCKS_PER_CALL, "{next:?}");
+        assert_eq!(pages(&spool, held), [vec![], vec![id(lanes - 1).to_string()]]);
+    }
+
+    #[test]
+    fn a_page_that_is_full_in_the_middle_of_a_step_loses_nothing() {
+        let name = |n: u32| if n.is_multiple_of(3) { "aunt@x.example" } else { "home@x.example" };
+        let spool = filled(20, |n| name(n).to_owned());
+        let ask = ItemsAsk { to: Some("AUNT@".to_owned()), limit: Some(2), ..ItemsAsk::default() };
+        let expected: Vec<_> = (0..20).filter(|n| n % 3 == 0).map(|n| id(n).to_string()).collect();
+        let found = pages(&spool, ask);
+        assert_eq!(found.concat(), expected);
+        assert!(found.iter().all(|page| page.len() <= 2), "{found:?}");
+    }
 
     #[test]
     fn state_words_select_lent_items_too() {
@@ -320,6 +428,24 @@ mod tests {
         assert!(with_results(vec![], "acked").is_err());
         assert!(
             with_results(vec![State::Held], "").is_ok_and(|(states, only)| states == [State::Held] && !only)
+        );
+    }
+
+    #[test]
+    fn a_selector_that_says_nothing_is_refused() {
+        let text = |text: &str| Some(text.to_owned());
+        for (name, ask) in [
+            ("from", ItemsAsk { from: text(""), ..ItemsAsk::default() }),
+            ("to", ItemsAsk { to: text(""), ..ItemsAsk::default() }),
+            ("address", ItemsAsk { address: text(""), ..ItemsAsk::default() }),
+            ("state", ItemsAsk { state: text(","), ..ItemsAsk::default() }),
+            ("result", ItemsAsk { result: text(" "), ..ItemsAsk::default() }),
+        ] {
+            let refused = Wanted::new(&ask).err();
+            assert_eq!(refused, Some(AskError::Bad(format!("`{name}` is empty; leave it out to mean all"))));
+        }
+        assert!(
+            Wanted::new(&ItemsAsk { state: text("held,"), to: text("a"), ..ItemsAsk::default() }).is_ok()
         );
     }
 

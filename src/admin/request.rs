@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 use spool::ids::{ItemId, ItemIdError};
+use spool::types::State;
 
 use super::ask::AskError;
 use super::change::{Change, ItemVerb, ReplayAsk};
@@ -48,6 +49,14 @@ struct ReasonBody {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+struct ItemBody {
+    #[serde(default)]
+    reason: String,
+    state: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct BackupBody {
     dir: PathBuf,
 }
@@ -85,8 +94,9 @@ pub fn change(target: &str, body: &[u8]) -> Result<Change, AskError> {
                 let words = ItemVerb::ALL.map(ItemVerb::word).join(", ");
                 return Err(AskError::NotFound(format!("no verb `{verb}`; verbs are {words}")));
             };
-            let ReasonBody { reason } = parse(body)?;
-            Ok(Change::Item { id: item_id(id)?, verb, reason })
+            let ItemBody { reason, state } = parse(body)?;
+            let seen = state.as_deref().map(state_of).transpose()?;
+            Ok(Change::Item { id: item_id(id)?, verb, seen, reason })
         }
         _ => Err(AskError::NotFound(format!("no request {target}"))),
     }
@@ -144,6 +154,17 @@ pub fn item_id(text: &str) -> Result<ItemId, AskError> {
     text.parse().map_err(|e: ItemIdError| AskError::Bad(format!("`{text}` is {e}")))
 }
 
+/// The state that a word of a listing stands for: what is lent is `ready` all the same.
+fn state_of(word: &str) -> Result<State, AskError> {
+    if word == "leased" {
+        return Ok(State::Ready);
+    }
+    State::from_word(word).ok_or_else(|| {
+        let words = State::ALL.map(State::word).join(", ");
+        AskError::Bad(format!("no state `{word}`; states are leased, {words}"))
+    })
+}
+
 fn parse<T: for<'de> Deserialize<'de>>(body: &[u8]) -> Result<T, AskError> {
     serde_json::from_slice(body).map_err(|e| AskError::Bad(format!("the request is wrong: {e}")))
 }
@@ -182,6 +203,19 @@ mod tests {
         assert!(matches!(change("/spool", b"{}"), Err(AskError::NotFound(_))));
         assert!(matches!(change("/mailboxes", br#"{"key":"k","x":1}"#), Err(AskError::Bad(_))));
         assert!(matches!(change("/spool/items/short/hold", b"{}"), Err(AskError::Bad(_))));
+    }
+
+    #[test]
+    fn an_item_may_be_asked_for_in_one_state_only() {
+        let id = ItemId([7; 16]);
+        let asked = |body: &str| change(&format!("/spool/items/{id}/purge"), body.as_bytes());
+        let purge = |seen| Ok(Change::Item { id, verb: ItemVerb::Purge, seen, reason: String::new() });
+        assert_eq!(asked("{}"), purge(None));
+        assert_eq!(asked(r#"{"state":"acked"}"#), purge(Some(State::Acked)));
+        assert_eq!(asked(r#"{"state":"leased"}"#), purge(Some(State::Ready)));
+        for wrong in [r#"{"state":""}"#, r#"{"state":"lost"}"#, r#"{"state":"acked,held"}"#] {
+            assert!(matches!(asked(wrong), Err(AskError::Bad(_))), "{wrong}");
+        }
     }
 
     #[test]

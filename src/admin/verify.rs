@@ -1,23 +1,34 @@
 //! Reads every record of the journal and every body, and compares the counters with what is there.
 //!
-//! Works beside the running daemon: the journal only grows, and what is read was stable when the reading
-//! began. Bounded memory: one segment's scan, one page of items, and a list of problems with an end.
+//! Works beside the running daemon. What is read was stable when the reading began, but it may go meanwhile: a segment whose
+//! records were moved becomes the space for a later one, and a body is given up when its item has its result. So the ledger is
+//! asked about whatever looks damaged, and what it does not have any more is none.
+//! Bounded memory: one segment's scan, one page of items, and a list of problems with an end. Each question to the ledger is
+//! bounded, too: mail goes on between them.
+
+use std::collections::VecDeque;
 
 use serde_json::{Value, json};
 use spool::Spool;
 use spool::engine::Handle;
 use spool::error::SpoolError;
 use spool::ids::{LaneId, Seq};
-use spool::inspect::VerifyPlan;
+use spool::inspect::{LaneChecked, SegmentCheck, VerifyPlan};
 use spool::reader::JournalReader;
-use spool::types::{Filter, State};
+use spool::types::{Filter, ItemInfo, State};
 
 use super::jobs::Tell;
 
 /// Most problems listed; the count goes on.
 const PROBLEMS_MAX: usize = 1000;
-/// Items or lanes of one page.
+/// Items of one page.
 const PAGE: usize = 500;
+/// Mailboxes of one page.
+const MAILBOXES_PAGE: usize = 100;
+/// Blocks of entries that one question to the ledger looks into.
+const BLOCKS_MAX: usize = 512;
+/// How often a body that is somewhere else each time is looked for.
+const MOVES_MAX: usize = 10;
 
 /// Where a question can be put, on a thread that may block.
 pub trait Look {
@@ -79,7 +90,7 @@ pub fn verify(look: &impl Look, tell: Tell<'_>) -> Result<Value, SpoolError> {
         states.filter(|(state, _)| spool::life::keeps_body(**state)).map(|(_, bytes)| bytes).sum()
     });
     let mut progress = Progress { done: 0, of: plan.total_bytes().saturating_add(kept), tell };
-    segments(&plan, &mut report, &mut progress)?;
+    segments(look, &plan, &mut report, &mut progress)?;
     lanes(look, &mut report)?;
     queues(look, &mut report)?;
     bodies(look, &reader, &mut report, &mut progress)?;
@@ -113,21 +124,30 @@ impl Progress<'_> {
     }
 }
 
-fn segments(plan: &VerifyPlan, report: &mut Report, progress: &mut Progress<'_>) -> Result<(), SpoolError> {
+fn segments(
+    look: &impl Look,
+    plan: &VerifyPlan,
+    report: &mut Report,
+    progress: &mut Progress<'_>,
+) -> Result<(), SpoolError> {
     progress.went(0)?;
     for number in plan.segments() {
-        match plan.check_segment(number) {
-            Ok(check) => {
-                report.segments += 1;
-                report.records += check.records;
-                report.bytes += check.bytes;
-                progress.went(check.bytes)?;
-                for (lsn, bytes) in check.damaged {
-                    report.problem(format!("journal at {lsn}: {bytes} bytes are no record"));
-                }
-            }
-            Err(error) => report.problem(format!("segment {number}: {error}")),
+        let mut problems = Vec::new();
+        let check = plan.check_segment(number).unwrap_or_else(|error| {
+            problems.push(format!("segment {number}: {error}"));
+            SegmentCheck::default()
+        });
+        let damaged = check.damaged.iter();
+        problems.extend(damaged.map(|(lsn, bytes)| format!("journal at {lsn}: {bytes} bytes are no record")));
+        progress.went(check.bytes)?;
+        // Its file may be another segment's by now. A number is never used again, and one with damaged records stays.
+        if !problems.is_empty() && look.look(move |spool| !spool.segment_numbers().contains(&number))? {
+            continue;
         }
+        report.segments += 1;
+        report.records += check.records;
+        report.bytes += check.bytes;
+        problems.into_iter().for_each(|problem| report.problem(problem));
     }
     Ok(())
 }
@@ -136,24 +156,19 @@ fn lanes(look: &impl Look, report: &mut Report) -> Result<(), SpoolError> {
     let mut after: Option<LaneId> = None;
     loop {
         let page = look.look(move |spool| -> Result<_, SpoolError> {
-            let lanes = spool.mailboxes(after, PAGE)?;
-            let checked = lanes.into_iter().map(|m| {
-                let outbox = spool.outbox(m.lane)?;
-                let problem = outbox.map_or(Ok(None), |outbox| spool.verify_lane(outbox));
-                Ok((m.lane, m.name, spool.verify_lane(m.lane), outbox, problem))
-            });
-            checked.collect::<Result<Vec<_>, SpoolError>>()
+            let mailboxes = spool.mailboxes(after, MAILBOXES_PAGE)?;
+            let found = mailboxes.into_iter().map(|m| Ok((m.lane, m.name, spool.outbox(m.lane)?)));
+            found.collect::<Result<Vec<_>, SpoolError>>()
         })??;
         let Some((last, ..)) = page.last() else { return Ok(()) };
         after = Some(*last);
-        for (_, name, outcome, outbox, outgoing) in page {
-            for (what, outcome) in [("lane", outcome), ("outbox", outgoing)] {
-                match outcome {
-                    Ok(None) => {}
-                    Ok(Some(problem)) => report.problem(format!("{what} {name}: {problem}")),
-                    Err(error) => report.problem(format!("{what} {name}: {error}")),
-                }
-            }
+        let mut counted = VecDeque::new();
+        for (lane, name, outbox) in &page {
+            counted.push_back((*lane, format!("lane {name}")));
+            counted.extend(outbox.map(|outbox| (outbox, format!("outbox {name}"))));
+        }
+        counters(look, counted, report)?;
+        for (_, name, outbox) in page {
             report.lanes += 1;
             if let Some(outbox) = outbox {
                 report.outboxes += 1;
@@ -161,6 +176,36 @@ fn lanes(look: &impl Look, report: &mut Report) -> Result<(), SpoolError> {
             }
         }
     }
+}
+
+/// Compares the counters of these lanes with their entries.
+fn counters(
+    look: &impl Look,
+    mut left: VecDeque<(LaneId, String)>,
+    report: &mut Report,
+) -> Result<(), SpoolError> {
+    let mut part = None;
+    while !left.is_empty() {
+        let (problems, lanes, next) = look.look(move |spool| {
+            let (mut blocks, mut problems) = (BLOCKS_MAX, Vec::new());
+            while let Some((lane, name)) = left.front() {
+                let problem = match spool.verify_lane_part(*lane, part.take(), &mut blocks) {
+                    Ok(LaneChecked::GoOn(next)) => {
+                        part = Some(next);
+                        break;
+                    }
+                    Ok(LaneChecked::Done(problem)) => problem,
+                    Err(error) => Some(error.to_string()),
+                };
+                problems.extend(problem.map(|problem| format!("{name}: {problem}")));
+                left.pop_front();
+            }
+            (problems, left, part)
+        })?;
+        (left, part) = (lanes, next);
+        problems.into_iter().for_each(|problem| report.problem(problem));
+    }
+    Ok(())
 }
 
 /// Every submission is in the queues that its state asks for.
@@ -201,16 +246,8 @@ fn bodies(
         for item in items.iter().filter(|item| spool::life::keeps_body(item.state)) {
             report.bodies += 1;
             progress.went(item.size_bytes)?;
-            let Err(error) = reader.check_body(item) else { continue };
-            // Compaction may have moved it, or retention ended, since the page was made.
-            let id = item.id;
-            let problem = match look.look(move |spool| spool.item(id))? {
-                Ok(Some(again)) if again.chunks != item.chunks => reader.check_body(&again).err(),
-                Ok(Some(_)) | Err(_) => Some(error),
-                Ok(None) => None,
-            };
-            if let Some(problem) = problem {
-                report.problem(format!("item {id}: {problem}"));
+            if let Some(problem) = body(look, reader, item)? {
+                report.problem(format!("item {}: {problem}", item.id));
             }
         }
         after = next;
@@ -219,3 +256,30 @@ fn bodies(
         }
     }
 }
+
+/// What is wrong with the body of an item, as long as the item has one.
+fn body(look: &impl Look, reader: &JournalReader, item: &ItemInfo) -> Result<Option<SpoolError>, SpoolError> {
+    let Err(mut problem) = reader.check_body(item) else { return Ok(None) };
+    let (id, mut chunks) = (item.id, item.chunks.clone());
+    for _ in 0..MOVES_MAX {
+        let again = match look.look(move |spool| spool.item(id))? {
+            Ok(Some(again)) if spool::life::keeps_body(again.state) => again,
+            // Since its page was made it was purged or taken by the next hop, or its retention is over.
+            Ok(Some(_) | None) => return Ok(None),
+            Err(_) => return Ok(Some(problem)),
+        };
+        // Compaction has not moved it: it lies where it was read.
+        if again.chunks == chunks {
+            return Ok(Some(problem));
+        }
+        match reader.check_body(&again) {
+            Ok(()) => return Ok(None),
+            Err(error) => problem = error,
+        }
+        chunks = again.chunks;
+    }
+    Ok(Some(problem))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,7 @@
 //! Where answers come from: the running daemon, or the directory when no daemon runs.
 
+pub(super) mod owner;
+
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
@@ -24,6 +26,7 @@ use crate::daemon::ledger::{self, Ledger, LedgerError};
 use crate::mail::outbound::delivery::switch::Switch;
 use crate::mail::signer::Signer;
 use crate::observe::Metrics;
+use owner::Owner;
 
 /// Why the bytes of an item were not read.
 #[derive(Debug)]
@@ -77,6 +80,8 @@ pub(crate) struct Backend {
     terms: Terms,
     runtime: tokio::runtime::Runtime,
     source: Source,
+    // Last, so that all that was made in the directory is there when it is given away.
+    _owner: Option<Owner>,
 }
 
 enum Source {
@@ -92,19 +97,22 @@ impl Backend {
     /// Looks for a daemon, and opens the directory read-only when there is none. Says which.
     pub(crate) fn open(global: &Global) -> anyhow::Result<Self> {
         let (config, runtime) = (load::config(global)?, runtime()?);
-        let (source, note) = match runtime.block_on(Client::find(&config.admin_socket)).map_err(stop)? {
-            Some(client) => {
-                let note = format!("from the running relay at {}", client.socket().display());
-                (Source::Daemon(client), note)
-            }
-            None => {
-                let note =
-                    format!("no relay runs; reading {} directly, read-only", config.data_dir.display());
-                (Source::Directory(Box::new(open_directory(&config)?)), note)
-            }
-        };
+        let (source, owner, note) =
+            match runtime.block_on(Client::find(&config.admin_socket)).map_err(stop)? {
+                Some(client) => {
+                    let note = format!("from the running relay at {}", client.socket().display());
+                    (Source::Daemon(client), None, note)
+                }
+                None => {
+                    let note =
+                        format!("no relay runs; reading {} directly, read-only", config.data_dir.display());
+                    // Looking takes the lock, which may be new.
+                    let owner = Owner::of(&config.data_dir);
+                    (Source::Directory(Box::new(open_directory(&config)?)), Some(owner), note)
+                }
+            };
         say(global, &note);
-        Ok(Self { terms: daemon::terms(&config), config, runtime, source })
+        Ok(Self { terms: daemon::terms(&config), config, runtime, source, _owner: owner })
     }
 
     /// Looks for a daemon; with `offline`, and when there is none, owns the directory for this command.
@@ -117,6 +125,7 @@ impl Backend {
                 config,
                 runtime,
                 source: Source::Daemon(client),
+                _owner: None,
             });
         }
         if !offline {
@@ -127,11 +136,13 @@ impl Backend {
             return Err(Stop::new(Exit::Later, message).into());
         }
         say(global, &format!("no relay runs; changing {} directly", config.data_dir.display()));
+        let owner = Owner::of(&config.data_dir);
         Ok(Self {
             terms: daemon::terms(&config),
             source: Source::Owned(Box::new(own(&config)?)),
             config,
             runtime,
+            _owner: Some(owner),
         })
     }
 
@@ -150,11 +161,18 @@ impl Backend {
             return Err(no_spool(&config).into());
         }
         say(global, &format!("no relay runs; building the index of {dir} anew"));
+        let owner = Owner::of(&config.data_dir);
         let ledger = progress::while_working("reading the journal", || {
             ledger::remove_index(&config).map_err(in_use)?;
             own(&config)
         })?;
-        Ok(Self { terms: daemon::terms(&config), source: Source::Owned(Box::new(ledger)), config, runtime })
+        Ok(Self {
+            terms: daemon::terms(&config),
+            source: Source::Owned(Box::new(ledger)),
+            config,
+            runtime,
+            _owner: Some(owner),
+        })
     }
 
     /// Makes a change; `target` and `body` are those of the admin socket.

@@ -205,7 +205,7 @@ impl Scratch {
         let path =
             root.join(format!("waystation-bench-{}-{:08x}", std::process::id(), rand::random::<u32>()));
         // Peers' daemons run as other users and must be able to get in.
-        let made = std::fs::DirBuilder::new().mode(0o755).create(&path);
+        let made = std::fs::DirBuilder::new().mode(0o755).recursive(true).create(&path);
         made.with_context(|| format!("cannot make {}", path.display()))?;
         Ok(Self(path))
     }

@@ -61,7 +61,7 @@ pub(crate) fn run(global: &Global, verb: Verb) -> anyhow::Result<Exit> {
 }
 
 fn page(paint: Paint, answer: &Value) -> String {
-    let text = |value: &Value| value.as_str().unwrap_or("").to_owned();
+    let text = |value: &Value| screen::clean(value.as_str().unwrap_or(""));
     let mut page = match (answer["paused"] == true, answer["running"] == true) {
         (true, _) => {
             let since = match answer["paused_since"].as_str() {

@@ -22,7 +22,6 @@ use crate::clock;
 use crate::config::{Config, Tls};
 use crate::daemon::records::acme_dir;
 use crate::gateway::dial::{self, Endpoint, Trust};
-use crate::records::StsMode;
 use crate::tls::Installed;
 use crate::tls::files::Files;
 use finding::{Board, Finding};
@@ -162,7 +161,7 @@ fn judged(config: &Config, installed: &Installed, renews_itself: bool) -> Findin
         Some(Tls::Acme(acme)) => acme.names.clone(),
         Some(Tls::Files { .. }) | None => vec![config.hostname.clone()],
     };
-    let policies = crate::daemon::records::site(config).sts == Some(StsMode::Enforce);
+    let policies = crate::daemon::records::site(config).sts.is_some();
     let policy_hosts = config.domains.iter().map(|domain| format!("mta-sts.{domain}"));
     let facts = judge::net::Certificate {
         names: installed.names.clone(),

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use super::backend::owner::Owner;
 use super::{Exit, Global, Stop, screen};
 use crate::clock;
 use crate::gateway::bootstrap::{self, BootstrapError, CONFIG_NAME};
@@ -186,11 +187,12 @@ async fn make(global: &Global, args: &Bootstrap) -> anyhow::Result<Exit> {
         let at = made.config_file.display();
         let aliases: String = made.aliases.iter().map(|alias| format!("address  {alias}\n")).collect();
         let relay_keys: String = made.relay_keys.iter().map(|key| format!("relay    {key}\n")).collect();
-        screen::print(&format!(
+        // Addresses and keys are the relay's words.
+        screen::print(&screen::clean_lines(&format!(
             "address  {}\n{aliases}key      {} ({key})\nconfig   {at}\n{relay_keys}\n{note}\nNext: waystation gateway run --config {at}\n",
             made.address,
             made.key_file.display(),
-        ))?;
+        )))?;
     }
     match reached {
         Some(Err(problem)) => Err(Stop::new(Exit::Later, problem).into()),
@@ -322,7 +324,7 @@ async fn status(global: &Global, id: Option<&str>) -> anyhow::Result<Exit> {
     if global.json {
         screen::line(&serde_json::to_value(&report)?)?;
     } else {
-        screen::print(&report.to_text(clock::wall()))?;
+        screen::print(&screen::clean_lines(&report.to_text(clock::wall())))?;
     }
     Ok(Exit::Done)
 }
@@ -330,12 +332,14 @@ async fn status(global: &Global, id: Option<&str>) -> anyhow::Result<Exit> {
 /// The story of one submission, asked of the running gateway or read from the outbox.
 async fn tell(global: &Global, config: &Config, id: &str) -> anyhow::Result<Exit> {
     let until = clock::monotonic() + CHECK_TIMEOUT;
+    let mut owner = None;
     let story = loop {
         match socket::ask_about(&config.status_socket, id).await {
             Ok(story) => break story,
             Err(error) if send::is_nobody(&error) => {}
             Err(error) => return Err(not_running(&config.status_socket, &error).into()),
         }
+        owner.get_or_insert_with(|| Owner::of(&config.data_dir));
         match read_story(config, id).await {
             // A gateway that starts will answer soon.
             Err(OutboxError::InUse(_)) if clock::monotonic() < until => {
@@ -351,7 +355,7 @@ async fn tell(global: &Global, config: &Config, id: &str) -> anyhow::Result<Exit
     if global.json {
         screen::line(&serde_json::to_value(&story)?)?;
     } else {
-        screen::print(&story.to_text())?;
+        screen::print(&screen::clean_lines(&story.to_text()))?;
     }
     Ok(Exit::Done)
 }

@@ -139,8 +139,8 @@ fn tell(
         let reasons: Vec<&str> =
             said["reasons"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
         let line = format!("{}: {} {word} {}", endpoint.url, status.as_u16(), reasons.join(", "));
-        let line = line.trim_end();
-        screen::print(&format!("{}\n", if ok { paint.good(line) } else { paint.bad(line) }))?;
+        let line = screen::clean(line.trim_end());
+        screen::print(&format!("{}\n", if ok { paint.good(&line) } else { paint.bad(&line) }))?;
     }
     Ok(if ok { Exit::Done } else { Exit::Failed })
 }

@@ -277,6 +277,11 @@ fn show(global: &Global, mailbox: &Value) -> anyhow::Result<Exit> {
     if let Some(held) = mailbox["held_now"].as_u64() {
         field("held now", &format!("{held} submissions; `waystation spool release ID` lets one go"));
     }
+    if let Some(n) = mailbox["not_held_now"].as_u64().filter(|n| *n > 0) {
+        let text =
+            "that cannot be read, and so not be sent either; `waystation spool verify` lists the damage";
+        field("not held", &format!("{n} {text}"));
+    }
     screen::print(&page)?;
     Ok(Exit::Done)
 }

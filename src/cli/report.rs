@@ -5,7 +5,7 @@
 
 use std::io::IsTerminal as _;
 
-use super::screen::Paint;
+use super::screen::{self, Paint};
 
 /// Columns when nobody says how many there are.
 const WIDTH: usize = 80;
@@ -93,7 +93,7 @@ impl Sheet {
                 out.push(' ');
                 at += 1;
             }
-            out.push_str(word);
+            out.push_str(&screen::clean(word));
             at += long;
         }
         out

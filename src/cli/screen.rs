@@ -52,6 +52,16 @@ impl Paint {
     }
 }
 
+/// What strangers said must not steer a terminal.
+pub(crate) fn clean(text: &str) -> String {
+    text.replace(char::is_control, " ")
+}
+
+/// The same for words of several lines.
+pub(crate) fn clean_lines(text: &str) -> String {
+    text.replace(|c: char| c.is_control() && c != '\n', " ")
+}
+
 /// Writes text to standard output; a closed pipe is an error the caller passes up.
 pub(crate) fn print(text: &str) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
@@ -64,10 +74,13 @@ pub(crate) fn line(value: &Value) -> std::io::Result<()> {
     print(&format!("{value}\n"))
 }
 
-/// Rows under a header, columns as wide as their widest cell. Right-aligned where `right` says so.
+/// Rows under a header, columns as wide as their widest cell. Right-aligned where `right` says so. Cells are cleaned here:
+/// most of them hold names and words of strangers.
 pub(crate) fn table(paint: Paint, header: &[&str], right: &[bool], rows: &[Vec<String>]) -> String {
+    let cleaned = |row: &Vec<String>| row.iter().map(|cell| clean(cell)).collect::<Vec<_>>();
+    let rows: Vec<Vec<String>> = rows.iter().map(cleaned).collect();
     let mut widths: Vec<usize> = header.iter().map(|h| h.chars().count()).collect();
-    for row in rows {
+    for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = (*width).max(cell.chars().count());
         }
@@ -87,7 +100,7 @@ pub(crate) fn table(paint: Paint, header: &[&str], right: &[bool], rows: &[Vec<S
     let mut text = paint.dim(&align(header.to_vec()));
     text.push('\n');
     let state = header.iter().position(|h| *h == "STATE");
-    for row in rows {
+    for row in &rows {
         let mut line = align(row.iter().map(String::as_str).collect());
         if let (true, Some(word)) = (paint.on, state.and_then(|n| row.get(n))) {
             line = line.replacen(&format!(" {word} "), &format!(" {} ", paint.state(word)), 1);
@@ -147,6 +160,14 @@ mod tests {
         let rows = vec![vec!["a".into(), "10".into()], vec!["bbb".into(), "2".into()]];
         let text = table(Paint::new(false), &["NAME", "N"], &[false, true], &rows);
         assert_eq!(text, "NAME   N\na     10\nbbb    2\n");
+    }
+
+    #[test]
+    fn no_cell_steers_a_terminal() {
+        let rows = vec![vec!["a\x1b[2Jb".into(), "held\u{9b}".into()], vec!["c".into(), "\r\n".into()]];
+        let text = table(Paint::new(false), &["FROM", "STATE"], &[false, false], &rows);
+        assert_eq!(text, "FROM    STATE\na [2Jb  held\nc\n");
+        assert_eq!(clean_lines("a\x1b[2J\nb\rc"), "a [2J\nb c");
     }
 
     #[test]

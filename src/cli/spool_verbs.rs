@@ -142,7 +142,7 @@ pub(crate) fn run(global: &Global, verb: Verb) -> anyhow::Result<Exit> {
             if global.json {
                 screen::line(&answer)?;
             } else {
-                screen::print(&format!("{}\n", wrap(text(&answer["text"]), 100)))?;
+                screen::print(&format!("{}\n", wrap(&screen::clean(text(&answer["text"])), 100)))?;
             }
             Ok(Exit::Done)
         }
@@ -164,7 +164,8 @@ pub(crate) fn run(global: &Global, verb: Verb) -> anyhow::Result<Exit> {
 fn replay(global: &Global, args: &ReplayArgs) -> anyhow::Result<Exit> {
     let backend = Backend::open_for_change(global, args.offline)?;
     let Some(lane) = &args.lane else {
-        return moves::each(global, &backend, ItemVerb::Replay, &args.ids, &args.reason);
+        let meant: Vec<_> = args.ids.iter().copied().map(moves::Meant::from).collect();
+        return moves::each(global, &backend, ItemVerb::Replay, &meant, &args.reason);
     };
     let since_ms = args.since.map(|ms| crate::clock::wall().0.saturating_sub(ms));
     let ask = ReplayAsk { lane: lane.clone(), since_ms, from_seq: args.from_seq };

@@ -43,7 +43,8 @@ fn page(paint: Paint, answer: &Value, problems: &[Value]) -> String {
     );
     let mut page = String::new();
     for problem in problems {
-        page.push_str(&format!("{} {}\n", paint.bad("damaged:"), problem.as_str().unwrap_or("")));
+        let problem = screen::clean(problem.as_str().unwrap_or(""));
+        page.push_str(&format!("{} {problem}\n", paint.bad("damaged:")));
     }
     let verdict = match problems.len() {
         0 => paint.good("everything is whole"),

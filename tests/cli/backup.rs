@@ -2,16 +2,18 @@
 
 use std::fs;
 use std::io::Write as _;
+use std::os::unix::fs::{PermissionsExt as _, lchown};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use serde_json::Value;
 
-use super::every_verb::{fill, flip, segment};
+use super::every_verb::{NOBODY, fill, flip, segment, with_all_below};
 use super::{LETTER, json_lines, key, on};
 use crate::support::post::send;
-use crate::support::process::{RelayProcess, run_text};
+use crate::support::process::{RelayProcess, run_text, waystation};
 
 fn backup(data: &Path, dir: &Path, more: &[&str]) -> (i32, String, String) {
     run_text(&on(data, &[&["backup", dir.to_str().expect("text")], more].concat()))
@@ -156,6 +158,53 @@ fn what_cannot_be_a_backup_is_refused_with_a_sentence() {
     let missing = dir.path().join("missing");
     let (code, _, err) = backup(&missing, &beside.path().join("z"), &[]);
     assert!(code == 1 && err.contains("there is no spool"), "{err}");
+}
+
+/// Goal: a directory of the machine's beside ours, `lost+found`, costs no backup, and one of ours that cannot be read does.
+/// Method: as an account that is not root, for whom a directory can be closed.
+#[test]
+fn a_directory_that_the_service_may_not_look_into_is_left_out_and_told() {
+    let (dir, beside) = (tempfile::tempdir().expect("directory"), tempfile::tempdir().expect("directory"));
+    let data = dir.path().join("data");
+    fill(&data);
+    let is_root = rustix::process::geteuid().is_root();
+    if is_root {
+        for path in [with_all_below(dir.path()), with_all_below(beside.path())].concat() {
+            lchown(path, Some(NOBODY), Some(NOBODY)).expect("given");
+        }
+    }
+    let set_mode = |name: &str, mode| {
+        fs::set_permissions(data.join(name), fs::Permissions::from_mode(mode)).expect("permissions");
+    };
+    let close = |name: &str| {
+        fs::create_dir(data.join(name)).expect("made");
+        set_mode(name, 0o000);
+    };
+    let made = |copy: &str| {
+        let copy = beside.path().join(copy);
+        let mut command = waystation();
+        if is_root {
+            command.uid(NOBODY).gid(NOBODY);
+        }
+        command.args(on(&data, &["backup", copy.to_str().expect("text"), "--json"]));
+        let output = command.output().expect("it runs");
+        let text = |bytes| String::from_utf8(bytes).expect("text");
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    };
+    close("lost+found");
+    let (code, out, err) = made("one");
+    assert_eq!(code, Some(0), "{out}{err}");
+    let left_out = json_lines(&out)[0]["left_out"].clone();
+    assert!(
+        left_out[0].as_str().is_some_and(|one| one.starts_with("lost+found: it cannot be read")),
+        "{out}"
+    );
+    close("attestation");
+    let (code, out, err) = made("two");
+    assert!(code == Some(1) && err.contains("/attestation cannot be read"), "{out}{err}");
+    // So that they can be removed.
+    set_mode("lost+found", 0o700);
+    set_mode("attestation", 0o700);
 }
 
 /// One request at the admin socket, as a script would make it.

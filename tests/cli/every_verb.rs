@@ -3,7 +3,12 @@
 //! A word that is missing here is missing for somebody who looks for a message at night.
 
 use std::fs;
-use std::path::Path;
+use std::io::{Read as _, Write as _};
+use std::net::Shutdown;
+use std::os::unix::fs::{MetadataExt as _, lchown};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -16,7 +21,7 @@ use waystation::mail::envelope::Meta;
 
 use super::outgoing::{Outbox, tried};
 use super::{json_lines, key, on};
-use crate::support::process::{RelayProcess, run_text};
+use crate::support::process::{RelayProcess, run_text, waystation};
 
 const HOUR: u64 = 3_600_000;
 const DAY: u64 = 24 * HOUR;
@@ -276,6 +281,7 @@ fn changes(dir: &Path, e: &Every, extra: &[&str]) {
     does(&["mailbox", "alias", "more@mail.localhost", HOME], 0, &[]);
     does(&["mailbox", "revoke", HOME], 0, &[]);
     says(dir, &["spool", "explain", &e.ready], 0, &["Its mailbox is revoked", "mailbox allow"]);
+    does(&["mailbox", "add", &key()], 1, &["is revoked", "mailbox allow"]);
     does(&["mailbox", "allow", HOME], 0, &[]);
     does(&["mailbox", "invite", "--label", "aunt"], 0, &[]);
     says(dir, &["delivery", "status"], 0, &["moving"]);
@@ -308,6 +314,69 @@ fn every_verb_answers_when_the_relay_is_stopped() {
     says(dir.path(), &["spool", "verify", "--rebuild-index"], 0, &["everything is whole"]);
     questions(dir.path(), &every);
     changes(dir.path(), &every, &["--offline"]);
+}
+
+/// An account that owns nothing on this machine but what a test gives it.
+pub(super) const NOBODY: u32 = 65_534;
+
+/// A directory and everything below it.
+pub(super) fn with_all_below(dir: &Path) -> Vec<PathBuf> {
+    let (mut all, mut at) = (vec![dir.to_owned()], 0);
+    while at < all.len() {
+        if fs::symlink_metadata(&all[at]).expect("there").is_dir() {
+            let inside = fs::read_dir(&all[at]).expect("directory");
+            let inside: Vec<_> = inside.map(|entry| entry.expect("entry").path()).collect();
+            all.extend(inside);
+        }
+        at += 1;
+    }
+    all
+}
+
+/// Goal: commands run as root on a stopped relay leave nothing that the service's own account could not open.
+/// Method: a directory of another account, looked at after each command; then the relay starts as that account.
+#[test]
+fn what_root_does_on_a_stopped_relay_leaves_nothing_that_belongs_to_root() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: only root can leave what belongs to root");
+        return;
+    }
+    let dir = tempfile::tempdir().expect("directory");
+    let (data, copy) = (dir.path().join("data"), dir.path().join("copy"));
+    let every = fill(&data);
+    for path in with_all_below(dir.path()) {
+        lchown(path, Some(NOBODY), Some(NOBODY)).expect("given");
+    }
+    let of_root = || {
+        let all = with_all_below(&data).into_iter();
+        all.filter(|path| fs::symlink_metadata(path).expect("there").uid() == 0).collect::<Vec<_>>()
+    };
+    // A copy that was put in place has no lock: whoever comes first makes it.
+    fs::remove_file(data.join("spool/LOCK")).expect("a lock");
+    for args in [
+        &["spool", "ls"][..],
+        &["spool", "verify"],
+        &["spool", "verify", "--rebuild-index"],
+        &["spool", "hold", &every.ready, "--offline"],
+        &["spool", "hold", "00000000000000000000000000", "--offline"],
+        &["mailbox", "invite", "--label", "aunt", "--offline"],
+        &["delivery", "pause", "--reason", "moving", "--offline"],
+        &["backup", copy.to_str().expect("text")],
+    ] {
+        ask(&data, args);
+        assert_eq!(of_root(), Vec::<PathBuf>::new(), "{args:?}");
+    }
+    // What an earlier command left is given away by the next, whatever that is.
+    fs::create_dir(data.join("attestation")).expect("made");
+    fs::write(data.join("attestation/left.key"), "").expect("written");
+    ask(&data, &["spool", "stats"]);
+    assert_eq!(of_root(), Vec::<PathBuf>::new());
+    fs::remove_dir_all(data.join("attestation")).expect("removed");
+    let mut service = waystation();
+    service.uid(NOBODY).gid(NOBODY);
+    let relay = RelayProcess::start_as(service, &data, &[]);
+    says(&data, &["delivery", "status"], 0, &["moving"]);
+    assert_eq!(relay.terminate(), 0);
 }
 
 #[test]
@@ -567,5 +636,95 @@ fn an_item_whose_record_rots_is_listed_by_its_id_and_can_be_purged() {
     assert!(code == 1 && out.contains(&e.held) && err.contains(&e.ready), "{out}{err}");
     says(dir.path(), &["spool", "purge", &e.ready, "--yes"], 0, &["is purged"]);
     assert!(!listed(dir.path(), &["--state", "ready"]).contains(&e.ready));
+    assert_eq!(relay.terminate(), 0);
+}
+
+#[test]
+fn a_selector_without_a_word_is_refused_and_nothing_is_moved() {
+    let dir = tempfile::tempdir().expect("directory");
+    let every = fill(dir.path());
+    let before = fs::read(segment(dir.path(), 1)).expect("segment");
+    let empty: &[&[&str]] = &[
+        &["--to", ""],
+        &["--from", "\t"],
+        &["--lane", ""],
+        &["--direction", ""],
+        &["--state", ","],
+        &["--state", " , "],
+        &["--result", ""],
+        &["--result="],
+        // One that says something does not make up for one that does not.
+        &["--state", "acked", "--to", ""],
+    ];
+    for selection in empty {
+        for verb in ["purge", "hold", "release", "cancel", "retry"] {
+            let args = [&["spool", verb, "--yes", "--offline"], *selection].concat();
+            says(dir.path(), &args, 2, &["it has no word"]);
+        }
+    }
+    assert_eq!(fs::read(segment(dir.path(), 1)).expect("segment"), before, "something was moved");
+    assert_eq!(listed(dir.path(), &["--state", "purged"]), [every.purged]);
+}
+
+/// Stands between a command and the relay's admin socket, and calls `first` before the first purge passes.
+fn between(socket: &Path, relay: &Path, first: impl FnOnce() + Send + 'static) {
+    let (listener, relay) = (UnixListener::bind(socket).expect("a socket"), relay.to_owned());
+    std::thread::spawn(move || {
+        let mut first = Some(first);
+        for near in listener.incoming() {
+            let mut near = near.expect("a command");
+            let mut begin = [0; 4096];
+            let n = near.read(&mut begin).expect("its request");
+            if n == 0 {
+                continue; // it only looked whether somebody listens
+            }
+            let line = String::from_utf8_lossy(&begin[..n]).lines().next().unwrap_or("").to_owned();
+            if line.starts_with("POST ")
+                && line.contains("/purge ")
+                && let Some(first) = first.take()
+            {
+                first();
+            }
+            let mut far = UnixStream::connect(&relay).expect("the relay");
+            far.write_all(&begin[..n]).expect("passed on");
+            let (mut answer, mut back) = (far.try_clone().expect("clone"), near.try_clone().expect("clone"));
+            std::thread::spawn(move || {
+                let _ = std::io::copy(&mut answer, &mut back);
+                let _ = back.shutdown(Shutdown::Both);
+            });
+            std::thread::spawn(move || {
+                let _ = std::io::copy(&mut near, &mut far);
+                let _ = far.shutdown(Shutdown::Write);
+            });
+        }
+    });
+}
+
+/// Goal: what has come back since it was selected is not purged as delivered. Method: somebody replays it when the command has
+/// made its selection and its first purge is on the way.
+#[test]
+fn what_came_back_since_it_was_selected_is_left_alone() {
+    let dir = tempfile::tempdir().expect("directory");
+    let every = fill(dir.path());
+    let relay = RelayProcess::start(dir.path());
+    let beside = tempfile::tempdir().expect("directory");
+    let socket = beside.path().join("between.sock");
+    let (data_dir, acked) = (dir.path().to_owned(), every.acked.clone());
+    between(&socket, &dir.path().join("admin.sock"), move || {
+        says(&data_dir, &["spool", "replay", &acked], 0, &["is ready"]);
+    });
+    let purge = waystation()
+        .args(on(dir.path(), &["spool", "purge", "--state", "acked,expired", "--yes"]))
+        .env("WAYSTATION_ADMIN__SOCKET", &socket)
+        .output()
+        .expect("it runs");
+    let (out, err) = (String::from_utf8_lossy(&purge.stdout), String::from_utf8_lossy(&purge.stderr));
+    assert_eq!(purge.status.code(), Some(1), "{out}{err}");
+    assert!(out.contains(&format!("{} is purged", every.expired)) && !out.contains(&every.acked), "{out}");
+    let left = format!("{} was acked when it was selected and is ready now", every.acked);
+    assert!(err.contains(&left) && err.contains("1 of 2 left alone"), "{err}");
+    assert!(listed(dir.path(), &["--state", "ready"]).contains(&every.acked), "it waits for its gateway");
+    // Named, it goes in whatever state it is.
+    says(dir.path(), &["spool", "purge", &every.acked, "--yes"], 0, &["is purged"]);
     assert_eq!(relay.terminate(), 0);
 }

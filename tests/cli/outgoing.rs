@@ -12,11 +12,15 @@ use spool::submission::{NewSubmission, Settlement, Submitted};
 use spool::types::NewMessage;
 use spool::{Options, Spool};
 use waystation::clock;
+use waystation::identity::key::SecretKey;
 use waystation::mail::envelope::OutboundMeta;
 use waystation::mail::outbound::values::{Attempt, Note};
 
+use super::every_verb::{flip, segment};
 use super::{json_lines, key, on};
+use crate::support::line::{Line, Log, Manner};
 use crate::support::process::{RelayProcess, run_text};
+use crate::support::until;
 
 const LETTER: &[u8] = b"From: anna@mail.localhost\r\nSubject: out\r\n\r\nhello\r\n";
 const HOUR: u64 = 3_600_000;
@@ -42,9 +46,14 @@ impl Outbox {
 
     /// One more, due at `due`.
     pub(super) fn submit(&mut self, to: &str, due: WallMs) -> ItemId {
+        self.submit_begun(clock::wall(), to, due)
+    }
+
+    /// The same of one that began to come in at `begun`, which dates its id.
+    fn submit_begun(&mut self, begun: WallMs, to: &str, due: WallMs) -> ItemId {
         let now = clock::wall();
         self.count += 1;
-        let id = ItemId::new(now, [self.count; 10]);
+        let id = ItemId::new(begun, [self.count; 10]);
         let mut chunk = ChunkBuilder::new(id, self.spool.reader().seed());
         chunk.take(LETTER);
         self.spool.stage_chunk(id, chunk.finish()).expect("staged");
@@ -365,4 +374,43 @@ fn what_a_stolen_key_has_submitted_can_be_held_with_its_revocation() {
     let held: Vec<_> =
         json_lines(&out).iter().map(|line| line["id"].as_str().expect("id").to_owned()).collect();
     assert!(held.contains(&every.fresh.to_string()) && held.contains(&every.waits.to_string()), "{out}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revocation_ends_the_session_and_holds_the_others_when_one_submission_cannot_be_read() {
+    // U5
+    let dir = tempfile::tempdir().expect("directory");
+    let mut outbox = Outbox::open(dir.path());
+    let (now, later) = (clock::wall(), clock::wall().plus(4 * HOUR));
+    // Its id is so much older than its acceptance that nobody finds it without its record.
+    let damaged = outbox.submit_begun(WallMs(now.0 - 2 * HOUR), "bob@far.example", later);
+    let others = [outbox.submit("carl@far.example", later), outbox.submit("dora@far.example", later)];
+    outbox.spool.close(now).expect("closes");
+    drop(outbox);
+    let file = segment(dir.path(), 1);
+    let bytes = std::fs::read(&file).expect("segment");
+    let record = bytes.windows(16).rposition(|window| window == damaged.0).expect("its record");
+    flip(&file, record as u64);
+
+    let relay = RelayProcess::start(dir.path());
+    let log = Log::default();
+    let secret = SecretKey::from_seed(&[7; 32]);
+    let line = Line::open(relay.http, &secret, Manner::Two, &log).await.expect("logged in");
+    let revoke = ["mailbox", "revoke", &key(), "--hold-outgoing"];
+    let (code, out, err) = run_text(&on(dir.path(), &[&revoke[..], &["--json"]].concat()));
+    assert_eq!(code, 0, "{err}");
+    let shown = &json_lines(&out)[0];
+    assert_eq!((&shown["held_now"], &shown["not_held_now"]), (&2.into(), &1.into()), "{out}");
+    until("the session is over", || !line.is_open()).await;
+    let (_, out, _) =
+        run_text(&on(dir.path(), &["spool", "ls", "--direction", "out", "--state", "held", "--json"]));
+    assert_eq!(states(&out), others.map(|id| (id.to_string(), "held".to_owned())));
+    let (code, out, err) = run_text(&on(dir.path(), &revoke));
+    assert_eq!(code, 0, "{err}");
+    assert!(
+        out.contains("not held 1 that cannot be read") && out.contains("waystation spool verify"),
+        "{out}"
+    );
+    let (_, lines) = relay.terminate_with_log();
+    assert!(lines.iter().any(|line| line.contains("\"relay.outbound.not_held\"")), "{lines:#?}");
 }

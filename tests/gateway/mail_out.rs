@@ -4,6 +4,8 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
+use std::os::unix::fs::{MetadataExt, lchown};
+use std::path::{Path, PathBuf};
 
 use crate::support::home::{Home, Running};
 use crate::support::script_relay::{Manner, ScriptRelay};
@@ -419,4 +421,38 @@ async fn invoked_as_sendmail_it_is_sendmail() {
     let running = home.start(None);
     relay.wait("stored", |ledger| ledger.stored.len() == 1).await;
     running.stop().await;
+}
+
+/// A directory and everything below it.
+fn with_all_below(dir: &Path) -> Vec<PathBuf> {
+    let mut all = vec![dir.to_owned()];
+    if fs::symlink_metadata(dir).unwrap().is_dir() {
+        for entry in fs::read_dir(dir).unwrap() {
+            all.extend(with_all_below(&entry.unwrap().path()));
+        }
+    }
+    all
+}
+
+#[test]
+fn what_root_sends_from_a_stopped_gateway_leaves_nothing_that_belongs_to_root() {
+    const NOBODY: u32 = 65_534;
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: only root can leave what belongs to root");
+        return;
+    }
+    let home = Home::new("ws://127.0.0.1:9/ws");
+    sent_ids(&home, &["first@example.org"]);
+    for path in with_all_below(home.path()) {
+        lchown(path, Some(NOBODY), Some(NOBODY)).unwrap();
+    }
+    let of_root = || {
+        let all = with_all_below(&home.path().join("state")).into_iter();
+        all.filter(|path| fs::symlink_metadata(path).unwrap().uid() == 0).collect::<Vec<_>>()
+    };
+    // Each opens the outbox, and a journal that is opened goes on in a new file.
+    let ids = sent_ids(&home, &["second@example.org"]);
+    assert_eq!(of_root(), Vec::<PathBuf>::new());
+    assert_eq!(state(&home, &ids[0]), "queued");
+    assert_eq!(of_root(), Vec::<PathBuf>::new());
 }

@@ -1,88 +1,14 @@
 //! Listings of the newest, with the reads of the index counted.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use super::*;
 use crate::Options;
 use crate::disk::sim::SimDisk;
-use crate::ids::Lsn;
-use crate::index::memory::MemoryIndex;
-use crate::index::{Change, Index, Pair};
+use crate::index::counting::Counting;
 use crate::types::{NewMessage, Target, Verb};
 
 const NOW: WallMs = WallMs(1_800_000_000_000);
-
-/// An index in memory that counts what is read of it.
-#[derive(Debug, Default)]
-struct Counting {
-    inner: MemoryIndex,
-    gets: AtomicUsize,
-    pairs: AtomicUsize,
-    trees: Mutex<Vec<Tree>>,
-}
-
-impl Counting {
-    fn reset(&self) {
-        self.gets.store(0, Ordering::Relaxed);
-        self.pairs.store(0, Ordering::Relaxed);
-        self.trees.lock().unwrap().clear();
-    }
-
-    fn read(&self, pairs: Vec<Pair>) -> Vec<Pair> {
-        self.pairs.fetch_add(pairs.len(), Ordering::Relaxed);
-        pairs
-    }
-
-    fn blocks(&self) -> usize {
-        self.trees.lock().unwrap().iter().filter(|tree| **tree == Tree::Block).count()
-    }
-
-    fn all(&self) -> usize {
-        self.gets.load(Ordering::Relaxed) + self.pairs.load(Ordering::Relaxed)
-    }
-}
-
-impl Index for Counting {
-    fn applied(&self) -> Result<Option<Lsn>, SpoolError> {
-        self.inner.applied()
-    }
-    fn get(&self, tree: Tree, key: &[u8]) -> Result<Option<Vec<u8>>, SpoolError> {
-        self.gets.fetch_add(1, Ordering::Relaxed);
-        self.trees.lock().unwrap().push(tree);
-        self.inner.get(tree, key)
-    }
-    fn scan(
-        &self,
-        tree: Tree,
-        from: &[u8],
-        to: Option<&[u8]>,
-        limit: usize,
-    ) -> Result<Vec<Pair>, SpoolError> {
-        self.inner.scan(tree, from, to, limit).map(|pairs| self.read(pairs))
-    }
-    fn scan_back(
-        &self,
-        tree: Tree,
-        from: &[u8],
-        before: Option<&[u8]>,
-        limit: usize,
-    ) -> Result<Vec<Pair>, SpoolError> {
-        self.inner.scan_back(tree, from, before, limit).map(|pairs| self.read(pairs))
-    }
-    fn apply(&self, changes: &[Change], applied: Lsn) -> Result<(), SpoolError> {
-        self.inner.apply(changes, applied)
-    }
-    fn fill(&self, changes: &[Change]) -> Result<(), SpoolError> {
-        self.inner.fill(changes)
-    }
-    fn size_bytes(&self) -> Result<u64, SpoolError> {
-        self.inner.size_bytes()
-    }
-    fn clear(&self) -> Result<(), SpoolError> {
-        self.inner.clear()
-    }
-}
 
 struct World {
     spool: Spool,

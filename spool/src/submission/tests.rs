@@ -283,6 +283,25 @@ fn mailboxes_with_untold_results_are_found_among_those_without() {
 }
 
 #[test]
+fn what_waits_to_leave_is_not_the_oldest_that_waits_for_a_gateway() {
+    let mut post = Post::new();
+    let outgoing = post.submit(1, "a.example");
+    let later = NOW.plus(9);
+    while !post.spool.maintain(later).unwrap().round_done {}
+    let stats = post.spool.stats().unwrap();
+    assert_eq!((post.state(outgoing), stats.oldest_ready), (State::Ready, None));
+    let work = post.spool.register("work", NOW).unwrap();
+    let mut new = post.new_submission(2, "mail.example", b"to a neighbour");
+    let item = post.id();
+    new.message.targets = vec![Target { lane: work, id: item, tag: b"work@mail.example".to_vec() }];
+    new.settled = Some((Settlement::Sent, "delivered here".to_owned()));
+    post.spool.submit(new, later).unwrap();
+    post.spool.commit(later).unwrap();
+    while !post.spool.maintain(later).unwrap().round_done {}
+    assert_eq!(post.spool.stats().unwrap().oldest_ready, Some(later));
+}
+
+#[test]
 fn results_known_at_once_and_local_items_come_in_one_record() {
     let mut post = Post::new();
     let work = post.spool.register("work", NOW).unwrap();

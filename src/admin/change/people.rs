@@ -7,12 +7,13 @@ use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use spool::Spool;
+use spool::error::{RequestError, SpoolError};
 use spool::ids::{ItemId, WallMs};
 use spool::invitations::{Ending, Invitation, InvitationError, LABEL_BYTES_MAX};
 use spool::types::{Filter, State, Verb};
 
 use super::{alias, refused};
-use crate::admin::ask::{self, AskError, Context, Terms};
+use crate::admin::ask::{self, AskError, Context};
 use crate::admin::words;
 use crate::identity::invite::{Code, RANDOM_BYTES};
 
@@ -162,33 +163,39 @@ fn not_made(error: InvitationError) -> AskError {
     }
 }
 
-/// Holds every submission of a mailbox that waits for an attempt; answers the mailbox, with their number as `held_now`, and
-/// which they are.
+/// What became of the submissions of a revoked mailbox that waited for an attempt.
+#[derive(Debug, Default)]
+pub(super) struct Held {
+    /// These are held now.
+    pub(super) ids: Vec<ItemId>,
+    /// So many could not be, because their records cannot be read; for the same reason nobody can send them.
+    pub(super) unreadable: usize,
+}
+
+/// Holds every submission of a mailbox that waits for an attempt. One that cannot be read lets none of the others go.
 ///
 /// # Errors
 /// When the spool cannot be read or written.
-pub(super) fn hold_outgoing(
-    spool: &mut Spool,
-    name: &str,
-    terms: &Terms,
-    now: WallMs,
-) -> Result<(Value, Vec<ItemId>), AskError> {
-    let context = Context { now, terms, deliveries: None };
+pub(super) fn hold_outgoing(spool: &mut Spool, name: &str, now: WallMs) -> Result<Held, AskError> {
     let outbox = spool.mailbox(name)?.map(|mailbox| spool.outbox(mailbox.lane)).transpose()?.flatten();
-    let (mut held, mut page) = (Vec::new(), None);
+    let (mut held, mut page) = (Held::default(), None);
     while let Some(outbox) = outbox {
         let filter = Filter { lane: Some(outbox), states: vec![State::Ready], ..Filter::default() };
         let (found, next) = spool.list(&filter, page, HOLD_PAGE)?;
         for submission in found {
-            spool.apply_verb(submission.id, Verb::Hold, REVOKED, now).map_err(refused)?;
-            held.push(submission.id);
+            match spool.apply_verb(submission.id, Verb::Hold, REVOKED, now) {
+                Ok(()) => held.ids.push(submission.id),
+                // Its id is in its record, too: without that it may be listed under none.
+                Err(RequestError::UnknownItem(_) | RequestError::Spool(SpoolError::Corrupt { .. })) => {
+                    held.unreadable += 1
+                }
+                Err(error) => return Err(refused(error)),
+            }
         }
         page = next;
         if page.is_none() {
             break;
         }
     }
-    let mut answer = ask::mailbox(spool, name, &context)?;
-    answer["held_now"] = held.len().into();
-    Ok((answer, held))
+    Ok(held)
 }

@@ -1,20 +1,15 @@
 //! Listing the newest first.
 //!
-//! Promises: one answer costs the ledger at most [`CALLS_MAX`] of its own bounded steps, so that a search that finds nothing holds
-//! nobody up; `next` goes on where it stopped, and is an item's id, or `LANE:SEQ` of one or two lanes with a comma between.
+//! Promises: one answer costs the ledger at most [`CALLS_MAX`] of its own bounded steps, about twenty thousand entries; `next` goes
+//! on where it stopped, and is an item's id, or `LANE:SEQ` of one or two lanes with a comma between.
 
 use serde_json::{Value, json};
 use spool::ids::LaneId;
 use spool::types::Page;
 use spool::{Spool, Whence};
 
-use super::{Wanted, parse_page};
+use super::{BATCH, CALLS_MAX, Wanted, parse_page};
 use crate::admin::ask::{AskError, Context};
-
-/// Steps of the ledger for one answer: about twenty thousand entries.
-const CALLS_MAX: usize = 5;
-/// Items of one step, when their records are read to compare addresses.
-const BATCH: usize = 1000;
 
 pub(super) fn items(view: &Spool, wanted: &Wanted<'_>, context: &Context<'_>) -> Result<Value, AskError> {
     let lanes = wanted.lanes(view, context)?;

@@ -57,6 +57,7 @@ pub(super) fn run(global: &Global, args: &Args) -> anyhow::Result<Exit> {
 
 fn measure(dir: &Path, args: &Args, side: Side) -> anyhow::Result<Outcome> {
     let place = Place::make(dir, &args.common.program(side)?, "")?;
+    place.few_senders()?;
     let relay = place.start()?;
     let before = usage::memory_of_tree(relay.pid());
     let mut outcome = Outcome::default();

@@ -27,6 +27,8 @@ const COUNT_PATIENCE: Duration = Duration::from_secs(60);
 const STOP_PATIENCE: Duration = Duration::from_secs(60);
 /// Shortest time that results are kept.
 const RETAIN_RESULTS_SECONDS_MIN: u64 = 60;
+/// Most senders at a time.
+const SENDERS_MAX: u32 = 2000;
 /// What recipients have behind the `@`.
 pub(super) const DOMAIN: &str = "mail.bench.test";
 
@@ -51,7 +53,7 @@ impl Place {
         let text = format!(
             "data_dir = \"{}\"\nhostname = \"relay.bench.test\"\ndomains = [\"{DOMAIN}\"]\n\
              [http]\nlisten = \"127.0.0.1:0\"\n\
-             [smtp]\nlisten = [\"127.0.0.1:0\"]\ngreet_delay_ms = 0\nmax_connections = 2000\n\
+             [smtp]\nlisten = [\"127.0.0.1:0\"]\ngreet_delay_ms = 0\nmax_connections = {SENDERS_MAX}\n\
              [spool]\nmin_free_bytes = 0\n[log]\nformat = \"json\"\n[verify]\nenabled = false\n\
              [limits]\nenabled = false\n\
              [admission]\nmailbox_items_max = 100000000\nmailbox_bytes_max = 1000000000000\n{more}",
@@ -69,6 +71,13 @@ impl Place {
             format!("[spool]\nretain_acked_seconds = {seconds}\nretain_results_seconds = {results}\n");
         anyhow::ensure!(text.matches("[spool]\n").count() == 1, "the configuration has no table [spool]");
         Ok(fs::write(self.config_file(), text.replace("[spool]\n", &table))?)
+    }
+
+    /// Relays here take mail from a few senders at a time, and leave what files the others would need to gateways.
+    pub(super) fn few_senders(&self) -> anyhow::Result<()> {
+        let (text, many) = (fs::read_to_string(self.config_file())?, format!("= {SENDERS_MAX}\n"));
+        anyhow::ensure!(text.matches(&many).count() == 1, "the configuration does not say how many senders");
+        Ok(fs::write(self.config_file(), text.replace(&many, "= 64\n"))?)
     }
 
     fn config_file(&self) -> PathBuf {

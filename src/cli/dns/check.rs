@@ -150,8 +150,9 @@ fn text(verdicts: &[Verdict], sheet: Sheet, paint: screen::Paint) -> String {
 }
 
 fn shown(value: &str) -> String {
+    let value = screen::clean(value);
     if value.chars().count() <= SHOWN_CHARS_MAX {
-        return value.to_owned();
+        return value;
     }
     let start: String = value.chars().take(SHOWN_CHARS_MAX).collect();
     format!("{start}...")

@@ -3,6 +3,8 @@
 pub(crate) mod disk;
 pub(crate) mod net;
 
+use serde_json::Value;
+
 use super::super::screen;
 use super::finding::Finding;
 use crate::records::desk::counts;
@@ -134,6 +136,12 @@ pub(crate) fn dns(verdicts: &[Verdict]) -> Finding {
         }
         (true, true) => Finding::good("DNS", found),
     }
+}
+
+/// How many wait for a gateway, by the relay's overview, whose items are also those that wait to leave.
+pub(crate) fn waiting(overview: &Value) -> u64 {
+    let ready = |what: &str| overview[what]["ready"].as_u64().unwrap_or_default();
+    ready("items").saturating_sub(ready("submissions"))
 }
 
 /// What the running relay says of its spool and its readiness.

@@ -24,6 +24,9 @@ const SYNC_PATIENCE: Duration = Duration::from_secs(10);
 const SYNC_BYTES: usize = 4096;
 /// Files of a directory whose times are looked at.
 const FILES_MAX: usize = 2000;
+/// Files and directories whose owners are looked at, and the deepest of them.
+const OWNERS_MAX: usize = 50_000;
+const OWNERS_DEPTH_MAX: usize = 16;
 /// How long a helper program of the system may take.
 const HELPER_PATIENCE: Duration = Duration::from_secs(3);
 
@@ -38,6 +41,11 @@ pub(crate) fn place(path: &Path) -> Option<disk::Place> {
 pub(crate) fn directory(check: &str, path: &Path, floor_bytes: Option<u64>) -> Vec<Finding> {
     let found = place(path);
     let mut findings = vec![disk::directory(check, path, found)];
+    if let Some(place) = found.filter(|place| place.is_dir && place.owner != 0)
+        && let Some((stranger, its_owner)) = stranger(path, place.owner)
+    {
+        findings.push(disk::stranger(path, place.owner, &stranger, its_owner));
+    }
     // What is not there yet will lie where its parent lies.
     let there = path.ancestors().find(|dir| dir.is_dir()).unwrap_or(Path::new("."));
     let whole = fs::canonicalize(there).unwrap_or_else(|_| there.to_owned());
@@ -60,6 +68,30 @@ pub(crate) fn directory(check: &str, path: &Path, floor_bytes: Option<u64>) -> V
         findings.push(sync(path, kind.as_deref()));
     }
     findings
+}
+
+/// The first thing below a directory that belongs to another account, as far as this one may look. Root can use all of it, so
+/// only the service would notice.
+fn stranger(dir: &Path, owner: u32) -> Option<(PathBuf, u32)> {
+    let (mut dirs, mut left) = (vec![(dir.to_owned(), 0)], OWNERS_MAX);
+    while let Some((dir, depth)) = dirs.pop() {
+        let Ok(entries) = fs::read_dir(&dir) else { continue };
+        for entry in entries.flatten() {
+            left = left.checked_sub(1)?;
+            let Ok(facts) = entry.metadata() else { continue };
+            // A link is used whoever it belongs to, and `lost+found` is the file system's.
+            if facts.is_symlink() || entry.file_name() == "lost+found" {
+                continue;
+            }
+            if facts.uid() != owner {
+                return Some((entry.path(), facts.uid()));
+            }
+            if facts.is_dir() && depth < OWNERS_DEPTH_MAX {
+                dirs.push((entry.path(), depth + 1));
+            }
+        }
+    }
+    None
 }
 
 /// Times small synced writes.

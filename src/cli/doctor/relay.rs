@@ -10,6 +10,7 @@ use spool::disk::real::RealDisk;
 use spool::error::SpoolError;
 use spool::types::State;
 
+use super::super::backend::owner::Owner;
 use super::finding::{Board, Finding};
 use super::judge::{self, net};
 use super::probe;
@@ -92,9 +93,8 @@ async fn running(config: &Config, client: &Client) -> Vec<Finding> {
         Ok(overview) => {
             let problems = overview["problems"].as_array().into_iter().flatten();
             let problems: Vec<_> = problems.filter_map(|text| text.as_str().map(str::to_owned)).collect();
-            let ready = overview["items"]["ready"].as_u64().unwrap_or_default();
             let oldest = overview["oldest_ready_seconds"].as_u64();
-            findings.push(judge::readiness(&problems, ready, oldest));
+            findings.push(judge::readiness(&problems, judge::waiting(&overview), oldest));
             let warnings = overview["warnings"].as_array().into_iter().flatten();
             let warnings: Vec<_> = warnings.filter_map(|text| text.as_str().map(str::to_owned)).collect();
             findings.extend(judge::warnings(&warnings));
@@ -129,7 +129,10 @@ async fn stopped(config: &Config) -> Vec<Finding> {
     let switch = Switch::open(&config.data_dir);
     let paused = switch.reason();
     let options = ledger::options(config);
+    // Looking takes the lock, and makes it where there is none: a service of another account could not open that.
+    let owner = (!dir.join("LOCK").exists()).then(|| Owner::of(&config.data_dir));
     let opening = tokio::task::spawn_blocking(move || {
+        let _owner = owner;
         let (spool, recovery) = Spool::open_read_only(Arc::new(RealDisk::new(dir)), options, clock::wall())?;
         let stats = spool.stats()?;
         Ok::<_, SpoolError>((stats, recovery))

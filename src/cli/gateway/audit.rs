@@ -46,7 +46,7 @@ pub(crate) fn audit(global: &Global, args: &Audit) -> anyhow::Result<Exit> {
         object["ok"] = serde_json::Value::Bool(report.findings.is_empty());
         screen::line(&object)?;
     } else {
-        screen::print(&report.to_text())?;
+        screen::print(&screen::clean_lines(&report.to_text()))?;
     }
     Ok(if report.findings.is_empty() { Exit::Done } else { Exit::Failed })
 }

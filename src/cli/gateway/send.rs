@@ -7,6 +7,7 @@ use std::io::Read as _;
 use std::path::Path;
 use std::time::Duration;
 
+use super::super::backend::owner::Owner;
 use super::super::{Exit, Global, Stop, screen};
 use super::load;
 use crate::clock;
@@ -134,6 +135,7 @@ async fn hand_over(
     message: &[u8],
 ) -> anyhow::Result<Taken> {
     let until = clock::monotonic() + PATIENCE;
+    let mut owner = None;
     loop {
         match socket::submit(&config.status_socket, mail_from, recipients, message).await {
             Ok(taken) => return Ok(taken),
@@ -143,6 +145,7 @@ async fn hand_over(
                 return Err(Stop::new(Exit::Later, format!("{problem}: {error}")).into());
             }
         }
+        owner.get_or_insert_with(|| Owner::of(&config.data_dir));
         match run::open_outbox(&run::outbox_settings(config, key), Duration::ZERO).await {
             Ok((outbox, keeper)) => {
                 let mut draft = outbox.draft(recipients.len());

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use serde_json::{Value, json};
 
+use super::super::backend::owner::Owner;
 use super::super::backend::{ask_stop, runtime, signer, stop};
 use super::super::{Exit, Global, Stop, load, screen};
 use super::make_private;
@@ -63,6 +64,7 @@ pub(super) fn run(global: &Global, args: &Args) -> anyhow::Result<Exit> {
         }
         Some(client) => runtime.block_on(client.get("/attestation")).map_err(stop)?,
         None => {
+            let _owner = Owner::of(&config.data_dir);
             let signer = opened(&config)?;
             if args.rotate {
                 keys::rotate(&signer, now).map_err(|error| ask_stop(&error))?
@@ -86,6 +88,7 @@ fn opened(config: &Config) -> anyhow::Result<std::sync::Arc<Signer>> {
 /// Makes a key file, and a file with its public key beside it.
 fn make(global: &Global, out: Option<&Path>) -> anyhow::Result<Exit> {
     let config = load::config(global)?;
+    let _owner = Owner::of(&config.data_dir);
     let given = &config.attestation;
     let store = Store::new(&config.data_dir, given.key_file.as_deref(), &given.key_id);
     let file = out.map_or_else(|| store.first_file(), Path::to_owned);

@@ -13,7 +13,7 @@ use tokio::io::Interest;
 use tokio::net::unix::pipe::Sender;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::super::screen::{self, Paint};
+use super::super::screen::{self, Paint, clean};
 use super::super::{Exit, Global, Stop, backend, load};
 use super::text;
 use crate::admin::client::{Client, ClientError, query};
@@ -214,11 +214,6 @@ fn details(event: &Value) -> String {
         }
         words
     })
-}
-
-/// What strangers said must not steer a terminal.
-fn clean(text: &str) -> String {
-    text.replace(char::is_control, " ")
 }
 
 #[cfg(test)]

@@ -17,17 +17,17 @@ use crate::admin::list::ItemsAsk;
 #[command(next_help_heading = "Selection")]
 pub(crate) struct Selection {
     /// Only this lane: a key text, an alias, or an address
-    #[arg(long, value_name = "KEY|ADDRESS")]
+    #[arg(long, value_name = "KEY|ADDRESS", value_parser = one_word)]
     pub(super) lane: Option<String>,
     /// `in`: on their way to a gateway; `out`: submissions of a gateway
-    #[arg(long, value_name = "in|out")]
+    #[arg(long, value_name = "in|out", value_parser = one_word)]
     pub(super) direction: Option<String>,
     /// Only these states: ready, leased, acked, expired, held, quarantined, purged; of submissions ready, held,
     /// armed, sent, failed, indeterminate
-    #[arg(long, value_name = "STATES")]
+    #[arg(long, value_name = "STATES", value_parser = some_words)]
     pub(super) state: Option<String>,
     /// Submissions with these results: sent, failed, indeterminate
-    #[arg(long, value_name = "RESULTS")]
+    #[arg(long, value_name = "RESULTS", value_parser = some_words)]
     pub(super) result: Option<String>,
     /// Accepted within this time (45s, 30m, 2h, 7d)
     #[arg(long, value_name = "SPAN", value_parser = screen::span_ms)]
@@ -36,10 +36,10 @@ pub(crate) struct Selection {
     #[arg(long, value_name = "SPAN", value_parser = screen::span_ms)]
     pub(super) until: Option<u64>,
     /// Part of the sender's address
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = one_word)]
     pub(super) from: Option<String>,
     /// Part of the recipient's address
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = one_word)]
     pub(super) to: Option<String>,
     /// Only this item; may be given several times, and stands alone
     #[arg(
@@ -48,6 +48,21 @@ pub(crate) struct Selection {
         conflicts_with_all = ["lane", "direction", "state", "result", "since", "until", "from", "to"]
     )]
     pub(super) id: Vec<ItemId>,
+}
+
+/// What is said of a selector without a word in it. Every item fits it, and it is what a variable leaves that a script has
+/// not set: nobody means it.
+const NO_WORD: &str = "it has no word, and everything would fit it; give it one, or leave it out";
+
+/// A selector, as it was written.
+fn one_word(text: &str) -> Result<String, String> {
+    if text.trim().is_empty() { Err(NO_WORD.to_owned()) } else { Ok(text.to_owned()) }
+}
+
+/// A selector of words with commas between them.
+fn some_words(text: &str) -> Result<String, String> {
+    let has_one = text.split(',').any(|word| !word.trim().is_empty());
+    if has_one { Ok(text.to_owned()) } else { Err(NO_WORD.to_owned()) }
 }
 
 impl Selection {
@@ -245,6 +260,16 @@ mod tests {
     fn long_names_keep_their_beginning() {
         assert_eq!(shorten("abcdefghij", 8), "abcde...");
         assert_eq!(shorten("abc", 8), "abc");
+    }
+
+    #[test]
+    fn a_selector_has_a_word_or_is_refused() {
+        for none in ["", " ", "\t"] {
+            assert!(one_word(none).is_err() && some_words(none).is_err(), "{none:?}");
+        }
+        assert!(some_words(",").is_err() && some_words(" , ,").is_err());
+        assert_eq!(one_word(" @far.example"), Ok(" @far.example".to_owned()));
+        assert_eq!(some_words("held,,expired"), Ok("held,,expired".to_owned()));
     }
 
     #[test]

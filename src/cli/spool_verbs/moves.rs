@@ -1,7 +1,8 @@
 //! `spool hold, release, retry, cancel, purge`, and `replay` of named items: what is done to items and submissions, one by one.
 //!
-//! Ids are taken as they are. A selection is looked up first, so that its size can be told before anything is done;
-//! what changes its state in between is refused by the relay, told, and stepped over.
+//! Ids are taken as they are. A selection is looked up first, so that its size can be told before anything is done. With
+//! each of its items goes the state in which it was seen: the relay leaves one alone that is in another by now, so that
+//! what has become `ready` again is not purged as delivered. Such a one is told, counted, and stepped over.
 
 use serde_json::{Value, json};
 use spool::ids::ItemId;
@@ -32,6 +33,19 @@ pub(crate) struct MoveArgs {
     /// Open the directory for the change when no relay runs
     #[arg(long)]
     offline: bool,
+}
+
+/// One that is meant.
+pub(super) struct Meant {
+    id: ItemId,
+    /// The word of the state in which a selection saw it; `None`: it was named, whatever its state is.
+    seen: Option<String>,
+}
+
+impl From<ItemId> for Meant {
+    fn from(id: ItemId) -> Self {
+        Self { id, seen: None }
+    }
 }
 
 #[derive(Debug, clap::Args)]
@@ -79,8 +93,12 @@ pub(super) fn run(global: &Global, verb: ItemVerb, args: &MoveArgs) -> anyhow::R
     let backend = Backend::open_for_change(global, args.offline)?;
     let named = if args.ids.is_empty() { &args.selection.id } else { &args.ids };
     let selected = named.is_empty();
-    let ids = if selected { select(&backend, verb, args)? } else { named.clone() };
-    if ids.is_empty() {
+    let meant = if selected {
+        select(&backend, verb, args)?
+    } else {
+        named.iter().copied().map(Meant::from).collect()
+    };
+    if meant.is_empty() {
         if !global.json {
             eprintln!("nothing matches");
         }
@@ -88,37 +106,44 @@ pub(super) fn run(global: &Global, verb: ItemVerb, args: &MoveArgs) -> anyhow::R
     }
     let asks = selected || verb == ItemVerb::Purge;
     if asks && !args.yes {
-        let s = if ids.len() == 1 { "" } else { "s" };
-        if !confirm(&format!("Really {word} {} item{s}?", ids.len()))? {
+        let s = if meant.len() == 1 { "" } else { "s" };
+        if !confirm(&format!("Really {word} {} item{s}?", meant.len()))? {
             return Err(Stop::new(Exit::Failed, "nothing was changed").into());
         }
     }
-    each(global, &backend, verb, &ids, &args.reason)
+    each(global, &backend, verb, &meant, &args.reason)
 }
 
-/// Does it to each of them.
+/// Does it to each of them; says at the end how many were left alone.
 pub(super) fn each(
     global: &Global,
     backend: &Backend,
     verb: ItemVerb,
-    ids: &[ItemId],
+    meant: &[Meant],
     reason: &str,
 ) -> anyhow::Result<Exit> {
     let word = verb.word();
-    let mut refused = 0_usize;
-    for id in ids {
-        let body = json!({ "reason": reason });
+    let mut left_alone = 0_usize;
+    for Meant { id, seen } in meant {
+        let mut body = json!({ "reason": reason });
+        if let Some(seen) = seen {
+            body["state"] = seen.as_str().into();
+        }
         match backend.change(&format!("/spool/items/{id}/{word}"), body) {
             Ok(answer) => say(global, &answer)?,
             // One that moved on meanwhile must not keep the others.
-            Err(error) if ids.len() > 1 => {
-                refused += 1;
+            Err(error) if meant.len() > 1 => {
+                left_alone += 1;
                 eprintln!("{id}: {error:#}");
             }
             Err(error) => return Err(error),
         }
     }
-    Ok(if refused == 0 { Exit::Done } else { Exit::Failed })
+    if left_alone == 0 {
+        return Ok(Exit::Done);
+    }
+    eprintln!("{left_alone} of {} left alone, for the reasons above", meant.len());
+    Ok(Exit::Failed)
 }
 
 fn say(global: &Global, answer: &Value) -> std::io::Result<()> {
@@ -133,8 +158,8 @@ fn say(global: &Global, answer: &Value) -> std::io::Result<()> {
     screen::print(&format!("{} is {}{note}\n", text(&answer["id"]), text(&answer["state"])))
 }
 
-/// The ids that a selection means, without those that `verb` can do nothing to.
-fn select(backend: &Backend, verb: ItemVerb, args: &MoveArgs) -> anyhow::Result<Vec<ItemId>> {
+/// What a selection means, without those that `verb` can do nothing to.
+fn select(backend: &Backend, verb: ItemVerb, args: &MoveArgs) -> anyhow::Result<Vec<Meant>> {
     let mut ask = args.selection.ask();
     if matches!(verb, ItemVerb::Cancel | ItemVerb::Retry) {
         ask.direction = ask.direction.or_else(|| Some("out".to_owned()));
@@ -149,14 +174,14 @@ fn select(backend: &Backend, verb: ItemVerb, args: &MoveArgs) -> anyhow::Result<
         };
         ask.state = states.map(str::to_owned);
     }
-    let mut ids = Vec::new();
+    let mut meant = Vec::new();
     let more = pages(backend, ask, ITEMS_MAX, &mut |item| {
-        ids.push(text(&item["id"]).parse()?);
+        meant.push(Meant { id: text(&item["id"]).parse()?, seen: Some(text(&item["state"]).to_owned()) });
         Ok(())
     })?;
     if more {
         let message = format!("more than {ITEMS_MAX} items; narrow the selection");
         return Err(Stop::new(Exit::Usage, message).into());
     }
-    Ok(ids)
+    Ok(meant)
 }

@@ -68,6 +68,7 @@ pub(super) fn stats(global: &Global, paint: Paint) -> anyhow::Result<Exit> {
         page.push_str(&paint.bad(&format!("{damaged} damaged stretches; run `waystation spool verify`\n")));
     }
     page.push_str(&lanes(paint, stats["lanes"].as_array().map_or(&[], Vec::as_slice), Bar::for_stdout()));
+    page.push_str(&more_lanes(paint, &stats));
     let segments: Vec<Vec<String>> = stats["segments"]
         .as_array()
         .into_iter()
@@ -149,6 +150,15 @@ fn lanes(paint: Paint, lanes: &[Value], bar: Bar) -> String {
         page.push_str(&paint.dim(&text));
     }
     page
+}
+
+/// Of many mailboxes only the first are looked at.
+fn more_lanes(paint: Paint, stats: &Value) -> String {
+    // A relay that does not say so has looked at all.
+    if stats["lanes_complete"] != false {
+        return String::new();
+    }
+    paint.dim("not every mailbox was looked at; `waystation mailbox ls` lists all\n")
 }
 
 /// An address says more than a key text; key texts are long, and their first characters tell them apart.
@@ -241,5 +251,14 @@ mod tests {
         assert!(lines.iter().all(|line| line.chars().count() <= 80), "{page}");
         assert!(page.contains("and 11 more"), "{page}");
         assert_eq!(lanes(Paint::new(false), &[], Bar::Ascii), "");
+    }
+
+    #[test]
+    fn lanes_that_were_not_looked_at_are_told() {
+        let some = more_lanes(Paint::new(false), &json!({ "lanes_complete": false }));
+        assert!(some.contains("not every mailbox"), "{some}");
+        for all in [json!({ "lanes_complete": true }), json!({})] {
+            assert_eq!(more_lanes(Paint::new(false), &all), "");
+        }
     }
 }

@@ -22,7 +22,8 @@ fn overview() -> Value {
     };
     json!({
         "version": "0.1.0", "hostname": "relay.example", "at": "2026-01-02T03:04:05.678Z", "uptime_seconds": 11_045,
-        "ready": true, "problems": [], "sessions": 2, "leased": 3, "items": { "ready": 1234, "held": 2 },
+        "ready": true, "problems": [], "sessions": 2, "leased": 3, "items": { "ready": 1300, "held": 2 },
+        "submissions": { "ready": 66, "held": 0 },
         "mailboxes": 5, "oldest_ready_seconds": 7260, "journal_bytes": 123_456_789, "free_bytes": 9_876_543_210_u64,
         "index_bytes": 1_234_567, "commit": { "count": 10, "p50_ms": 1.234, "p99_ms": 4.5, "batch_mean": 2.0 },
         "deliveries": { "paused": null, "under_way": 1, "left_alone": [] },

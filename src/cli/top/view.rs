@@ -7,7 +7,7 @@ use ratatui::text::{Line, Span, Text};
 use ratatui::widgets::{Block, Clear, Paragraph, Row, Sparkline, Table, TableState};
 use serde_json::Value;
 
-use super::super::screen;
+use super::super::screen::{self, clean};
 use super::state::{Link, Pane, Top};
 use super::text;
 
@@ -109,7 +109,8 @@ fn header(frame: &mut Frame<'_>, area: Rect, top: &Top, theme: Theme) {
     let ms = |value: &Value| value.as_f64().map_or("-".to_owned(), |ms| format!("{ms:.1}"));
     let oldest = o["oldest_ready_seconds"].as_u64().map_or("-".to_owned(), screen::age);
     let mut facts = vec![
-        format!("ready {}", number(&o["items"]["ready"])),
+        // What waits to leave waits for no gateway.
+        format!("ready {}", number(&o["items"]["ready"]).saturating_sub(number(&o["submissions"]["ready"]))),
         format!("held {}", number(&o["items"]["held"])),
         format!("leased {}", number(&o["leased"])),
         format!("oldest {oldest}"),
@@ -133,7 +134,7 @@ fn status(top: &Top, theme: Theme) -> Line<'_> {
     match &top.link {
         Link::Looking => return Line::styled(" looking for the relay", theme.dim()),
         Link::Lost(why) => {
-            return Line::styled(format!(" THE RELAY IS AWAY: {}; trying again", one_line(why)), theme.bad());
+            return Line::styled(format!(" THE RELAY IS AWAY: {}; trying again", clean(why)), theme.bad());
         }
         Link::Live => {}
     }
@@ -142,7 +143,7 @@ fn status(top: &Top, theme: Theme) -> Line<'_> {
         spans.push(Span::styled("ready for mail", theme.good()));
     } else {
         let problems = o["problems"].as_array().into_iter().flatten().filter_map(Value::as_str);
-        let problems = problems.map(one_line).collect::<Vec<_>>().join("; ");
+        let problems = problems.map(clean).collect::<Vec<_>>().join("; ");
         spans.push(Span::styled(format!("NOT READY: {problems}"), theme.bad()));
     }
     let sessions = o["sessions"].as_u64().unwrap_or(0);
@@ -151,7 +152,7 @@ fn status(top: &Top, theme: Theme) -> Line<'_> {
     let d = &o["deliveries"];
     match d["paused"].as_str() {
         Some(why) => {
-            let words = format!("   DELIVERIES PAUSED: {}", one_line(why));
+            let words = format!("   DELIVERIES PAUSED: {}", clean(why));
             spans.push(Span::styled(words, theme.warn()));
         }
         None => {
@@ -293,7 +294,7 @@ fn lanes<'a>(top: &Top, first: usize, visible: usize, width: u16, theme: Theme) 
     widths.push(Constraint::Length(7));
     let rows = top.lanes.iter().skip(first).take(visible).map(|lane| {
         let mut cells = vec![
-            Text::from(one_line(&top.name(&lane.key))),
+            Text::from(clean(&top.name(&lane.key))),
             Text::styled(bar_of(lane.ready + lane.held, most, bar), theme.chart()),
             right(lane.ready.to_string()),
             right(lane.held.to_string()),
@@ -328,7 +329,7 @@ fn sessions<'a>(top: &Top, first: usize, visible: usize, width: u16) -> Rows<'a>
     let rows = top.sessions.iter().skip(first).take(visible).map(|session| {
         let number = |name: &str| session[name].as_u64().unwrap_or(0);
         let mut cells = vec![
-            Text::from(one_line(&top.name(text(&session["lane"])))),
+            Text::from(clean(&top.name(text(&session["lane"])))),
             Text::from(number("tunnel").to_string()),
             right(number("in_flight_items").to_string()),
             right(screen::bytes(number("in_flight_bytes"))),
@@ -350,8 +351,8 @@ fn flying<'a>(top: &Top, first: usize, visible: usize) -> Rows<'a> {
         vec![Constraint::Length(26), Constraint::Fill(1), Constraint::Length(10), Constraint::Length(12)];
     let rows = top.flying.iter().skip(first).take(visible).map(|(id, flying)| {
         Row::new(vec![
-            Text::from(one_line(id)),
-            Text::from(one_line(&top.name(&flying.lane))),
+            Text::from(clean(id)),
+            Text::from(clean(&top.name(&flying.lane))),
             right(screen::bytes(flying.size)),
             Text::from(time_of(&flying.since)),
         ])
@@ -378,8 +379,8 @@ fn deliveries<'a>(top: &Top, first: usize, visible: usize, theme: Theme) -> Rows
         Row::new(vec![
             Text::from(time_of(text(&event["time"])).chars().take(8).collect::<String>()),
             Text::styled(word, style),
-            Text::from(one_line(text(&event["destination"]))),
-            Text::from(one_line(said)),
+            Text::from(clean(text(&event["destination"]))),
+            Text::from(clean(said)),
         ])
     });
     (header, widths, rows.collect())
@@ -399,9 +400,9 @@ fn events<'a>(top: &Top, first: usize, visible: usize, theme: Theme) -> Rows<'a>
         let lane = event["lane"].as_str().map(|lane| top.name(lane));
         Row::new(vec![
             Text::from(time_of(text(&event["time"])).chars().take(8).collect::<String>()),
-            Text::styled(one_line(text(&event["event"]).trim_start_matches("relay.")), style),
-            Text::from(id.map_or_else(|| lane.clone().unwrap_or_default(), one_line)),
-            Text::from(one_line(text(&event["message"]))),
+            Text::styled(clean(text(&event["event"]).trim_start_matches("relay.")), style),
+            Text::from(id.map_or_else(|| lane.clone().unwrap_or_default(), clean)),
+            Text::from(clean(text(&event["message"]))),
         ])
     });
     (header, widths, rows.collect())
@@ -411,7 +412,7 @@ fn events<'a>(top: &Top, first: usize, visible: usize, theme: Theme) -> Rows<'a>
 fn opened(frame: &mut Frame<'_>, area: Rect, top: &Top, theme: Theme) {
     let Some(open) = &top.open else { return };
     let block = framed(
-        Line::styled(format!(" items of {} ", one_line(&top.name(&open.lane))), theme.strong()),
+        Line::styled(format!(" items of {} ", clean(&top.name(&open.lane))), theme.strong()),
         true,
         theme,
     );
@@ -423,7 +424,7 @@ fn opened(frame: &mut Frame<'_>, area: Rect, top: &Top, theme: Theme) {
             None => "asking",
             Some(page) => page["problem"].as_str().unwrap_or("this lane holds nothing"),
         };
-        frame.render_widget(Line::styled(format!(" {}", one_line(words)), theme.dim()), inner);
+        frame.render_widget(Line::styled(format!(" {}", clean(words)), theme.dim()), inner);
         return;
     }
     let header = vec![
@@ -445,12 +446,12 @@ fn opened(frame: &mut Frame<'_>, area: Rect, top: &Top, theme: Theme) {
             _ => Style::new(),
         };
         Row::new(vec![
-            Text::from(one_line(text(&item["id"]))),
-            Text::styled(one_line(state), style),
+            Text::from(clean(text(&item["id"]))),
+            Text::styled(clean(state), style),
             right(screen::age(item["age_seconds"].as_u64().unwrap_or(0))),
             right(screen::bytes(item["size_bytes"].as_u64().unwrap_or(0))),
-            Text::from(one_line(text(&item["mail_from"]))),
-            Text::from(one_line(text(&item["rcpt_to"]))),
+            Text::from(clean(text(&item["mail_from"]))),
+            Text::from(clean(text(&item["rcpt_to"]))),
         ])
     });
     let table = Table::new(rows, widths)
@@ -486,9 +487,4 @@ fn help(frame: &mut Frame<'_>, theme: Theme) {
 /// `03:04:05.678` of an RFC 3339 time.
 fn time_of(at: &str) -> String {
     at.split('T').nth(1).unwrap_or("").trim_end_matches('Z').to_owned()
-}
-
-/// What strangers said must not steer a terminal.
-fn one_line(text: &str) -> String {
-    text.replace(char::is_control, " ")
 }

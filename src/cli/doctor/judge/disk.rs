@@ -70,6 +70,16 @@ pub(crate) fn directory(check: &str, path: &Path, place: Option<Place>) -> Findi
     Finding::good(check, format!("{at}, mode {:04o}, owner {}", place.mode & 0o7777, place.owner))
 }
 
+/// Something in the directory that belongs to another account than the directory, which is the one that the service runs as.
+pub(crate) fn stranger(path: &Path, owner: u32, stranger: &Path, its_owner: u32) -> Finding {
+    let found = format!("{} belongs to account {its_owner}, not {owner}", stranger.display());
+    let advice = format!(
+        "the service may not be able to use it, and then does not start: chown -R -h {owner} {}",
+        path.display()
+    );
+    Finding::bad("owners", found, advice)
+}
+
 /// Where a path lies: mount point and kind, from `/proc/self/mountinfo`.
 pub(crate) fn mount_of(mountinfo: &str, path: &Path) -> Option<(String, String)> {
     let mount = |line: &str| {

@@ -221,7 +221,7 @@ pub(crate) fn certificate(found: &Certificate, now_ms: u64, renews_itself: bool)
     let renew = if renews_itself {
         "the relay renews it by itself and has not: look for relay.acme in its log"
     } else {
-        "renew it; the new files are read by themselves"
+        "renew it; new files are read by themselves, credentials of systemd when the service is restarted"
     };
     if let Some(name) = found.lacking.first() {
         let advice = format!(

@@ -30,6 +30,9 @@ fn directories_are_their_owners_alone() {
     ] {
         is(&disk::directory("data", Path::new("/x"), place), level, words);
     }
+    let lock = disk::stranger(Path::new("/x"), 7, Path::new("/x/spool/LOCK"), 0);
+    is(&lock, Level::Bad, "/x/spool/LOCK belongs to account 0, not 7");
+    is(&lock, Level::Bad, "chown -R -h 7 /x");
 }
 
 #[test]
@@ -119,6 +122,10 @@ fn limits_versions_and_pauses_are_told() {
     is(&deliveries(Some("maintenance")), Level::Warn, "paused: maintenance");
     is(&readiness(&[], 3, Some(75)), Level::Good, "3 waiting, the oldest for 1m 15s");
     is(&readiness(&[], 0, None), Level::Good, "nothing waits");
+    let outgoing = serde_json::json!({ "items": { "ready": 5 }, "submissions": { "ready": 5 } });
+    is(&readiness(&[], waiting(&outgoing), Some(75)), Level::Good, "nothing waits");
+    let both = serde_json::json!({ "items": { "ready": 5 }, "submissions": { "ready": 3 } });
+    assert_eq!((waiting(&both), waiting(&serde_json::json!({}))), (2, 0));
     is(&readiness(&["disk is full".to_owned()], 0, None), Level::Bad, "disk is full");
     is(&damage(0, 0), Level::Good, "no damage");
     is(&damage(1, 0), Level::Bad, "spool verify");
