@@ -25,6 +25,7 @@ use crate::crashpoint;
 use crate::gateway::destination::{Destination, Letter, Outcome, unavailable_delay};
 use crate::gateway::outbox::{Outbox, State, Story};
 use crate::gateway::staging::make_dir;
+use crate::mail::address::masked_words;
 use crate::mail::outbound::prepare::bounce;
 
 /// Results looked at in one step.
@@ -179,12 +180,13 @@ impl Bounces {
                 Told::Yes
             }
             Outcome::Refused { reason } => {
-                tracing::error!(event = "gateway.bounce.refused", submission.id = %id, reason,
-                    "the destination refuses a report");
+                tracing::error!(event = "gateway.bounce.refused", submission.id = %id,
+                    reason = masked_words(&reason), "the destination refuses a report");
                 Told::Yes
             }
             Outcome::Later { reason, retry_after } | Outcome::Unavailable { reason, retry_after } => {
-                tracing::warn!(event = "gateway.bounce.waits", submission.id = %id, reason, "a report waits");
+                tracing::warn!(event = "gateway.bounce.waits", submission.id = %id,
+                    reason = masked_words(&reason), "a report waits");
                 Told::NotYet(retry_after)
             }
         })

@@ -323,7 +323,7 @@ impl Report {
             (None, None) => "connecting".to_owned(),
         };
         let error = match (&status.last_error, status.last_error_ms) {
-            (Some(error), Some(at)) => format!("{error} ({} ago)", age(at)),
+            (Some(error), Some(at)) => format!("{} ({} ago)", printable(error), age(at)),
             _ => "none".to_owned(),
         };
         let Counts { queued, accepted, sent, failed, indeterminate } = self.outbox;
@@ -371,7 +371,7 @@ fn table(entries: &[Entry]) -> String {
             "{:<26} {state:<14} {age:>9}  {:<32} {}",
             entry.id,
             printable(&entry.rcpt_to),
-            entry.text
+            printable(&entry.text)
         );
         text.push_str(line.trim_end());
         text.push('\n');
@@ -403,12 +403,13 @@ impl Story {
             ("bytes", entry.size_bytes.to_string()),
         ];
         if !entry.relay_id.is_empty() {
-            rows.push(("at the relay", entry.relay_id.clone()));
+            rows.push(("at the relay", printable(&entry.relay_id)));
         }
         let mut text: String = rows.iter().map(|(name, value)| format!("{name:<12} {value}\n")).collect();
         text.push('\n');
         for event in &self.events {
-            let line = format!("{}  {:<13} {}", time(event.at_ms), event.state.word(), event.text);
+            let words = printable(&event.text);
+            let line = format!("{}  {:<13} {words}", time(event.at_ms), event.state.word());
             text.push_str(line.trim_end());
             text.push('\n');
         }

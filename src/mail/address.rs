@@ -235,6 +235,41 @@ impl fmt::Display for ForwardPath {
     }
 }
 
+/// Somebody else's words as a log may show them: what looks like an address is printed as [`Mailbox`] prints one. The record
+/// of the message keeps them as they were said.
+#[must_use]
+pub fn masked_words(text: &str) -> String {
+    let mut masked = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, behind)) = rest.split_once('@') {
+        let (words, local) = split_local(before);
+        let is_address = !local.is_empty() && behind.starts_with(|c: char| c.is_alphanumeric() || c == '[');
+        masked.push_str(words);
+        if is_address {
+            masked.push(local.chars().next().filter(|c| c.is_alphanumeric()).unwrap_or('?'));
+            masked.push_str("...");
+        } else {
+            masked.push_str(local);
+        }
+        masked.push('@');
+        rest = behind;
+    }
+    masked.push_str(rest);
+    masked
+}
+
+/// Takes what may be a local part off the end of a text; a quoted one goes back to its opening quote.
+fn split_local(before: &str) -> (&str, &str) {
+    let open = before.strip_suffix('"').and_then(|inside| inside.rfind('"'));
+    let at = open.unwrap_or_else(|| {
+        let ends = |c: char| {
+            c.is_whitespace() || matches!(c, '<' | '>' | '(' | ')' | '[' | ']' | ',' | ';' | ':' | '"')
+        };
+        before.trim_end_matches(|c| !ends(c)).len()
+    });
+    before.split_at(at)
+}
+
 /// The form in which domains are compared: A-labels, lower case (RFC 5890, UTS 46).
 ///
 /// # Errors
@@ -454,5 +489,31 @@ mod tests {
     fn printing_masks_the_local_part() {
         let m = mailbox("anna.secret@example.org").unwrap();
         assert_eq!(format!("{m} {m:?}"), "a...@example.org a...@example.org");
+    }
+    #[test]
+    fn words_of_others_are_masked_where_they_name_somebody() {
+        for (said, logged) in [
+            (
+                "550 5.1.1 <bob.secret@far.example>: no such user",
+                "550 5.1.1 <b...@far.example>: no such user",
+            ),
+            (
+                "bob@far.example unknown, ask eve@far.example.",
+                "b...@far.example unknown, ask e...@far.example.",
+            ),
+            (
+                "550 \"john doe\"@far.example (mailto:x+y@[192.0.2.1])",
+                "550 ?...@far.example (mailto:x...@[192.0.2.1])",
+            ),
+            ("no <j\u{fc}rgen@b\u{fc}cher.example>", "no <j...@b\u{fc}cher.example>"),
+            ("SRS0=hash=x=far.example=bob@gw.example", "S...@gw.example"),
+            ("ask \"eve@far.example\"", "ask \"e...@far.example\""),
+            ("a@b@c", "a...@b...@c"),
+            ("250 2.0.0 Ok: queued as 4F2", "250 2.0.0 Ok: queued as 4F2"),
+            ("noon @ home, @twitter, a@ b, \"@", "noon @ home, @twitter, a@ b, \"@"),
+            ("", ""),
+        ] {
+            assert_eq!(masked_words(said), logged);
+        }
     }
 }

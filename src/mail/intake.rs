@@ -41,6 +41,7 @@ use crate::observe::{Limited, ListenerWatch, Metrics, RefusalStage, Throttle};
 use crate::proxy::{Arrival, Gate};
 use crate::spooler::Spooler;
 use crate::tls::handshake::Handshakes;
+use guard::Tarpit;
 use screen::Screen;
 
 /// Lane of postmaster mail that nobody else gets.
@@ -168,8 +169,7 @@ struct Shared {
     kill: CancellationToken,
     /// How full the house is.
     load: watch::Sender<Load>,
-    /// Places of the tarpit.
-    tarpit: Arc<Semaphore>,
+    tarpit: Arc<Tarpit>,
     /// Brake of log lines about refusals.
     lines: Throttle,
     sessions: AtomicU64,
@@ -187,7 +187,7 @@ impl Intake {
         Self(Arc::new(Shared {
             leave: Current::new(settings.leave),
             manner: Current::new(Manner::new(settings, deps.screen, deps.verifier)),
-            tarpit: guard::tarpit(deps.limits.fill().1),
+            tarpit: Arc::default(),
             lines: Throttle::default(),
             spooler: deps.spooler,
             metrics: deps.metrics,
@@ -325,10 +325,12 @@ fn welcome(stream: TcpStream, client: IpAddr, shared: &Arc<Shared>, tracker: &Ta
             metrics.abuse.limited(match refused {
                 Refused::Total => Limited::ConnectionsTotal,
                 Refused::Place => Limited::ConnectionsPlace,
-                Refused::Rate => Limited::ConnectionRate,
+                Refused::Rate { .. } => Limited::ConnectionRate,
                 Refused::Denied => Limited::Denied,
             });
-            shared.tell_denied();
+            if refused == (Refused::Rate { opened: true }) {
+                shared.note_denial(client);
+            }
             turn_away(stream, client, refused, shared, tracker);
         }
     }
@@ -417,7 +419,13 @@ impl Shared {
 
     /// Refuses a client for its deny window, from now on.
     fn deny(&self, client: IpAddr, now: Instant) {
-        self.limits.deny(client, now);
+        if self.limits.deny(client, now) {
+            self.note_denial(client);
+        }
+    }
+
+    /// A deny window has opened.
+    fn note_denial(&self, client: IpAddr) {
         self.tell_denied();
         tracing::info!(event = "relay.abuse.denied", client.ip = %client, "denied for a while");
     }

@@ -77,7 +77,10 @@ pub enum Refused {
     Place,
     /// Too many from one address or prefix per minute.
     #[error("connection rate")]
-    Rate,
+    Rate {
+        /// The address's deny window begins with this one.
+        opened: bool,
+    },
     /// Inside its deny window.
     #[error("denied for a while")]
     Denied,
@@ -221,10 +224,8 @@ impl<C: Clock + Clone> Limits<C> {
                 return Err(Refused::Place);
             }
             if let Err(whose) = rules.connections.allows(places) {
-                if whose == Whose::Own {
-                    open.denied.deny(places[0], now);
-                }
-                return Err(Refused::Rate);
+                let opened = whose == Whose::Own && open.denied.deny(places[0], now);
+                return Err(Refused::Rate { opened });
             }
         }
         open.total += 1;
@@ -254,11 +255,10 @@ impl<C: Clock + Clone> Limits<C> {
         !rules.settings.enabled || rules.messages.allows(Place::of(address)).is_ok()
     }
 
-    /// An address harvested recipients or spoke nonsense to the cap: refuse it for its deny window.
-    pub fn deny(&self, address: IpAddr, now: Instant) {
-        if self.enabled() {
-            self.open().denied.deny(Place::of(address)[0], now);
-        }
+    /// An address harvested recipients or spoke nonsense to the cap: refuse it for its deny window. True when that begins
+    /// now: not when it has begun before, and never while limits are off.
+    pub fn deny(&self, address: IpAddr, now: Instant) -> bool {
+        self.enabled() && self.open().denied.deny(Place::of(address)[0], now)
     }
 
     /// A message of that address was taken: its past denials count no more, so that a busy sender, or one whom others
@@ -350,7 +350,7 @@ mod tests {
         let (limits, clock, now) = limits(Settings { connections_per_minute: 2, ..Settings::default() });
         let client = ip("192.0.2.1");
         assert_eq!((limits.enter(client, now), limits.enter(client, now)), (Ok(()), Ok(())));
-        assert_eq!(limits.enter(client, now), Err(Refused::Rate));
+        assert_eq!(limits.enter(client, now), Err(Refused::Rate { opened: true }));
         clock.advance(Duration::from_secs(60));
         let later = now + Duration::from_secs(299);
         assert_eq!(limits.enter(client, later), Err(Refused::Denied));
@@ -363,7 +363,8 @@ mod tests {
         for n in 1..5 {
             assert_eq!(limits.enter(ip(&format!("192.0.2.{n}")), now), Ok(()));
         }
-        assert_eq!(limits.enter(ip("192.0.2.9"), now), Err(Refused::Rate)); // the /24 has had its four
+        let busy = Err(Refused::Rate { opened: false });
+        assert_eq!(limits.enter(ip("192.0.2.9"), now), busy); // the /24 has had its four
         assert_eq!(limits.denied(), 0);
         clock.advance(Duration::from_secs(60));
         assert_eq!(limits.enter(ip("192.0.2.9"), now), Ok(()));
@@ -388,8 +389,19 @@ mod tests {
             ..Settings::default()
         });
         let client = ip("127.0.0.1");
+        assert!(!limits.deny(client, now), "nobody is denied");
         assert!((0..500).all(|_| limits.message(client) && limits.enter(client, now).is_ok()));
         assert_eq!(limits.enter(client, now), Err(Refused::Total));
+    }
+
+    #[test]
+    fn who_is_denied_already_is_not_denied_anew() {
+        let (limits, _, now) = limits(Settings::default());
+        let client = ip("192.0.2.1");
+        assert!(limits.deny(client, now));
+        assert!(!limits.deny(client, now), "another session of the same harvest");
+        assert_eq!(limits.enter(client, now), Err(Refused::Denied));
+        assert!(limits.deny(client, now + Settings::default().deny_window), "the next window");
     }
 
     #[test]
@@ -417,7 +429,8 @@ mod tests {
         let client = ip("192.0.2.1");
         assert!(limits.enter(client, now).is_ok() && limits.enter(client, now).is_ok());
         limits.replace(Settings { messages_per_minute: 1, ..settings.clone() });
-        assert_eq!(limits.enter(client, now), Err(Refused::Rate), "a rate that stays remembers");
+        let rate = Err(Refused::Rate { opened: true });
+        assert_eq!(limits.enter(client, now), rate, "a rate that stays remembers");
         let wide =
             Settings { connections_per_minute: 9, connections_max: 3, messages_per_minute: 1, ..settings };
         limits.replace(wide);

@@ -44,12 +44,16 @@ pub enum Limited {
     NullMx,
     /// Too many connections without a proof on the tunnel, of one address or in all.
     TunnelStrangers,
+    /// Too many tunnel logins of one address or prefix per minute.
+    TunnelLogins,
+    /// A connection that did not prove in time who it is.
+    TunnelTimeout,
     /// Too many HTTP connections of one address.
     HttpPlace,
 }
 
 impl Limited {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 14] = [
         Self::ConnectionsTotal,
         Self::ConnectionsPlace,
         Self::ConnectionRate,
@@ -61,6 +65,8 @@ impl Limited {
         Self::Session,
         Self::NullMx,
         Self::TunnelStrangers,
+        Self::TunnelLogins,
+        Self::TunnelTimeout,
         Self::HttpPlace,
     ];
 
@@ -77,6 +83,8 @@ impl Limited {
             Self::Session => "session",
             Self::NullMx => "null_mx",
             Self::TunnelStrangers => "tunnel_strangers",
+            Self::TunnelLogins => "tunnel_login_rate",
+            Self::TunnelTimeout => "tunnel_handshake_timeout",
             Self::HttpPlace => "http_per_place",
         }
     }
@@ -111,7 +119,7 @@ impl AbuseFamilies {
     pub(super) fn register(&self, r: &mut Registry) {
         r.register(
             "abuse_refused",
-            "Connections, sessions and messages kept out, by the limit they hit",
+            "Connections, logins, sessions and messages kept out, by the limit they hit",
             self.limited.clone(),
         );
         r.register("abuse_dnsbl_hits", "Clients found on a block list, by zone", self.listed.clone());

@@ -5,6 +5,13 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 
+/// What can be changed through the dashboard.
+const VERBS: [&str; 9] =
+    ["hold", "release", "replay", "replay_lane", "retry", "cancel", "purge", "pause", "resume"];
+/// What became of a change.
+const MADE: &str = "made";
+const REFUSED: &str = "refused";
+
 /// What became of a login.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Login {
@@ -17,6 +24,8 @@ pub enum Login {
 }
 
 impl Login {
+    const ALL: [Self; 3] = [Self::Accepted, Self::Refused, Self::Limited];
+
     fn word(self) -> &'static str {
         match self {
             Self::Accepted => "accepted",
@@ -53,6 +62,14 @@ impl DashboardFamilies {
             "Changes asked for through the dashboard by verb and whether they were made",
             self.changes.clone(),
         );
+        for outcome in Login::ALL.map(Login::word) {
+            drop(self.logins.get_or_create(&OutcomeLabel { outcome }));
+        }
+        for verb in VERBS {
+            for outcome in [MADE, REFUSED] {
+                drop(self.changes.get_or_create(&ChangeLabels { verb, outcome }));
+            }
+        }
     }
 
     /// Somebody gave a token.
@@ -64,7 +81,7 @@ impl DashboardFamilies {
     ///
     /// * `verb` – one of the dashboard's own, never a word of a request.
     pub fn change(&self, verb: &'static str, made: bool) {
-        let outcome = if made { "made" } else { "refused" };
+        let outcome = if made { MADE } else { REFUSED };
         self.changes.get_or_create(&ChangeLabels { verb, outcome }).inc();
     }
 }

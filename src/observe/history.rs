@@ -31,9 +31,11 @@ const COUNTERS: [(&str, &str, &str); 8] = [
     ("failed", "waystation_outbound_results_total", "result=\"failed\""),
     ("indeterminate", "waystation_outbound_results_total", "result=\"indeterminate\""),
 ];
-/// What is looked at when a step ends.
+/// What is looked at when a step ends. The first one is what waits for gateways.
 const GAUGES: [(&str, &str, &str); 2] =
     [("ready", "waystation_spool_items", "state=\"ready\""), ("sessions", "waystation_tunnel_sessions", "")];
+/// What the spool counts as ready and no gateway is to fetch: taken off the gauge `ready`.
+const OUTGOING: (&str, &str) = ("waystation_outbound_queue", "state=\"ready\"");
 const COMMIT_BUCKET: &str = "waystation_spool_commit_seconds_bucket";
 const BATCH_SUM: &str = "waystation_spool_commit_batch_records_sum";
 const BATCH_COUNT: &str = "waystation_spool_commit_batch_records_count";
@@ -54,6 +56,7 @@ impl Reading {
     #[must_use]
     pub fn of(exposition: &str) -> Self {
         let mut reading = Self::default();
+        let mut outgoing = 0;
         for line in exposition.lines().filter(|line| !line.starts_with('#')) {
             let Some((head, value)) = line.rsplit_once(' ') else { continue };
             let (name, labels) = head.split_once('{').unwrap_or((head, ""));
@@ -67,6 +70,9 @@ impl Reading {
                     reading.gauges[n] = whole(value);
                 }
             }
+            if name == OUTGOING.0 && labels.contains(OUTGOING.1) {
+                outgoing = whole(value);
+            }
             match name {
                 COMMIT_BUCKET if reading.commits.len() < BUCKETS_MAX => {
                     reading.commits.extend(bound(labels).map(|bound| (bound, whole(value))));
@@ -75,6 +81,9 @@ impl Reading {
                 BATCH_COUNT => reading.batches = whole(value),
                 _ => {}
             }
+        }
+        if let Some(ready) = reading.gauges.first_mut() {
+            *ready = ready.saturating_sub(outgoing);
         }
         reading
     }

@@ -27,7 +27,6 @@ use super::outbound::OutboundFamilies;
 use super::process::Process;
 use super::tls::TlsFamilies;
 use super::{CustodyFamilies, SubmissionOutcome, VerdictFamilies};
-use crate::clock;
 
 /// Upper bounds of the latency histograms, seconds.
 const LATENCY_BUCKETS: [f64; 14] =
@@ -39,8 +38,11 @@ pub(super) const WAIT_BUCKETS: [f64; 13] =
     [0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0, 300.0, 3600.0, 21_600.0, 86_400.0, 604_800.0, 2_592_000.0];
 
 /// The refusals that a relay may have to give in an ordinary week.
-const REFUSALS: [(u16, RefusalStage); 12] = [
+const REFUSALS: [(u16, RefusalStage); 15] = [
     (421, RefusalStage::Connect),
+    (500, RefusalStage::Command),
+    (501, RefusalStage::Command),
+    (503, RefusalStage::Command),
     (550, RefusalStage::Mail),
     (450, RefusalStage::Mail),
     (451, RefusalStage::Mail),
@@ -77,6 +79,9 @@ pub enum RefusalStage {
 }
 
 impl RefusalStage {
+    #[cfg(test)]
+    const ALL: [Self; 5] = [Self::Connect, Self::Command, Self::Mail, Self::Rcpt, Self::Data];
+
     fn word(self) -> &'static str {
         match self {
             Self::Connect => "connect",
@@ -194,6 +199,8 @@ pub struct Metrics {
     pub items_nacked: Counter,
     /// Items a gateway refused for good; they are held.
     pub items_rejected: Counter,
+    /// Items a gateway could not take several times; they are held.
+    pub items_parked: Counter,
     /// Items that nobody fetched in time.
     pub items_expired: Counter,
     /// Replays asked for, by operators and gateways.
@@ -260,6 +267,7 @@ impl Metrics {
             items_acked: Family::default(),
             items_nacked: Counter::default(),
             items_rejected: Counter::default(),
+            items_parked: Counter::default(),
             items_expired: Counter::default(),
             replays: Counter::default(),
             items_replayed: Counter::default(),
@@ -292,7 +300,7 @@ impl Metrics {
         metrics.abuse.register(&mut metrics.registry);
         metrics.conditions.register(&mut metrics.registry);
         metrics.listeners.register(&mut metrics.registry);
-        metrics.process.register_collector(Box::new(Process { started: clock::wall() }));
+        metrics.process.register_collector(Box::new(Process::new()));
         metrics.begin_at_zero();
         metrics
     }
@@ -374,6 +382,11 @@ impl Metrics {
             "Items a gateway refused for good; they are held",
             self.items_rejected.clone(),
         );
+        r.register(
+            "items_parked",
+            "Items a gateway could not take several times; they are held",
+            self.items_parked.clone(),
+        );
         r.register("items_expired", "Items nobody fetched in time", self.items_expired.clone());
         r.register(
             "outbound_submitted",
@@ -404,10 +417,10 @@ impl Metrics {
             self.histograms.batch.clone(),
         );
         let g = &self.spool;
-        r.register("spool_items", "Items in the spool by state", g.items.clone());
+        r.register("spool_items", "Items in the spool by state, submissions among them", g.items.clone());
         r.register_with_unit(
             "spool_item",
-            "Bytes of items in the spool by state",
+            "Bytes of items in the spool by state, submissions among them",
             Unit::Bytes,
             g.bytes.clone(),
         );
@@ -416,7 +429,7 @@ impl Metrics {
         r.register("spool_lanes", "Lanes registered", g.lanes.clone());
         r.register_with_unit(
             "spool_oldest_ready",
-            "Age of the oldest item that waits to be handed out; 0 when none waits",
+            "Age of the oldest item that waits for a gateway; 0 when none waits",
             Unit::Seconds,
             g.oldest_ready.clone(),
         );
@@ -594,6 +607,31 @@ mod tests {
         assert!(helps > 30, "{helps}");
         let ours = |line: &str| line.starts_with("waystation_") || line.starts_with("process_");
         assert!(text.lines().all(|l| l.starts_with('#') || ours(l)), "{text}");
+    }
+
+    /// What is silent neither shows nor alarms.
+    #[test]
+    fn every_family_has_samples_from_the_start() {
+        let metrics = Metrics::new();
+        // Only listeners that there are count as up or down, and a zone is the operator's.
+        let _watch = metrics.listeners.watch("smtp");
+        let json = metrics.json();
+        let families = json.as_object().expect("families");
+        let spoken = families.keys().filter(|name| name.starts_with("waystation_")).count();
+        // A family without samples is not in the exposition at all: only the registry knows it.
+        let registry = format!("{:?}", metrics.registry);
+        let names = registry.split("Descriptor { name: \"").skip(1);
+        let registered: Vec<&str> = names.filter_map(|rest| rest.split('"').next()).collect();
+        let speaks = |name: &str| {
+            let units = ["", "_seconds", "_bytes"];
+            units.iter().any(|unit| families.contains_key(&format!("waystation_{name}{unit}")))
+        };
+        let silent: Vec<&str> = registered.iter().copied().filter(|name| !speaks(name)).collect();
+        assert_eq!((silent, spoken + 1), (vec!["abuse_dnsbl_hits"], registered.len()));
+        let text = metrics.text();
+        for stage in RefusalStage::ALL.map(RefusalStage::word) {
+            assert!(text.contains(&format!("stage=\"{stage}\"}} 0\n")), "no {stage} in {text}");
+        }
     }
 
     #[test]

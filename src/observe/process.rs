@@ -15,12 +15,31 @@ use spool::ids::WallMs;
 
 /// Ticks per second in `/proc/PID/stat`; the kernel's interface has had this value on all our targets for ever.
 const TICKS: f64 = 100.0;
+/// Milliseconds of one.
+const TICK_MS: u64 = 10;
 
 /// Reads `/proc/self` at every scrape.
 #[derive(Debug)]
 pub(super) struct Process {
     /// When it began.
-    pub(super) started: WallMs,
+    started: Option<WallMs>,
+}
+
+impl Process {
+    /// This process. Its beginning is read once: a clock that is set later moves what `/proc` says of it.
+    pub(super) fn new() -> Self {
+        let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+        Self { started: started(&read("/proc/self/stat"), &read("/proc/stat")) }
+    }
+}
+
+/// When a process began: the 22nd field of its `stat`, in ticks since the machine did (proc(5)). A hand-over is another
+/// program in the same process, and no restart.
+fn started(stat: &str, machine: &str) -> Option<WallMs> {
+    let ticks: u64 = stat.rsplit_once(") ")?.1.split(' ').nth(22 - 3)?.parse().ok()?;
+    let boot_seconds: u64 =
+        machine.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()?;
+    Some(WallMs(boot_seconds.saturating_mul(1000).saturating_add(ticks.saturating_mul(TICK_MS))))
 }
 
 /// What `/proc/self` says.
@@ -77,12 +96,14 @@ impl Collector for Process {
                 encoder.encode_descriptor("process_cpu", help, Some(&Unit::Seconds), MetricType::Counter)?;
             ConstCounter::new(seconds).encode(at)?;
         }
-        #[expect(clippy::cast_precision_loss, reason = "milliseconds of centuries fit 53 bits")]
-        let started = self.started.0 as f64 / 1000.0;
-        let help = "When this process started, seconds since 1970.";
-        let unit = Some(&Unit::Seconds);
-        let at = encoder.encode_descriptor("process_start_time", help, unit, MetricType::Gauge)?;
-        ConstGauge::new(started).encode(at)?;
+        if let Some(WallMs(started)) = self.started {
+            #[expect(clippy::cast_precision_loss, reason = "milliseconds of centuries fit 53 bits")]
+            let started = started as f64 / 1000.0;
+            let help = "When this process started, seconds since 1970.";
+            let unit = Some(&Unit::Seconds);
+            let at = encoder.encode_descriptor("process_start_time", help, unit, MetricType::Gauge)?;
+            ConstGauge::new(started).encode(at)?;
+        }
         for (name, help, unit, value) in [
             (
                 "process_resident_memory",
@@ -128,6 +149,18 @@ mod tests {
             max_fds: Some(1024),
         };
         assert_eq!(facts, expected);
+    }
+
+    #[test]
+    fn a_process_began_so_long_after_its_machine() {
+        let stat = "7 (way) (station 1) S 1 7 7 0 -1 4194560 100 0 0 0 250 50 0 0 20 0 9 0 12345 1 2";
+        let machine = "cpu  1 2 3\nctxt 9\nbtime 1700000000\nprocesses 4\n";
+        assert_eq!(started(stat, machine), Some(WallMs(1_700_000_123_450)));
+        assert_eq!(started(stat, "ctxt 9\n"), None);
+        assert_eq!(started("7 (x) S 1", machine), None);
+        let (ours, now) = (Process::new().started.expect("Linux says it"), crate::clock::wall());
+        assert!(ours <= now.plus(1000) && now.since(ours) < 86_400_000, "{ours:?} {now:?}");
+        assert_eq!(Process::new().started, Some(ours));
     }
 
     #[test]

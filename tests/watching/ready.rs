@@ -2,6 +2,7 @@
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 
 use hickory_resolver::proto::rr::RecordType;
@@ -222,8 +223,14 @@ async fn listeners_without_descriptors_are_a_reason_until_there_are_some_again()
         status == 503 && said["reasons"] == down
     })
     .await;
+    // Operators are not told by `/ready` alone: their listener counts, too.
+    let operator = UnixStream::connect(dir.path().join("data/admin.sock")).expect("the backlog takes it");
+    until("the admin listener says so", || named("relay.admin.accept_failed").is_some()).await;
     drop(crowd);
     until("it is ready again", || kept.ready().0 == 200).await;
+    let counted = sample(http, r#"waystation_listener_accept_failures_total{listener="admin"}"#);
+    assert!(counted.parse::<u64>().is_ok_and(|failures| failures > 0), "{counted}");
+    drop(operator);
     let failures = events().iter().filter(|event| event["event"] == "relay.ingress.accept_failed").count();
     assert!((1..20).contains(&failures), "a flood of failures is no flood of lines: {failures}");
     child.kill().expect("killed");

@@ -26,6 +26,7 @@ use crate::gateway::handle::ClientError;
 use crate::gateway::memory::{Memory, MemoryError};
 use crate::gateway::outbox::{Due, Look, Noted, Outbox};
 use crate::gateway::receipts::{Entry, Fate, Seen};
+use crate::mail::address::masked_words;
 use crate::tunnel::signed::Signed;
 use crate::{clock, crashpoint};
 
@@ -404,7 +405,8 @@ impl Handover {
         };
         self.postponed.over(id);
         tracing::info!(
-            event = "gateway.submission.ended", submission.id = %id, end = ?end, text, "{id} has its result"
+            event = "gateway.submission.ended", submission.id = %id, end = ?end, text = masked_words(&text),
+            "{id} has its result"
         );
         self.noting(&stream);
         self.work.push(Box::pin(async move {

@@ -80,9 +80,10 @@ impl Lane {
             match change {
                 Change::Ack(flight) => self.entry(flight.item).acked = true,
                 Change::Nack { item, .. } => self.entry(*item).leased = false,
-                Change::Reject { .. } | Change::Damaged { .. } | Change::Replay(_) => {
-                    panic!("not in this test: {change:?}")
-                }
+                Change::Postpone { .. }
+                | Change::Reject { .. }
+                | Change::Damaged { .. }
+                | Change::Replay(_) => panic!("not in this test: {change:?}"),
             }
         }
         if let Some(Window { items, .. }) = batch.lease {

@@ -16,6 +16,7 @@ use crate::clock;
 use crate::gateway::destination::{Destination, Outcome, later_delay, unavailable_delay};
 use crate::gateway::handle::StatusBoard;
 use crate::gateway::{Message, staging};
+use crate::mail::address::masked_words;
 
 /// Most items whose refusals are counted; beyond it counting starts anew.
 const COUNTED_MAX: usize = 10_000;
@@ -144,7 +145,7 @@ async fn deliver(
                 tracing::error!(
                     event = "gateway.item.refused",
                     item.id = item_id,
-                    reason,
+                    reason = masked_words(&reason),
                     "destination refuses item {item_id}"
                 );
                 board.update(|status| status.note(format!("item {item_id}: {reason}"), clock::wall()));
@@ -159,7 +160,7 @@ async fn deliver(
                 tracing::warn!(
                     event = "gateway.item.returned",
                     item.id = item_id,
-                    reason,
+                    reason = masked_words(&reason),
                     retry_seconds = delay.as_secs(),
                     "item {item_id} goes back to the relay for now"
                 );
@@ -172,6 +173,7 @@ async fn deliver(
             }
         };
         if tries == 0 {
+            let reason = masked_words(&reason);
             tracing::warn!(
                 event = "gateway.destination.unavailable",
                 reason,

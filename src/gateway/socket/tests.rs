@@ -32,6 +32,21 @@ fn the_report_reads_well_in_every_state() {
     assert!(report.to_text(now).contains("running for  60 s\n"));
 }
 
+#[test]
+fn what_a_relay_or_a_server_said_steers_no_terminal() {
+    let evil = "550 \u{1b}[2Jno\u{9b}31m";
+    let entry = Entry { relay_id: evil.to_owned(), text: evil.to_owned(), ..Entry::default() };
+    let event = crate::gateway::outbox::Event { text: evil.to_owned(), ..Default::default() };
+    let story = Story { entry: entry.clone(), events: vec![event] };
+    let mut report = report();
+    report.status.note(evil, WallMs(51_000));
+    report.submissions.push(entry);
+    for text in [story.to_text(), report.to_text(WallMs(61_000))] {
+        assert!(text.contains("550 ?[2Jno?31m"), "{text}");
+        assert!(!text.contains(|c: char| c.is_control() && c != '\n'), "{text:?}");
+    }
+}
+
 #[tokio::test]
 async fn the_status_socket_tells_the_board() {
     let dir = tempfile::tempdir().unwrap();

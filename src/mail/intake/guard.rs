@@ -9,9 +9,8 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
-
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::screen::{Lookup, Senders};
 use super::{Manner, Shared};
@@ -23,9 +22,21 @@ use crate::observe::{Limited, Metrics};
 /// Most sessions in the tarpit at a time; never more than a fourth of all.
 const HELD_MAX: usize = 256;
 
-/// The tarpit's places for a house of `connections_max`.
-pub(super) fn tarpit(connections_max: usize) -> Arc<Semaphore> {
-    Arc::new(Semaphore::new(HELD_MAX.min(connections_max / 4)))
+/// How many places of the tarpit are taken. How many there are is asked each time: the house may have grown or shrunk.
+#[derive(Debug, Default)]
+pub(super) struct Tarpit(AtomicUsize);
+
+impl Tarpit {
+    /// One more, in a house of `connections_max`; false when there is none.
+    fn take(&self, connections_max: usize) -> bool {
+        let most = HELD_MAX.min(connections_max / 4);
+        let one_more = |taken: usize| (taken < most).then(|| taken + 1);
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).is_ok()
+    }
+
+    fn give_back(&self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// One session's.
@@ -51,12 +62,10 @@ impl Guard {
         if !receiver.is_held() {
             self.held = None;
         } else if self.held.is_none() {
-            match Arc::clone(&shared.tarpit).try_acquire_owned() {
-                Ok(place) => self.held = Some(Held::taken(place, &shared.metrics)),
-                Err(_) => {
-                    receiver.release(now);
-                    return true;
-                }
+            self.held = Held::take(&shared.tarpit, shared.limits.fill().1, &shared.metrics);
+            if self.held.is_none() {
+                receiver.release(now);
+                return true;
             }
         }
         false
@@ -113,20 +122,45 @@ impl Guard {
 #[derive(Debug)]
 struct Held {
     metrics: Arc<Metrics>,
-    #[expect(dead_code, reason = "held, not read")]
-    place: OwnedSemaphorePermit,
+    tarpit: Arc<Tarpit>,
 }
 
 impl Held {
-    fn taken(place: OwnedSemaphorePermit, metrics: &Arc<Metrics>) -> Self {
-        metrics.abuse.held.inc();
-        metrics.abuse.tarpitted.inc();
-        Self { metrics: Arc::clone(metrics), place }
+    fn take(tarpit: &Arc<Tarpit>, connections_max: usize, metrics: &Arc<Metrics>) -> Option<Self> {
+        tarpit.take(connections_max).then(|| {
+            metrics.abuse.held.inc();
+            metrics.abuse.tarpitted.inc();
+            Self { metrics: Arc::clone(metrics), tarpit: Arc::clone(tarpit) }
+        })
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
         self.metrics.abuse.held.dec();
+        self.tarpit.give_back();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tarpit_is_as_large_as_the_house_is_now() {
+        let (tarpit, metrics) = (Arc::new(Tarpit::default()), Arc::new(Metrics::new()));
+        let take = |connections_max| Held::take(&tarpit, connections_max, &metrics);
+        let mut held = vec![take(8).unwrap(), take(8).unwrap()];
+        assert!(take(8).is_none(), "a fourth of eight");
+        held.push(take(12).expect("a reload made room for twelve"));
+        assert!(take(12).is_none());
+        assert!(take(4).is_none(), "and one for four has more than it would let in");
+        held.truncate(1);
+        assert!(take(4).is_none());
+        held.clear();
+        assert!(take(4).is_some());
+        assert_eq!(metrics.abuse.held.get(), 0, "given back when dropped");
+        let many: Vec<_> = (0..1000).map_while(|_| take(100_000)).collect();
+        assert_eq!(many.len(), HELD_MAX);
     }
 }

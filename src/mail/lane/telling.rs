@@ -5,10 +5,11 @@
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
-use spool::ids::WallMs;
+use spool::ids::{ItemId, WallMs};
 
 use super::GatewayLane;
 use crate::crashpoint;
+use crate::mail::address::masked_words;
 use crate::spooler::Stable;
 use crate::tunnel::session::{Change, Flight};
 
@@ -24,9 +25,11 @@ impl GatewayLane {
             .iter()
             .filter_map(|change| match change {
                 Change::Ack(flight) => Some(*flight),
-                Change::Nack { .. } | Change::Reject { .. } | Change::Damaged { .. } | Change::Replay(_) => {
-                    None
-                }
+                Change::Nack { .. }
+                | Change::Postpone { .. }
+                | Change::Reject { .. }
+                | Change::Damaged { .. }
+                | Change::Replay(_) => None,
             })
             .map(|flight| {
                 let one = self.with_carried(|carried| carried.remove(&flight.item));
@@ -73,9 +76,19 @@ impl GatewayLane {
                     retry_after_ms, "item `{item}` goes later"
                 );
             }
+            // Why it could not be read has been told.
+            Change::Postpone { item, retry_after_ms } => {
+                self.with_carried(|carried| carried.remove(item));
+                tracing::info!(
+                    event = "relay.item.postponed", item.id = %item, lane = %self.key, session.id = %session,
+                    retry_after_ms, "item `{item}` could not be read and goes later"
+                );
+            }
             Change::Reject { item, reason } => {
                 self.with_carried(|carried| carried.remove(item));
                 self.metrics.items_rejected.inc();
+                // What the server behind the gateway said, often with the recipient in it.
+                let reason = masked_words(reason);
                 tracing::warn!(
                     event = "relay.item.held", item.id = %item, lane = %self.key, session.id = %session, reason,
                     "gateway refuses item `{item}`; it is held"
@@ -89,5 +102,16 @@ impl GatewayLane {
                 );
             }
         }
+    }
+
+    /// Logs and counts an item that its gateway could not take once too often.
+    pub(super) fn note_parked(&self, item: ItemId, reason: &str) {
+        self.with_carried(|carried| carried.remove(&item));
+        self.metrics.items_nacked.inc();
+        self.metrics.items_parked.inc();
+        tracing::warn!(
+            event = "relay.item.held", item.id = %item, lane = %self.key, session.id = %self.id, reason,
+            "item `{item}` is held: {reason}"
+        );
     }
 }

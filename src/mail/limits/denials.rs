@@ -51,20 +51,21 @@ impl Denials {
         self.places.get(&place).is_some_and(|denial| now < denial.until)
     }
 
-    /// Opens a window for `place`; one that is open is not prolonged.
-    pub(super) fn deny(&mut self, place: Place, now: Instant) {
+    /// Opens a window for `place`; one that is open is not prolonged. True when it was opened now.
+    pub(super) fn deny(&mut self, place: Place, now: Instant) -> bool {
         let known = self.places.get(&place).copied().filter(|denial| !denial.is_forgotten(now));
         if known.is_some_and(|denial| now < denial.until) {
-            return;
+            return false;
         }
         if known.is_none() && self.places.len() >= PLACES_MAX {
             self.tidy(now);
             if self.places.len() >= PLACES_MAX {
-                return;
+                return false;
             }
         }
         let window = known.map_or(self.first, |denial| denial.window.saturating_mul(2)).min(WINDOW_MAX);
         self.places.insert(place, Denial { until: now + window, window });
+        true
     }
 
     /// Forgets the past windows of `place`, unless it is inside one.
@@ -99,10 +100,10 @@ mod tests {
         let (mut denials, mut now) = (Denials::new(5 * minute), crate::clock::monotonic());
         let mut windows = Vec::new();
         for _ in 0..12 {
-            denials.deny(place(1), now);
+            assert!(denials.deny(place(1), now), "a window opens");
             let began = now;
             while denials.holds(place(1), now) {
-                denials.deny(place(1), now); // knocking prolongs nothing
+                assert!(!denials.deny(place(1), now)); // knocking prolongs nothing
                 now += minute;
             }
             windows.push((now - began).as_secs() / 60);
@@ -131,8 +132,8 @@ mod tests {
     #[test]
     fn memory_is_bounded() {
         let (mut denials, now) = (Denials::new(Duration::from_secs(1)), crate::clock::monotonic());
-        (0..PLACES_MAX as u32 + 10).for_each(|n| denials.deny(place(n), now));
-        assert_eq!(denials.len(), PLACES_MAX);
+        let opened = (0..PLACES_MAX as u32 + 10).filter(|n| denials.deny(place(*n), now)).count();
+        assert_eq!((opened, denials.len()), (PLACES_MAX, PLACES_MAX), "the others go unpunished");
         denials.deny(place(u32::MAX), now + Duration::from_secs(2));
         assert_eq!(denials.len(), 1);
     }

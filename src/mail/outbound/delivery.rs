@@ -369,8 +369,10 @@ fn wake(paused: bool, scan: Option<Duration>, next: Option<Duration>) -> Duratio
 /// the spool refuses to give it this result.
 async fn doubt(shared: Arc<Shared>, id: ItemId) {
     let note = Note::line("the attempt ended badly after the final dot and before an answer");
-    let written = shared.ledger.settle(id, Verdict::Indeterminate, &note, clock::wall()).await;
+    let (verdict, now) = (Verdict::Indeterminate, clock::wall());
+    let written = shared.ledger.settle(id, verdict, &note, now).await;
     if matches!(written, Ok(Written::Stable)) {
+        shared.metrics.outbound_settled(verdict.word(), now.since(id.time()));
         let stored = shared.ledger.submission(id).await.ok().flatten();
         let lane = stored.map(|(stored, _)| stored.info.lane_name);
         tracing::warn!(event = "relay.outbound.indeterminate", submission.id = %id, lane, text = note.text,

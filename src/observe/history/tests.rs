@@ -100,7 +100,9 @@ fn every_series_comes_from_the_exposition() {
     metrics.outbound_attempted("deferred", DeliveryClass::Direct);
     metrics.outbound_attempted("sent", DeliveryClass::Local);
     metrics.tunnel_sessions.set(7);
-    let stats = spool::types::SpoolStats { items: [8, 1, 1, 1, 1, 1, 1, 1, 1, 1], ..Default::default() };
+    // Twelve are ready, and four of them wait to leave.
+    let (items, submissions) = ([12, 1, 1, 1, 1, 1, 1, 1, 1, 1], [4, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    let stats = spool::types::SpoolStats { items, submissions, ..Default::default() };
     metrics.set_spool(&stats, 0);
     history.feed(Reading::of(&metrics.text()), at(20_000));
     let last: Vec<_> =

@@ -84,6 +84,7 @@ pub(super) async fn run(shared: Arc<Shared>, id: ItemId) -> Report {
             // The id tells when it was submitted; the record that would know better is the damaged one.
             if now >= id.time().plus(shared.plan.get().settings.expire_ms) {
                 if let Ok(Written::Stable) = shared.ledger.settle(id, Verdict::Failed, &note, now).await {
+                    shared.metrics.outbound_settled(Verdict::Failed.word(), now.since(id.time()));
                     tracing::info!(event = "relay.outbound.failed", submission.id = %id, text = note.text,
                         "submission {id} has failed: {}", note.text);
                 }

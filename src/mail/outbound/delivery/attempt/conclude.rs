@@ -13,6 +13,7 @@ use super::super::super::ledger::Written;
 use super::super::super::submission::Step;
 use super::super::super::values::Note;
 use super::{Attempting, Report, elapsed_ms};
+use crate::mail::address::masked_words;
 use crate::{clock, crashpoint};
 
 /// First wait before an attempt's end that could not be written is written again; doubles.
@@ -102,12 +103,14 @@ impl Attempting<'_> {
         }
         let (host, tls) = last.map_or(("", ""), |a| (a.host.as_str(), a.tls.as_str()));
         let code = last.and_then(|attempt| attempt.code);
+        // Servers like to name the recipient.
+        let text = masked_words(&note.text);
         let span = tracing::Span::current();
         span.record("outcome", word).record("host", host).record("tls", tls).record("smtp.code", code);
         tracing::info!(
             event = "relay.outbound.attempted", submission.id = %self.id, lane = self.lane, destination = self.destination,
             attempt = self.number, outcome = word, host, tls, smtp.code = code, duration_ms,
-            next_ms = next.map(|due| due.since(now)), text = note.text,
+            next_ms = next.map(|due| due.since(now)), text,
             "attempt {} of {}: {word}", self.number, self.id
         );
         if next.is_some() {
@@ -115,7 +118,7 @@ impl Attempting<'_> {
         }
         let latency_ms = now.since(self.accepted_at);
         metrics.outbound_settled(word, latency_ms);
-        let (id, lane, text) = (self.id, self.lane.as_str(), note.text.as_str());
+        let (id, lane) = (self.id, self.lane.as_str());
         match word {
             "sent" => tracing::info!(event = "relay.outbound.sent", submission.id = %id, lane,
                 destination = self.destination, host, tls, latency_ms, text, "submission {id} is sent"),
