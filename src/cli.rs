@@ -267,7 +267,7 @@ fn report(error: &anyhow::Error, color: Color) -> Exit {
         return Exit::Done;
     }
     let paint = screen::Paint::new(color.on_stderr());
-    eprintln!("{} {}", paint.bad("error:"), chain(error));
+    eprintln!("{} {}", paint.bad("error:"), screen::clean_lines(&chain(error)));
     if let Some(stop) = error.downcast_ref::<Stop>() {
         stop.exit
     } else if error.is::<ConfigErrors>() {

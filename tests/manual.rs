@@ -133,3 +133,12 @@ fn only_these_blocks_are_not_run() {
         NOT_RUN.iter().map(|(page, count, why)| ((*page).to_owned(), *count, (*why).to_owned())).collect();
     assert_eq!(found, allowed);
 }
+
+/// The room has one user, who may everything; a reader's machine has two. Lines behind `sudo` lose what the shell has exported,
+/// lines without it cannot enter the data directory.
+#[test]
+fn the_guide_is_typed_by_one_user_throughout() {
+    let fences = fences_of("docs/getting-started.md");
+    let mixed: Vec<_> = fences.iter().filter(|fence| fence.text.contains("sudo ")).collect();
+    assert!(mixed.is_empty(), "{mixed:#?}");
+}

@@ -1,7 +1,7 @@
 //! Container file, compose file, fly.toml: true to the program and to each other. No engine runs here; the final stage is
 //! played in a root of its own by `container_root`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
 use serde_json::Value;
@@ -115,15 +115,72 @@ fn the_builder_gets_what_the_build_reads_and_nothing_else() {
     }
 }
 
+/// What the head of compose.yml lets a person type: the names for deploy/.env, and the commands behind them.
+fn typed_with_compose() -> (BTreeMap<String, String>, Vec<String>) {
+    let (mut names, mut commands, mut in_file) = (BTreeMap::new(), Vec::new(), false);
+    for line in text("compose.yml").lines().map_while(|line| line.strip_prefix('#')).map(str::trim) {
+        if line == "cat > deploy/.env <<'END'" {
+            in_file = true;
+        } else if line == "END" {
+            in_file = false;
+        } else if in_file {
+            let (name, value) = line.split_once('=').expect("NAME=VALUE");
+            names.insert(name.to_owned(), value.to_owned());
+        } else if line.contains("docker compose -f") {
+            assert!(!names.is_empty(), "the names that it needs come later: {line}");
+            commands.push(line.to_owned());
+        }
+    }
+    (names, commands)
+}
+
+#[test]
+fn every_command_for_compose_finds_its_names_in_the_file_beside_it() {
+    let (names, commands) = typed_with_compose();
+    let compose = text("compose.yml");
+    let asked: BTreeSet<&str> =
+        compose.split("${").skip(1).filter_map(|rest| rest.split([':', '}']).next()).collect();
+    assert_eq!(names.keys().map(String::as_str).collect::<BTreeSet<_>>(), asked);
+    let readme = text("README.md");
+    let (before, behind) = readme.split_once("cat > deploy/.env <<'END'").expect("the names");
+    assert!(!before.contains("docker compose -f"), "a command of deploy/README.md comes before its names");
+    for (name, value) in &names {
+        assert!(behind.contains(&format!("\n{name}={value}\n")), "deploy/README.md lacks {name}={value}");
+    }
+    let of_readme = behind.lines().map(str::trim).filter(|line| line.contains("docker compose -f"));
+    let all: Vec<String> = commands.into_iter().chain(of_readme.map(str::to_owned)).collect();
+    assert!(all.len() > 6, "commands were not found: {all:?}");
+    for command in all {
+        // A variable in front of one command is not there for the next.
+        let words = command.strip_prefix("docker compose -f deploy/compose.yml ");
+        let words: Vec<&str> = words.unwrap_or_else(|| panic!("{command}")).split_whitespace().collect();
+        let Some(at) = words.iter().position(|word| ["run", "exec"].contains(word)) else { continue };
+        // Options of compose, the service, and what its container runs.
+        let mut rest = words[at + 1..].iter().copied().skip_while(|word| word.starts_with('-'));
+        let service = rest.next().expect("a service");
+        assert!(compose.contains(&format!("\n  {service}:\n")), "{command}");
+        let told = rest.skip_while(|word| *word == "waystation").take_while(|word| !word.starts_with('-'));
+        let help: Vec<&str> = told.take(2).chain(["--help"]).collect();
+        assert_eq!(run_text(&help).0, 0, "{command}: {help:?}");
+    }
+}
+
+#[test]
+fn compose_services_come_back_after_a_reboot() {
+    let Some(compose) = yaml("compose.yml") else { return };
+    for (name, service) in compose["services"].as_object().expect("services") {
+        // Told to stop they end with 0, which `on-failure` takes for the end of their work.
+        assert_eq!(service["restart"], "unless-stopped", "{name}");
+    }
+}
+
 #[test]
 fn compose_publishes_what_the_relay_listens_on() {
     let Some(compose) = yaml("compose.yml") else { return };
     let relay = &compose["services"]["relay"];
+    let (names, _) = typed_with_compose();
     let filled = |text: &str| match text.strip_prefix("${").and_then(|rest| rest.split([':', '}']).next()) {
-        Some("RELAY_HOSTNAME") => "relay.example.org".to_owned(),
-        Some("RELAY_DOMAINS") => "mail.example.org,example.net".to_owned(),
-        Some("ACME_CONTACT") => "you@example.org".to_owned(),
-        Some(name) => panic!("{name} is not explained"),
+        Some(name) => names.get(name).unwrap_or_else(|| panic!("{name} is not explained")).clone(),
         None => text.to_owned(),
     };
     let mut env = image_env();
@@ -131,6 +188,8 @@ fn compose_publishes_what_the_relay_listens_on() {
         env.insert(name.clone(), filled(value.as_str().expect("text")));
     }
     accepts(&env);
+    let (_, remarks) = tell(waystation().arg("check-config").envs(&env));
+    assert!(!remarks.contains("tls.acme"), "the names of its head are doubted: {remarks}");
     let published: Vec<(u64, u64)> = relay["ports"]
         .as_array()
         .expect("ports")
@@ -173,14 +232,12 @@ fn compose_publishes_what_the_relay_listens_on() {
     }
     assert_eq!(probe.last(), run.last(), "the probe asks another gateway");
     let Some(compose) = program("docker-compose") else { return };
-    let said = tell(
-        Command::new(compose)
-            .args(["-f"])
-            .arg(file("compose.yml"))
-            .args(["config", "--quiet"])
-            .env("RELAY_HOSTNAME", "relay.example.org")
-            .env("RELAY_DOMAINS", "mail.example.org"),
-    );
+    let dir = tempfile::tempdir().expect("directory");
+    let lines: String = names.iter().map(|(name, value)| format!("{name}={value}\n")).collect();
+    std::fs::write(dir.path().join(".env"), lines).expect("written");
+    let mut command = Command::new(compose);
+    command.arg("--env-file").arg(dir.path().join(".env")).arg("-f").arg(file("compose.yml"));
+    let said = tell(command.args(["config", "--quiet"]));
     assert_eq!(said.0, 0, "{}", said.1);
 }
 

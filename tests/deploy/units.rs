@@ -6,9 +6,11 @@ use std::process::Command;
 
 use waystation::daemon;
 
+use super::logged::Logged;
 use super::{file, setting, settings, tell, text};
-use crate::support::process::run_text;
+use crate::support::process::{run_text, waystation};
 use crate::support::programs::program;
+use crate::tls::Pki;
 
 /// Most that `systemd-analyze security` may say of a service.
 const EXPOSURE_MAX: f64 = 2.0;
@@ -145,6 +147,33 @@ fn the_relays_unit_is_true_to_the_program() {
         assert_eq!(words[2..], ["--config", "/etc/waystation/waystation.toml"], "{key}");
         assert_eq!(run_text(&[words[1], "--help"]).0, 0, "{key} names a command that does not exist");
     }
+}
+
+/// What `LoadCredential=` does: the files are in a directory that only the service is told of.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_comes_as_two_credentials_of_the_unit() {
+    let (pki, dir) = (Pki::new(), tempfile::tempdir().expect("directory"));
+    let key = pki.key();
+    let credentials = key.parent().expect("a directory");
+    let told = [("TLS__CERT_FILE", "credential:chain.pem"), ("TLS__KEY_FILE", "credential:key.pem")];
+    let mut service = waystation();
+    service.env("CREDENTIALS_DIRECTORY", credentials);
+    let relay = Logged::relay(service, dir.path(), &told).await;
+    let loaded = relay.event("relay.tls.loaded", "names", "mx.our.example, localhost");
+    assert!(loaded.is_some(), "the relay serves no certificate");
+
+    let check = |credentials: Option<&Path>| {
+        let mut command = waystation();
+        command.args(["check-config", "--json"]).env_remove("CREDENTIALS_DIRECTORY");
+        command.envs(told.map(|(name, value)| (format!("WAYSTATION_{name}"), value)));
+        command.envs(credentials.map(|dir| ("CREDENTIALS_DIRECTORY", dir)));
+        tell(&mut command)
+    };
+    let (code, said) = check(Some(credentials));
+    assert!(code == 0 && !said.contains("tls."), "{said}");
+    // From a shell they cannot be seen, which is no fault.
+    let (code, said) = check(None);
+    assert!(code == 0 && said.contains("tls.cert_file") && said.contains("tls.key_file"), "{said}");
 }
 
 #[test]

@@ -5,8 +5,10 @@ set -u
 tree=$1
 exec 3>&1 1>&2
 
+# Whom the package makes.
+getent passwd waystation > /dev/null || useradd --system --user-group --no-create-home waystation
+
 if [ -x /usr/sbin/unbound ]; then
-  getent passwd waystation > /dev/null || useradd --system --user-group --no-create-home waystation
   unbound -c /stage/unbound.conf
   for _ in $(seq 200); do
     unbound-control -c /stage/unbound.conf status > /dev/null 2>&1 && break
