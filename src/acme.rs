@@ -212,7 +212,8 @@ impl Client {
             challenge = settings.proof.word(),
             "ordering a certificate"
         );
-        let got = order::run(settings, &self.place, &self.answers, &self.store).await;
+        let key = (&self.place, self.plan.keeps_key());
+        let got = order::run(settings, key, &self.answers, &self.store).await;
         let installed = match got {
             Ok(got) => self.install(&got),
             Err(error) => Err(error),
@@ -238,6 +239,9 @@ impl Client {
             Err(error) => {
                 if matches!(error, OrderError::NoAccount(_)) {
                     self.place.drop_account();
+                }
+                if matches!(error, OrderError::KeptKey(_)) {
+                    self.plan.key_failed();
                 }
                 self.plan.failed(now, rand::random());
                 let wait_seconds = self.plan.wait(now).as_secs();

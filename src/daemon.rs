@@ -409,7 +409,7 @@ pub async fn start(config: &Config, given: Given, stop: CancellationToken) -> Re
         intake,
         smtp: smtp_task,
         deliveries,
-        hand_over: HandOver::new(&listeners.kept),
+        hand_over: HandOver::new(&listeners.kept, &config.data_dir),
         sockets: listeners.kept,
         admin_file: listeners.admin_file,
     };

@@ -219,6 +219,25 @@ async fn a_newer_login_replaces_the_older_session() {
 }
 
 #[tokio::test]
+async fn an_open_session_of_tunnel_1_is_offered_names_that_fit_the_domains_of_now() {
+    let relay = Relay::start().await;
+    relay.register(&key(1)).await;
+    let mut gateway = Gateway::login(&relay, &key(1)).await;
+    let text = key(1).key_text();
+    let (address, bare) = (text.address("mail.example"), text.to_string());
+    for (domains, offered) in [
+        (&["mail.example"][..], &address),
+        (&["mail.example", "second.example"][..], &bare),
+        (&["renamed.example"][..], &bare),
+    ] {
+        let domains: Vec<String> = domains.iter().map(|domain| (*domain).to_owned()).collect();
+        relay.lanes.replace(Admission::Open, domains);
+        relay.put(&key(1), b"x").await;
+        assert_eq!(gateway.mail().await.start.rcpt_to, *offered);
+    }
+}
+
+#[tokio::test]
 async fn a_newcomer_that_goes_away_while_it_has_to_wait_pushes_nobody_out() {
     let relay = Relay::start().await;
     relay.register(&key(1)).await;

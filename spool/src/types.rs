@@ -340,7 +340,8 @@ pub struct SpoolStats {
     pub submissions: [u64; STATES],
     /// Items lent to sessions now.
     pub leased: u64,
-    /// When the oldest item that waits for a gateway was accepted, as the last sweep over all lanes found it.
+    /// When the oldest ready item that is no submission was accepted, as the last sweep over all lanes found it. No lane of a
+    /// mailbox is left out, whether or not a gateway ever fetches from it.
     pub oldest_ready: Option<WallMs>,
     /// Lanes registered.
     pub lanes: u64,

@@ -2,7 +2,8 @@
 //!
 //! Promises: what is shown for a validation is taken away when the order ends, however it ends; the whole order has
 //! [`PATIENCE`]; the key of the certificate before is used again, so that TLSA records that name it (RFC 7672 section 3.1) stay
-//! right over renewals. Failure policy: the server's own words, with those of each failed validation, in one [`OrderError`].
+//! right over renewals, unless the server gives nothing for it. Failure policy: the server's own words, with those of each
+//! failed validation, in one [`OrderError`].
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,6 +51,9 @@ pub enum OrderError {
     /// The names were not proved; what the server found for each.
     #[error("the ACME server could not validate: {0}")]
     Invalid(String),
+    /// The names were proved, and it gave nothing for the key of the certificate before.
+    #[error("the ACME server gave no certificate for the key of the one before: {0}")]
+    KeptKey(String),
     /// It does not offer the way of proof that is configured.
     #[error("the ACME server does not offer {0} for these names; `tls.acme.challenge` names another way")]
     NotOffered(&'static str),
@@ -101,20 +105,24 @@ pub(super) struct Got {
     pub(super) chain_pem: String,
 }
 
-/// Runs one order to its end.
+/// Runs one order to its end. `keeps_key`: the certificate is for the key of the one before, if there is one.
 pub(super) async fn run(
     settings: &Settings,
-    place: &Place,
+    (place, keeps_key): (&Place, bool),
     answers: &Arc<Answers>,
     store: &Arc<Store>,
 ) -> Result<Got, OrderError> {
     let shown = Shown { answers, store, what: Vec::new() };
-    tokio::time::timeout(PATIENCE, to_the_end(settings, place, shown))
+    tokio::time::timeout(PATIENCE, to_the_end(settings, (place, keeps_key), shown))
         .await
         .unwrap_or(Err(OrderError::Timeout))
 }
 
-async fn to_the_end(settings: &Settings, place: &Place, mut shown: Shown<'_>) -> Result<Got, OrderError> {
+async fn to_the_end(
+    settings: &Settings,
+    (place, keeps_key): (&Place, bool),
+    mut shown: Shown<'_>,
+) -> Result<Got, OrderError> {
     let account = account(settings, place).await?;
     let names: Vec<_> = settings.names.iter().map(|name| Identifier::Dns(name.clone())).collect();
     let mut order = account.new_order(&NewOrder::new(&names)).await?;
@@ -127,29 +135,55 @@ async fn to_the_end(settings: &Settings, place: &Place, mut shown: Shown<'_>) ->
         Err(Error::Api(problem)) => return Err(invalid(&mut order, told(&problem)).await),
         Err(error) => return Err(error.into()),
     }
-    let key = finalize(&mut order, &settings.names, place.key()).await?;
+    let kept = match place.key() {
+        Some(_) if !keeps_key => {
+            another_key("it gave nothing for it again and again");
+            None
+        }
+        kept => kept,
+    };
+    let (key, is_kept) = finalize(&mut order, &settings.names, kept).await?;
     let key_pem = Zeroizing::new(key.serialize_pem());
-    let chain_pem = order.poll_certificate(&POLLS).await?;
+    let polled = order.poll_certificate(&POLLS).await;
+    let chain_pem = polled.map_err(|error| if is_kept { for_kept_key(error) } else { error.into() })?;
     Ok(Got { key_pem, chain_pem })
 }
 
-/// Says which key the certificate is for: the one that was kept, or a new one.
-async fn finalize(order: &mut Order, names: &[String], kept: Option<KeyPair>) -> Result<KeyPair, OrderError> {
+fn another_key(why: &str) {
+    tracing::warn!(
+        event = "relay.acme.key_refused",
+        "the ACME server does not take the key of the certificate before, so another is made; TLSA records need its name: {why}"
+    );
+}
+
+/// Says which key the certificate is for: the one that was kept (true), or a new one.
+async fn finalize(
+    order: &mut Order,
+    names: &[String],
+    kept: Option<KeyPair>,
+) -> Result<(KeyPair, bool), OrderError> {
     if let Some(key) = kept {
         match order.finalize_csr(request(names, &key)?.der()).await {
-            Ok(()) => return Ok(key),
+            Ok(()) => return Ok((key, true)),
             // Its certificate was revoked as stolen, perhaps: no order with it would ever succeed.
-            Err(Error::Api(problem)) if is_refused_key(&problem) => tracing::warn!(
-                event = "relay.acme.key_refused",
-                "the ACME server does not take the key of the certificate before, so another is made; TLSA records need its name: {}",
-                told(&problem)
-            ),
-            Err(error) => return Err(error.into()),
+            Err(Error::Api(problem)) if is_refused_key(&problem) => another_key(&told(&problem)),
+            Err(error) => return Err(for_kept_key(error)),
         }
     }
     let key = KeyPair::generate().map_err(|error| OrderError::Request(error.to_string()))?;
     order.finalize_csr(request(names, &key)?.der()).await?;
-    Ok(key)
+    Ok((key, false))
+}
+
+/// What the server says to a kept key, in whatever words, may be about the key. The way to it never is.
+fn for_kept_key(error: Error) -> OrderError {
+    let said = matches!(&error, Error::Api(_) | Error::Str(_));
+    let error = OrderError::from(error);
+    if said && matches!(error, OrderError::Server(_)) {
+        OrderError::KeptKey(error.to_string())
+    } else {
+        error
+    }
 }
 
 fn is_refused_key(problem: &Problem) -> bool {
@@ -278,5 +312,23 @@ impl Drop for Shown<'_> {
                 What::Name(name) => self.store.clear_challenge(&name),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_words_of_the_server_cast_doubt_on_a_key() {
+        let said = |kind: &str| {
+            let problem =
+                serde_json::json!({ "type": format!("urn:ietf:params:acme:error:{kind}"), "detail": "no" });
+            for_kept_key(Error::Api(serde_json::from_value(problem).unwrap()))
+        };
+        assert!(matches!(said("unauthorized"), OrderError::KeptKey(_)));
+        assert!(matches!(for_kept_key(Error::Str("no certificate")), OrderError::KeptKey(_)));
+        assert!(matches!(said("accountDoesNotExist"), OrderError::NoAccount(_)));
+        assert!(matches!(for_kept_key(Error::Timeout(None)), OrderError::Server(_)));
     }
 }

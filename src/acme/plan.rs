@@ -28,6 +28,9 @@ const LATELY_MS: u64 = 3600 * 1000;
 const SOON_MS: u64 = 14 * 24 * 3600 * 1000;
 /// But never while this part of the lifetime is left: those that live for days only are renewed later than that.
 const SOON_PART: u64 = 4;
+/// After so many orders that gave nothing for the kept key another is made. An hour of tries: what is wrong with the server
+/// for a moment must not cost the TLSA records of the key, and a renewal has weeks.
+const KEY_TRIES: u32 = 6;
 
 /// How long to wait after orders in vain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +60,8 @@ pub struct Plan {
     rests_until: WallMs,
     failures: u32,
     vain: u32,
+    /// Orders that gave nothing for the kept key, since the start or the last certificate.
+    key_failures: u32,
 }
 
 impl Plan {
@@ -71,7 +76,7 @@ impl Plan {
         // A time to come is of a clock that was ahead.
         let tried: Vec<WallMs> = tried.iter().copied().filter(|at| *at <= now).collect();
         let vain = u32::try_from(tried.len()).unwrap_or(u32::MAX);
-        let mut plan = Self { pauses, renewal, rests_until: WallMs(0), failures: 0, vain };
+        let mut plan = Self { pauses, renewal, rests_until: WallMs(0), failures: 0, vain, key_failures: 0 };
         let lately = tried.iter().filter(|at| now.since(**at) < LATELY_MS).count();
         if lately >= TRIES_LATELY_MAX {
             plan.rest(tried.into_iter().max().unwrap_or(now), chance);
@@ -107,9 +112,20 @@ impl Plan {
         self.vain
     }
 
+    /// Whether the next order is for the key of the certificate before.
+    #[must_use]
+    pub fn keeps_key(&self) -> bool {
+        self.key_failures < KEY_TRIES
+    }
+
+    /// An order failed after all names were proved, and may have failed for its kept key; to be told beside [`Self::failed`].
+    pub fn key_failed(&mut self) {
+        self.key_failures = self.key_failures.saturating_add(1);
+    }
+
     /// An order gave a certificate.
     pub fn installed(&mut self, validity: Validity, now: WallMs, chance: u64) {
-        self.failures = 0;
+        (self.failures, self.key_failures) = (0, 0);
         self.renewal = renewal(validity, chance);
         if self.renewal.since(now) > millis(self.pauses.first) {
             (self.vain, self.rests_until) = (0, WallMs(0));
@@ -214,6 +230,22 @@ mod tests {
         let renewal = WallMs(1060 * DAY);
         plan.failed(renewal, 0);
         assert_eq!(plan.wait(renewal), Duration::from_secs(120));
+    }
+
+    #[test]
+    fn a_key_that_gets_no_certificate_is_given_up_after_a_while() {
+        let mut plan = Plan::new(None, &[], PAUSES, NOW, 0);
+        for _ in 0..20 {
+            plan.failed(NOW, 0);
+        }
+        assert!(plan.keeps_key(), "a server that cannot be reached says nothing about the key");
+        let before = (0..100).take_while(|_| {
+            plan.key_failed();
+            plan.keeps_key()
+        });
+        assert_eq!(before.count(), 5);
+        plan.installed(days(1000, 1090), NOW, 0);
+        assert!(plan.keeps_key(), "the new one is kept from then on");
     }
 
     #[test]

@@ -14,7 +14,7 @@ use spool::types::{Filter, ItemInfo, LaneStats, Mailbox, Page, Transition};
 use super::explain::outgoing::Outlook;
 use super::explain::{self, Circumstances, Postmaster};
 use super::{deliveries, words};
-use crate::mail::address::Mailbox as Address;
+use crate::mail::address::{ForwardPath, Mailbox as Address};
 use crate::mail::envelope::Envelope;
 use crate::mail::intake::OPERATOR_LANE;
 
@@ -22,6 +22,9 @@ use crate::mail::intake::OPERATOR_LANE;
 pub const LIMIT_MAX: usize = 1000;
 /// Most mailboxes that statistics look at for those with something waiting, so that the ledger is not held up for long.
 const MAILBOXES_MAX: usize = 5 * LIMIT_MAX;
+/// How many mailboxes are asked for only to see whether there are more: not one, because lanes of mail that leaves may lie
+/// between, and are read so many at a time.
+const ONE_MORE: usize = 100;
 /// Pages of the queues that one answer counts, so that a question does not hold up the ledger for long.
 const QUEUE_PAGES_MAX: usize = 25;
 /// Most destinations that statistics name.
@@ -150,24 +153,31 @@ pub fn explanation(
     Ok(json!({ "id": id.to_string(), "state": words::state(&info), "text": text }))
 }
 
-/// Who gets mail for the postmaster now, if the item is such mail that nobody got. Names are looked up as the intake does it.
+/// Who gets mail for the postmaster now, if the item is such mail that nobody got. As the intake does it: the address itself
+/// comes first, and the first name that is known decides.
 fn postmaster(view: &Spool, info: &ItemInfo, terms: &Terms) -> Result<Option<Postmaster>, SpoolError> {
     if info.lane_name != OPERATOR_LANE {
         return Ok(None);
     }
-    if terms.postmaster.is_empty() {
-        return Ok(Some(Postmaster::Nobody));
-    }
-    let names = match Address::parse(&terms.postmaster, true) {
-        Ok(address) => address.names(),
-        Err(_) => vec![terms.postmaster.to_ascii_lowercase()], // a key text
+    let mut names = match ForwardPath::parse(&info.tag, true) {
+        Ok(ForwardPath::Mailbox(address)) => address.names(),
+        Ok(ForwardPath::Postmaster(_)) | Err(_) => Vec::new(),
     };
+    match Address::parse(&terms.postmaster, true) {
+        Ok(address) => names.extend(address.names()),
+        Err(_) if terms.postmaster.is_empty() => {}
+        Err(_) => names.push(terms.postmaster.to_ascii_lowercase()), // a key text
+    }
     for name in names {
-        if view.mailbox(&name)?.is_some() {
-            return Ok(Some(Postmaster::Mailbox));
+        match view.mailbox(&name)? {
+            // The lane of this item has no gateway, by whichever name it is found.
+            Some(found) if found.lane == info.lane => break,
+            Some(found) if found.revoked => return Ok(Some(Postmaster::Revoked)),
+            Some(_) => return Ok(Some(Postmaster::Mailbox)),
+            None => {}
         }
     }
-    Ok(Some(Postmaster::NoMailbox))
+    Ok(Some(if terms.postmaster.is_empty() { Postmaster::Nobody } else { Postmaster::NoMailbox }))
 }
 
 fn outgoing(
@@ -242,7 +252,7 @@ fn damaged(id: ItemId, lsn: Lsn, problem: &str) -> AskError {
 /// When the spool cannot be read.
 pub fn stats(view: &Spool, context: &Context<'_>) -> Result<Value, AskError> {
     let stats = view.stats()?;
-    let (mut lanes, mut after, mut looked, mut complete) = (Vec::new(), None, 0, false);
+    let (mut lanes, mut after, mut looked, mut seen_all) = (Vec::new(), None, 0, false);
     // Lanes with something waiting, the first thousand of them: stats is for a person.
     while lanes.len() <= LIMIT_MAX && looked < MAILBOXES_MAX {
         let page = view.mailboxes(after, LIMIT_MAX)?;
@@ -251,10 +261,11 @@ pub fn stats(view: &Spool, context: &Context<'_>) -> Result<Value, AskError> {
         let busy = page.iter().filter(|m| m.stats.items[0] + m.stats.items[3] > 0);
         lanes.extend(busy.map(|m| words::mailbox(m, context.now)));
         if page.len() < LIMIT_MAX {
-            complete = lanes.len() <= LIMIT_MAX;
+            seen_all = true;
             break;
         }
     }
+    let complete = lanes.len() <= LIMIT_MAX && (seen_all || view.mailboxes(after, ONE_MORE)?.is_empty());
     lanes.truncate(LIMIT_MAX);
     let mut object = words::stats(&stats, &lanes, context.now);
     object["lanes_complete"] = complete.into();
@@ -354,13 +365,19 @@ mod tests {
     use spool::Options;
     use spool::disk::sim::SimDisk;
     use spool::index::memory::MemoryIndex;
-    use spool::types::{NewMessage, Target};
+    use spool::types::{MailboxChange, NewMessage, Target};
 
     use super::*;
 
     const NOW: WallMs = WallMs(1_800_000_000_000);
 
-    fn put(spool: &mut Spool, lane: LaneId, n: u8) {
+    fn open() -> Spool {
+        let options = Options { min_free_bytes: 0, seed: 7, ..Options::default() };
+        let (disk, index) = (Arc::new(SimDisk::new()), Arc::new(MemoryIndex::new()));
+        Spool::open(disk, index, options, NOW).unwrap().0
+    }
+
+    fn put(spool: &mut Spool, lane: LaneId, n: u8, to: &str) -> ItemId {
         let id = ItemId::new(NOW, [n; 10]);
         let message = NewMessage {
             body: id,
@@ -369,29 +386,54 @@ mod tests {
             head: Vec::new(),
             meta: Vec::new(),
             fingerprint: None,
-            targets: vec![Target { lane, id, tag: Vec::new() }],
+            targets: vec![Target { lane, id, tag: to.into() }],
         };
         spool.accept(message, NOW).unwrap();
         spool.commit(NOW).unwrap();
+        id
+    }
+
+    #[test]
+    fn mail_for_the_postmaster_is_explained_by_the_names_that_the_intake_tries_now() {
+        let mut spool = open();
+        let operator = spool.register(OPERATOR_LANE, NOW).unwrap();
+        spool.register("home", NOW).unwrap();
+        spool.commit(NOW).unwrap();
+        let id = put(&mut spool, operator, 1, "PostMaster@our.example");
+        let says = |spool: &Spool, configured: &str, words: &str| {
+            let terms = Terms { postmaster: configured.into(), ..Terms::default() };
+            let context = Context { now: NOW, terms: &terms, deliveries: None };
+            let answer = explanation(spool, id, None, &context).unwrap();
+            assert!(answer["text"].as_str().unwrap().contains(words), "{words}: {answer}");
+        };
+        says(&spool, "", "names nobody");
+        says(&spool, "nobody@our.example", "names no mailbox");
+        says(&spool, OPERATOR_LANE, "names no mailbox");
+        says(&spool, "HOME", "what comes goes there");
+        let alias = MailboxChange::AddAlias("postmaster@our.example".into());
+        spool.change_mailbox("home", alias).unwrap();
+        spool.commit(NOW).unwrap();
+        says(&spool, "", "what comes goes there");
+        spool.change_mailbox("home", MailboxChange::Revoke).unwrap();
+        spool.commit(NOW).unwrap();
+        says(&spool, "", "what comes is refused");
     }
 
     #[test]
     fn statistics_look_at_so_many_mailboxes_and_say_when_there_are_more() {
-        let options = Options { min_free_bytes: 0, seed: 7, ..Options::default() };
-        let (disk, index) = (Arc::new(SimDisk::new()), Arc::new(MemoryIndex::new()));
-        let (mut spool, _) = Spool::open(disk, index, options, NOW).unwrap();
+        let mut spool = open();
         let context = Context { now: NOW, terms: &Terms::default(), deliveries: None };
         let lanes: Vec<_> =
-            (0..MAILBOXES_MAX - 1).map(|n| spool.register(&format!("lane{n}"), NOW).unwrap()).collect();
+            (0..MAILBOXES_MAX).map(|n| spool.register(&format!("lane{n}"), NOW).unwrap()).collect();
         spool.commit(NOW).unwrap();
-        put(&mut spool, lanes[MAILBOXES_MAX - 2], 1);
+        put(&mut spool, lanes[MAILBOXES_MAX - 1], 1, "");
         let all = stats(&spool, &context).unwrap();
         assert_eq!(all["lanes"].as_array().map(Vec::len), Some(1), "the last one");
         assert_eq!(all["lanes_complete"], true);
 
         let more: Vec<_> = (0..100).map(|n| spool.register(&format!("more{n}"), NOW).unwrap()).collect();
         spool.commit(NOW).unwrap();
-        put(&mut spool, more[99], 2);
+        put(&mut spool, more[99], 2, "");
         let some = stats(&spool, &context).unwrap();
         assert_eq!(some["lanes"].as_array().map(Vec::len), Some(1), "another one waits further down");
         assert_eq!(some["lanes_complete"], false);

@@ -190,7 +190,8 @@ impl Running<'_> {
 /// * `running` – `None`: no relay runs.
 ///
 /// # Errors
-/// [`AskError`]; nothing was changed then, unless the spool itself failed.
+/// [`AskError`]; nothing was changed then, unless the spool itself failed, or a later step of a revocation: the revocation
+/// stands then.
 pub async fn apply(
     spooler: &Spooler,
     change: Change,

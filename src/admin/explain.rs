@@ -17,8 +17,10 @@ pub enum Postmaster {
     Nobody,
     /// It names no mailbox.
     NoMailbox,
-    /// It names a mailbox.
+    /// A mailbox has the address as an alias, or it names one.
     Mailbox,
+    /// The same, and that mailbox is revoked.
+    Revoked,
 }
 
 /// What the paragraph needs besides the item.
@@ -211,8 +213,12 @@ fn for_postmaster(item: &ItemInfo, postmaster: Postmaster, expires: &str) -> Str
                 .to_owned()
         }
         Postmaster::Mailbox => format!(
-            "and came when nobody got such mail. `postmaster` in the configuration names a mailbox by now, and what comes \
-             goes there; this one stays in the lane `{lane}`, which no gateway fetches"
+            "and came when nobody got such mail. By now an alias, or `postmaster` in the configuration, leads to a mailbox, and \
+             what comes goes there; this one stays in the lane `{lane}`, which no gateway fetches"
+        ),
+        Postmaster::Revoked => format!(
+            "and came when nobody got such mail. By now an alias, or `postmaster` in the configuration, leads to a mailbox, but \
+             that is revoked, and what comes is refused; this one stays in the lane `{lane}`, which no gateway fetches"
         ),
     };
     format!(
@@ -360,8 +366,13 @@ mod tests {
         assert!(says(Postmaster::Nobody).contains("names nobody."));
         assert!(says(Postmaster::NoMailbox).contains("names no mailbox of this relay."));
         // Whoever has set it since must not read that nobody is set.
-        let since = says(Postmaster::Mailbox);
-        assert!(since.contains("came when nobody got such mail") && since.contains("stays in"), "{since}");
-        assert!(!since.contains("names nobody") && !since.contains("names no mailbox"), "{since}");
+        let cases = [(Postmaster::Mailbox, "goes there"), (Postmaster::Revoked, "is refused")];
+        for (postmaster, words) in cases {
+            let since = says(postmaster);
+            assert!(since.contains("came when nobody got such mail"), "{since}");
+            assert!(since.contains("stays in"), "{since}");
+            assert!(!since.contains("names nobody") && !since.contains("names no mailbox"), "{since}");
+            assert!(since.contains(words), "{since}");
+        }
     }
 }

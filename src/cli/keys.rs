@@ -13,6 +13,7 @@ use data_encoding::BASE64URL_NOPAD;
 use serde_json::json;
 use zeroize::Zeroizing;
 
+use super::backend::owner::Owner;
 use super::{Exit, Global, Stop, load, screen};
 use crate::identity::keyfile;
 use crate::mail::address::domain_key;
@@ -109,10 +110,13 @@ struct Made {
 }
 
 fn dkim(global: &Global, args: Dkim) -> anyhow::Result<Exit> {
+    let config = load::config(global);
+    // Whoever names both a directory and a domain needs no configuration: then one that is wrong is no error.
+    let _owner = config.as_ref().ok().map(|config| Owner::of(&config.data_dir));
     let (dir, domain) = match (args.dir, args.domain) {
         (Some(dir), Some(domain)) => (dir, domain),
         (dir, domain) => {
-            let config = load::config(global)?;
+            let config = config?;
             let first = domain.or_else(|| config.domains.first().cloned()).unwrap_or_default();
             (dir.unwrap_or_else(|| config.data_dir.join("dkim")), first)
         }

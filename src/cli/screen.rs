@@ -71,7 +71,21 @@ pub(crate) fn print(text: &str) -> std::io::Result<()> {
 
 /// One JSON object per line.
 pub(crate) fn line(value: &Value) -> std::io::Result<()> {
-    print(&format!("{value}\n"))
+    print(&format!("{}\n", json_text(value)))
+}
+
+/// JSON on one line, and nothing in it that steers a terminal. JSON itself lets U+007F to U+009F pass, of which some do; only
+/// strings can have them, so that escaped it is the same value.
+fn json_text(value: &Value) -> String {
+    let mut text = String::new();
+    for c in value.to_string().chars() {
+        if c.is_control() {
+            text.push_str(&format!("\\u{:04x}", u32::from(c)));
+        } else {
+            text.push(c);
+        }
+    }
+    text
 }
 
 /// Rows under a header, columns as wide as their widest cell. Right-aligned where `right` says so. Cells are cleaned here:
@@ -168,6 +182,14 @@ mod tests {
         let text = table(Paint::new(false), &["FROM", "STATE"], &[false, false], &rows);
         assert_eq!(text, "FROM    STATE\na [2Jb  held\nc\n");
         assert_eq!(clean_lines("a\x1b[2J\nb\rc"), "a [2J\nb c");
+    }
+
+    #[test]
+    fn no_json_steers_a_terminal_and_it_stays_the_same() {
+        let value = serde_json::json!({ "a\u{9d}": "\u{1b}[2J\u{7f}\u{9b}2J\u{a0}é" });
+        let text = json_text(&value);
+        assert_eq!(text, "{\"a\\u009d\":\"\\u001b[2J\\u007f\\u009b2J\u{a0}é\"}");
+        assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), value);
     }
 
     #[test]

@@ -10,6 +10,7 @@
 //!
 //! Failure policy: every step has a bound, and what is left after it is dropped: recovered, or offered again, by rule.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -92,11 +93,17 @@ pub struct HandOver {
     order: CancellationToken,
     /// Names and places of what would be handed over.
     pub(super) sockets: Arc<[(String, Place)]>,
+    /// Our data directory.
+    pub(super) data_dir: Arc<Path>,
 }
 
 impl HandOver {
-    pub(super) fn new(sockets: &[Socket]) -> Self {
-        Self { order: CancellationToken::new(), sockets: listeners::describe(sockets).into() }
+    pub(super) fn new(sockets: &[Socket], data_dir: &Path) -> Self {
+        Self {
+            order: CancellationToken::new(),
+            sockets: listeners::describe(sockets).into(),
+            data_dir: data_dir.into(),
+        }
     }
 
     /// [`Daemon::ended`] will give the sockets.

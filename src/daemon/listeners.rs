@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use socket2::{Domain, Protocol, Type};
 use tokio::net::{TcpListener, UnixListener};
 
-use super::StartError;
 use super::places::{self, Kind, Place, Unplaced, Wanted};
+use super::{StartError, probe};
 use crate::admin::api::socket as admin_socket;
 use crate::config::Config;
 use crate::systemd::{Listener, SOCKETS_MAX, Socket};
@@ -144,8 +144,12 @@ pub(super) fn rehearse(sockets: &[(String, Place)], config: &Config) -> Result<V
         }
     }
     if !plan.has_admin && !is_ours(sockets, &config.admin_socket) {
-        admin_socket::is_left_over(&config.admin_socket)
-            .map_err(|error| StartError::Admin { socket: config.admin_socket.clone(), error })?;
+        let admin = |error| StartError::Admin { socket: config.admin_socket.clone(), error };
+        // The data directory is made, if need be.
+        if let Some(dir) = config.admin_socket.parent().filter(|dir| *dir != config.data_dir) {
+            probe::writable(dir).map_err(admin)?;
+        }
+        admin_socket::is_left_over(&config.admin_socket).map_err(admin)?;
     }
     Ok(http)
 }
@@ -250,6 +254,21 @@ mod tests {
         let one = ("own-smtp".to_owned(), Place::Tcp("127.0.0.1:25".parse().unwrap()));
         let said = rehearse(&vec![one; SOCKETS_MAX + 1], &config).unwrap_err().to_string();
         assert!(said.contains("65 listening sockets"), "{said}");
+    }
+
+    #[test]
+    fn an_admin_socket_needs_a_place_unless_a_service_manager_made_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("none/admin.sock");
+        let text = format!(
+            "data_dir = \"{}\"\n[http]\nlisten = \"127.0.0.1:0\"\n[smtp]\nlisten = [\"127.0.0.1:0\"]\n[admin]\nsocket = \"{}\"\n",
+            dir.path().join("data").display(),
+            socket.display()
+        );
+        let config = Config::load(&Sources { file: Some(("x.toml", &text)), ..Sources::default() }).unwrap();
+        let said = rehearse(&[], &config).unwrap_err().to_string();
+        assert!(said.contains("none/admin.sock"), "{said}");
+        assert!(rehearse(&[("admin".to_owned(), Place::Unix(socket))], &config).is_ok());
     }
 
     #[test]

@@ -41,14 +41,31 @@ pub fn probe(config: &Config) -> Result<(), StartError> {
 
 impl HandOver {
     /// Finds out what the next process cannot before this one has ended: whether it could place our sockets by `config`, and
-    /// listen where nobody does yet.
+    /// listen where nobody does yet. It must be for our data directory: an empty spool and new keys would be served in another.
     ///
     /// # Errors
-    /// What [`start`](super::start) would say.
+    /// What [`start`](super::start) would say, and for another data directory.
     pub fn rehearse(&self, config: &Config) -> Result<(), StartError> {
+        stays(&self.data_dir, &config.data_dir)?;
         let http = listeners::rehearse(&self.sockets, config)?;
         edge::may_show(config, &http)
     }
+}
+
+/// Whether the data directory is the one of before, by whatever name.
+fn stays(ours: &Path, wanted: &Path) -> Result<(), LedgerError> {
+    let same = match (ours.canonicalize(), wanted.canonicalize()) {
+        (Ok(ours), Ok(wanted)) => ours == wanted,
+        (Err(_), _) | (_, Err(_)) => ours == wanted,
+    };
+    if same {
+        return Ok(());
+    }
+    let error = Error::other(format!(
+        "the mail and the keys are in {}, and a hand-over does not move them; stop the relay and move the directory instead",
+        ours.display()
+    ));
+    Err(LedgerError::Directory { dir: wanted.to_owned(), error })
 }
 
 fn data_dir(config: &Config) -> Result<(), StartError> {
@@ -80,7 +97,7 @@ fn may_close(owner: u32) -> bool {
 }
 
 /// Whether files can be made in a directory that is there.
-fn writable(dir: &Path) -> std::io::Result<()> {
+pub(super) fn writable(dir: &Path) -> std::io::Result<()> {
     let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
     if !std::fs::metadata(dir)?.is_dir() {
         return Err(ErrorKind::NotADirectory.into());
@@ -88,21 +105,18 @@ fn writable(dir: &Path) -> std::io::Result<()> {
     Ok(access(dir, Access::WRITE_OK | Access::EXEC_OK)?)
 }
 
-/// Who listens there is asked by [`HandOver::rehearse`]: mostly it is the process before.
+/// Who listens there, and whether it can be made, is asked by [`HandOver::rehearse`]: mostly it is the process before that
+/// listens, and one from a service manager is not made by us.
 fn admin_socket(config: &Config) -> Result<(), StartError> {
     let socket = &config.admin_socket;
     if socket.as_os_str().len() > SOCKET_PATH_MAX {
         return Err(LedgerError::LongSocket { socket: socket.clone() }.into());
     }
-    let refused = |error| StartError::Admin { socket: socket.clone(), error };
     if std::fs::symlink_metadata(socket).is_ok_and(|found| !found.file_type().is_socket()) {
-        return Err(refused(Error::other("there is something else with that name")));
+        let error = Error::other("there is something else with that name");
+        return Err(StartError::Admin { socket: socket.clone(), error });
     }
-    match socket.parent() {
-        // That one is made.
-        Some(dir) if dir != config.data_dir => writable(dir).map_err(refused),
-        Some(_) | None => Ok(()),
-    }
+    Ok(())
 }
 
 /// The certificate that an ACME server gave before. One that is damaged is ordered anew, one that others can read is not used.
@@ -165,17 +179,28 @@ mod tests {
     }
 
     #[test]
-    fn an_admin_socket_needs_a_place() {
+    fn an_admin_socket_must_not_be_in_the_way_of_something_else() {
         let dir = tempfile::tempdir().unwrap();
         let data = dir.path().join("data");
         let socket = |path: &str| format!("[admin]\nsocket = \"{}\"\n", dir.path().join(path).display());
         assert_eq!(said(&data, &socket("admin.sock")), "");
-        assert!(said(&data, &socket("none/admin.sock")).contains("none/admin.sock"));
+        assert_eq!(said(&data, &socket("none/admin.sock")), "", "it may be a service manager's");
         assert!(said(&data, &socket(&"x".repeat(120))).contains("admin.socket"));
         let _ours = UnixListener::bind(dir.path().join("admin.sock")).unwrap();
         assert_eq!(said(&data, &socket("admin.sock")), "", "that may be the process before");
         fs::write(dir.path().join("precious"), "").unwrap();
         assert!(said(&data, &socket("precious")).contains("something else"));
+    }
+
+    #[test]
+    fn the_data_directory_stays_by_whatever_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let (ours, link) = (dir.path().join("data"), dir.path().join("link"));
+        fs::create_dir(&ours).unwrap();
+        std::os::unix::fs::symlink(&ours, &link).unwrap();
+        assert!(stays(&ours, &ours).is_ok() && stays(&ours, &link).is_ok());
+        assert!(stays(&ours, &dir.path().join("other")).is_err() && stays(&ours, dir.path()).is_err());
+        assert!(stays(Path::new("gone"), Path::new("gone")).is_ok());
     }
 
     #[test]

@@ -95,12 +95,8 @@ impl Dashboard {
             Switch::Pause => json!({ "reason": reason }),
             Switch::Resume => json!({}),
         };
-        let verb = match switch {
-            Switch::Pause => "pause_deliveries",
-            Switch::Resume => "resume_deliveries",
-        };
         let made = self.api.post(&format!("/delivery/{}", switch.word()), &body).await;
-        self.note(verb, "", &made, visitor);
+        self.note(switch.word(), "", &made, visitor);
         match made {
             Ok(_) => answer::go_to(&format!("/?done={}", switch.word())),
             Err(refusal) => self.deliveries_question(switch, reason, Some(&refusal), visitor),

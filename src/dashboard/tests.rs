@@ -234,6 +234,25 @@ async fn a_change_that_is_refused_says_why() {
 }
 
 #[tokio::test]
+async fn each_change_is_counted_under_a_word_that_is_there_from_the_start() {
+    let dashboard = dashboard(Access::Configured);
+    let (cookie, token) = come_in(&dashboard).await;
+    let series = || dashboard.metrics.text().matches("waystation_dashboard_changes_total{").count();
+    let before = series();
+    let items = route::Verb::ALL.map(|verb| format!("/items/{ID}/{}", verb.word()));
+    let others = ["/lanes/k/replay", "/deliveries/pause", "/deliveries/resume"].map(str::to_owned);
+    let body = format!("form_token={token}&reason=because&since={}", view::items::SPANS[0].0);
+    for target in items.iter().chain(&others) {
+        ask(&dashboard, "POST", target, &[FORM, ("cookie", &cookie)], &body).await;
+    }
+    assert_eq!(series(), before);
+    let text = dashboard.metrics.text();
+    let lines = text.lines().filter(|line| line.starts_with("waystation_dashboard_changes_total{"));
+    let counted = lines.filter(|line| line.ends_with(" 1")).count();
+    assert_eq!(counted, before / 2, "each once, made or refused: {text}");
+}
+
+#[tokio::test]
 async fn a_logout_ends_the_session_everywhere() {
     let dashboard = dashboard(Access::Configured);
     let (cookie, token) = come_in(&dashboard).await;

@@ -56,11 +56,21 @@ struct Welcome {
     domains: Vec<String>,
 }
 
+impl Welcome {
+    /// The relay's domain, when it has no other.
+    fn sole_domain(&self) -> Option<Arc<str>> {
+        match self.domains.as_slice() {
+            [sole] => Some(sole.as_str().into()),
+            [] | [_, _, ..] => None,
+        }
+    }
+}
+
 /// The lanes of the mail service.
 #[derive(Debug)]
 pub struct Lanes {
     spooler: Spooler,
-    welcome: Current<Welcome>,
+    welcome: Arc<Current<Welcome>>,
     submissions: Arc<Submissions>,
     metrics: Arc<Metrics>,
     signer: Option<Arc<Signer>>,
@@ -79,12 +89,12 @@ impl Lanes {
         metrics: Arc<Metrics>,
         signer: Option<Arc<Signer>>,
     ) -> Arc<Self> {
-        let welcome = Current::new(Welcome { admission, domains });
+        let welcome = Arc::new(Current::new(Welcome { admission, domains }));
         let lent = Arc::new(Lent::default());
         Arc::new(Self { spooler, welcome, submissions, metrics, signer, lent })
     }
 
-    /// Another admission and other domains, for logins from now on.
+    /// Another admission and other domains, for logins and offers from now on.
     pub fn replace(&self, admission: Admission, domains: Vec<String>) {
         self.welcome.set(Welcome { admission, domains });
     }
@@ -109,12 +119,7 @@ impl Service for Lanes {
 
     fn open(&self, opening: Opening) -> BoxFuture<'_, Result<Arc<dyn Lane>, ServiceError>> {
         Box::pin(async move {
-            let Opening { id, key, .. } = opening;
-            let manner = Manner {
-                dialect: opening.dialect,
-                batches: opening.batches,
-                several_domains: self.welcome.get().domains.len() > 1,
-            };
+            let Opening { id, key, dialect, batches, .. } = opening;
             let (role, bell) = (opening.role, Arc::clone(&opening.bell));
             let still_here = Arc::clone(&opening.still_here);
             let opened = self.spooler.call(move |spool| open(spool, key, role, bell, &still_here)).await;
@@ -127,7 +132,9 @@ impl Service for Lanes {
                 signer: self.signer.clone(),
                 id,
                 key,
-                manner,
+                dialect,
+                batches,
+                welcome: Arc::clone(&self.welcome),
                 lane,
                 session,
                 submitter,
@@ -171,7 +178,10 @@ struct GatewayLane {
     /// The tunnel's name of the session; logs carry it.
     id: Uuid,
     key: KeyText,
-    manner: Manner,
+    dialect: Dialect,
+    /// Whether what leaves together may share a signature.
+    batches: bool,
+    welcome: Arc<Current<Welcome>>,
     lane: LaneId,
     /// The ledger's name of the session.
     session: SessionId,
@@ -383,7 +393,7 @@ impl GatewayLane {
     /// that is being gathered. Nobody is told that an ack has been written down: should the relay be killed before it is,
     /// the gateway knows the item when it comes again. One of tunnel 1 does not, and so its acks wait.
     fn need_not_wait(&self, changes: &[Change]) -> bool {
-        match self.manner.dialect {
+        match self.dialect {
             Dialect::One => changes.is_empty(),
             Dialect::Two => changes.iter().all(|change| matches!(change, Change::Ack(_))),
         }
@@ -409,10 +419,16 @@ impl GatewayLane {
     }
 
     fn tunnel(&self) -> u8 {
-        match self.manner.dialect {
+        match self.dialect {
             Dialect::One => 1,
             Dialect::Two => 2,
         }
+    }
+
+    /// Made anew each time: a reload may have changed the domains since the session began.
+    fn manner(&self) -> Manner {
+        let home = self.welcome.get().sole_domain();
+        Manner { dialect: self.dialect, batches: self.batches, home }
     }
 
     /// Logs and counts what happened, and makes offers of what was leased.
@@ -427,8 +443,9 @@ impl GatewayLane {
                 "gateway asked for acked items again"
             );
         }
+        let manner = self.manner();
         let mut offers = Vec::with_capacity(done.leased.items.len());
-        for (info, made) in offers::made(done.leased.items, self.manner, self.signer.as_ref(), now).await {
+        for (info, made) in offers::made(done.leased.items, &manner, self.signer.as_ref(), now).await {
             match made {
                 Ok(offer) => {
                     self.metrics.offered(self.tunnel());

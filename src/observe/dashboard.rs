@@ -79,8 +79,10 @@ impl DashboardFamilies {
 
     /// Somebody confirmed a change.
     ///
-    /// * `verb` – one of the dashboard's own, never a word of a request.
+    /// * `verb` – one of `VERBS`, never a word of a request.
     pub fn change(&self, verb: &'static str, made: bool) {
+        // A word of its own would be a series that is not there before the first change, and that docs/metrics.md does not know.
+        debug_assert!(VERBS.contains(&verb), "{verb}");
         let outcome = if made { MADE } else { REFUSED };
         self.changes.get_or_create(&ChangeLabels { verb, outcome }).inc();
     }

@@ -429,7 +429,7 @@ impl Metrics {
         r.register("spool_lanes", "Lanes registered", g.lanes.clone());
         r.register_with_unit(
             "spool_oldest_ready",
-            "Age of the oldest item that waits for a gateway; 0 when none waits",
+            "Age of the oldest item that waits for a gateway or lies in the lane operator; 0 when none does",
             Unit::Seconds,
             g.oldest_ready.clone(),
         );

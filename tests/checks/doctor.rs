@@ -163,6 +163,15 @@ fn doctor_as_root_sees_what_the_service_cannot_open() {
     assert_eq!(code, 1);
     expect(&findings, "owners", "wrong", "spool/LOCK belongs to account 0, not 65534");
     expect(&findings, "owners", "wrong", "chown -R -h 65534");
+
+    // A spool that is a link: neither the look nor the advice may end at it.
+    let large = relay.dir.path().canonicalize().expect("there").join("large");
+    std::fs::rename(relay.data().join("spool"), &large).expect("moved");
+    symlink(&large, relay.data().join("spool")).expect("link");
+    let (code, findings) = relay.doctor(&[]);
+    assert_eq!(code, 1);
+    expect(&findings, "owners", "wrong", "large/LOCK belongs to account 0, not 65534");
+    expect(&findings, "owners", "wrong", &format!("chown -R -h 65534 {}", large.display()));
 }
 
 fn walk(dir: &Path) -> Vec<std::path::PathBuf> {

@@ -362,10 +362,12 @@ fn what_root_does_on_a_stopped_relay_leaves_nothing_that_belongs_to_root() {
         &["mailbox", "invite", "--label", "aunt", "--offline"],
         &["delivery", "pause", "--reason", "moving", "--offline"],
         &["backup", copy.to_str().expect("text")],
+        &["keys", "dkim", "--domain", "mail.example"],
     ] {
         ask(&data, args);
         assert_eq!(of_root(), Vec::<PathBuf>::new(), "{args:?}");
     }
+    assert!(data.join("dkim/dkim-default-rsa.pem").is_file());
     // What an earlier command left is given away by the next, whatever that is.
     fs::create_dir(data.join("attestation")).expect("made");
     fs::write(data.join("attestation/left.key"), "").expect("written");

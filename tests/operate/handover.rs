@@ -306,6 +306,30 @@ async fn a_program_that_cannot_take_over_changes_nothing() {
 }
 
 #[tokio::test]
+async fn a_program_with_other_keys_takes_over() {
+    // Goal: an upgrade that renames a key works. Method: a program that takes a file which the running one refuses.
+    let place = Place::new();
+    let program = place.program();
+    let running = place.start_as(Command::new(&program), |_| ()).await;
+    let (beside, next) = (place.path().join("next"), place.path().join("next.toml"));
+    fs::copy(place.config(), &next).expect("copied");
+    // `serve --config FILE`, and `--probe` perhaps.
+    let script = format!(
+        "#!/bin/sh\ntest \"$1\" = --version && echo waystation 9.9.9 && exit 0\nshift 3\nexec '{}' serve --config '{}' \"$@\"\n",
+        env!("CARGO_BIN_EXE_waystation"),
+        next.display()
+    );
+    fs::write(&beside, script).expect("written");
+    place.replace_program(&beside);
+    place.configure("[smtp]\nrenamed_key = 1\n");
+    running.signal("USR2");
+    place.event("relay.handover.done", 1).await;
+    assert_eq!(place.events("relay.handover.not_rehearsed").len(), 1);
+    Sender::greeted(place.smtp());
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn changed_addresses_take_effect_and_the_old_ones_are_given_up() {
     let place = Place::new();
     let running = place.start().await;
@@ -399,7 +423,7 @@ async fn an_address_that_only_we_are_in_the_way_of_can_be_had() {
 }
 
 #[tokio::test]
-async fn a_signature_and_another_data_directory_may_begin_with_a_hand_over() {
+async fn a_signature_may_begin_with_a_hand_over_and_another_data_directory_may_not() {
     let place = Place::new();
     place.configure("[attestation]\nenabled = false\n");
     let running = place.start().await;
@@ -411,8 +435,10 @@ async fn a_signature_and_another_data_directory_may_begin_with_a_hand_over() {
     let other = place.path().join("other/data");
     place.configure_at(&format!("hostname = \"relay.our.test\"\ndata_dir = \"{}\"\n", other.display()), "");
     running.signal("USR2");
-    place.event("relay.handover.done", 2).await;
-    assert!(other.join("attestation.key").exists() && other.join("admin.sock").exists());
+    let event = place.event("relay.handover.refused", 1).await;
+    let reason = event["reason"].as_str().expect("a reason");
+    assert!(reason.contains("stop the relay and move the directory"), "{reason}");
+    assert!(!place.path().join("other").exists());
     Sender::greeted(place.smtp());
     running.stop().await;
 }

@@ -53,6 +53,21 @@ async fn a_payload_without_headers_is_refused_and_the_relay_lives() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refusal_names_the_address_and_the_log_does_not() {
+    let world = world().await;
+    let other = "mallory.malone@far.test";
+    let (status, error) = result_of(&world, None, TO, |_| message(other, TO, "x")).await;
+    assert!(status == "failed" && error.contains(other), "{error}");
+    let events = world.events();
+    let mut ended = events.iter().filter(|event| event["event"] == "relay.outbound.failed").peekable();
+    assert!(ended.peek().is_some());
+    for event in ended {
+        let text = event["text"].as_str().expect("why");
+        assert!(text.contains("@far.test") && !text.contains(other), "{text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nul_is_refused_and_stray_line_ends_are_repaired_or_refused() {
     let world = world().await;
     let with = |from: &str, tail: &[u8]| [&message(from, TO, "x")[..], tail].concat();

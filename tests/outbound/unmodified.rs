@@ -146,6 +146,25 @@ async fn a_mail_for_which_there_is_no_room_has_failed_and_is_nowhere() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repeat_of_what_was_delivered_here_is_sent_also_when_there_is_no_room() {
+    let (world, log) = (world().await, Log::default());
+    let (from, to) = (address(&key(2)), address(&key(3)));
+    let roomy: &[(&str, &Path)] = &[];
+    let full: &[(&str, &Path)] = &[("WAYSTATION_SPOOL__MIN_FREE_BYTES", Path::new("1000000000000000000"))];
+    for (number, env) in [(1, roomy), (2, full)] {
+        let relay = world.start_with(env).await;
+        drop(relay.line(&key(3), Manner::One, &Log::default()).await);
+        let line = relay.line(&key(2), Manner::One, &log).await;
+        let stream = format!("s{number}");
+        line.submit(&stream, &from, &to, &mime(&from, &to, "here", number));
+        until("it has a result", || log.status(&stream).is_some()).await;
+        assert_eq!(log.status(&stream).as_deref(), Some("sent"), "{:?}", log.error(&stream));
+        relay.stop().await;
+    }
+    assert_eq!(world.submissions().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_not_known_is_silence_and_not_failure() {
     // A `failed` would make the gateway send it again.
     let world = world().await;

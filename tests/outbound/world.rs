@@ -157,6 +157,11 @@ impl World {
         }
     }
 
+    /// All of the log so far.
+    pub(super) fn events(&self) -> Vec<Value> {
+        self.events_from(0)
+    }
+
     /// The relay's log from an offset, one JSON object per line; lines torn by a kill are left out.
     fn events_from(&self, offset: u64) -> Vec<Value> {
         let log = fs::read(self.path().join("log")).unwrap_or_default();

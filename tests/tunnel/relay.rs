@@ -54,6 +54,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub(super) struct Relay {
     pub(super) address: SocketAddr,
     pub(super) tunnel: Arc<Tunnel>,
+    pub(super) lanes: Arc<Lanes>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) stop: CancellationToken,
     pub(super) spooler: Spooler,
@@ -133,7 +134,8 @@ impl Relay {
             Arc::clone(&metrics),
             Some(Arc::clone(&signer)),
         );
-        let tunnel = Tunnel::new(settings, lanes, Arc::clone(&metrics), stop.clone(), tasks.clone());
+        let service: Arc<Lanes> = Arc::clone(&lanes);
+        let tunnel = Tunnel::new(settings, service, Arc::clone(&metrics), stop.clone(), tasks.clone());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         tokio::spawn(waystation::http::serve(
@@ -143,16 +145,16 @@ impl Relay {
             stop.clone(),
             tasks.clone(),
         ));
-        Self { address, tunnel, metrics, stop, spooler, signer, keys, engine, disk, tasks, names }
+        Self { address, tunnel, lanes, metrics, stop, spooler, signer, keys, engine, disk, tasks, names }
     }
 
     /// Stops everything in order and starts again on the same disk.
     pub(super) async fn restart(self) -> Self {
-        let Self { stop, tasks, engine, disk, spooler, tunnel, names, keys, .. } = self;
+        let Self { stop, tasks, engine, disk, spooler, tunnel, lanes, names, keys, .. } = self;
         stop.cancel();
         tasks.close();
         tokio::time::timeout(PATIENCE, tasks.wait()).await.expect("all sessions end");
-        drop((spooler, tunnel));
+        drop((spooler, tunnel, lanes));
         tokio::task::spawn_blocking(move || engine.stop()).await.unwrap().unwrap();
         Self::on(disk.kill(), keys, Settings::default(), Admission::Open, names).await
     }

@@ -82,6 +82,37 @@ async fn one_connection_cannot_make_us_ask_for_everything() {
     assert!(world.dns.queries_total() < NAMES_PER_CONNECTION_MAX + 200, "{}", world.dns.queries_total());
 }
 
+#[tokio::test]
+async fn reverse_zones_of_a_forger_excuse_him_nothing() {
+    let world = World::patient(Duration::from_secs(6), Duration::from_secs(30)).await;
+    world.dns.ttl(300);
+    world.dns.txt("bank.test", &["v=spf1 ptr -all"]);
+    world.dns.txt("_dmarc.bank.test", &["v=DMARC1; p=reject"]);
+    let many: Vec<String> = (0..1500).map(|n| format!("h{n}.evil.test")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    let addresses: Vec<String> = (0..1500).map(|n| format!("10.1.{}.{}", n / 250, n % 250)).collect();
+    let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
+    world.dns.host("big.evil.test", &addresses);
+    world.dns.trouble("silent.evil.test", None, Some(Trouble::Timeout));
+    world.dns.trouble("3.2.0.192.in-addr.arpa", None, Some(Trouble::Timeout));
+    world.dns.pointers("1.2.0.192.in-addr.arpa", &many);
+    world.dns.pointers("2.2.0.192.in-addr.arpa", &["big.evil.test", "silent.evil.test", "mx.bank.test"]);
+    world.dns.pointers("4.2.0.192.in-addr.arpa", &["silent.evil.test", "mx.bank.test"]);
+    world.dns.host("mx.bank.test", &["192.0.2.4"]);
+    for (client, words) in [
+        ("192.0.2.1", (Word::Fail, Word::Fail)),
+        ("192.0.2.2", (Word::Fail, Word::Fail)),
+        ("192.0.2.3", (Word::Fail, Word::Fail)),
+        ("192.0.2.4", (Word::Pass, Word::Pass)),
+    ] {
+        let message = b"From: <ceo@bank.test>\r\n\r\n";
+        let judged = world.judge(client, "h.test", "ceo@bank.test", message).await;
+        let found = (judged.verdicts.spf.word, judged.verdicts.dmarc.word);
+        assert_eq!(found, words, "{client}: {:?}", judged.verdicts); // M4
+        assert_eq!(judged.refuse, words.1 == Word::Fail, "{client}");
+    }
+}
+
 /// A world that may be remembered, with names that have more than a thousand addresses.
 async fn large() -> World {
     let world = World::start().await;

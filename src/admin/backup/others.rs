@@ -5,7 +5,7 @@
 //! Not so what is only learned of other servers ([`is_learned`]): deliveries write it all the time. It is copied as it lies; its
 //! readers step over a line or a policy that is cut off, and learn it again.
 //!
-//! A directory that is none of ours and that we may not read, like `lost+found`, is left out, and the copy says so.
+//! A directory that is none of ours and that we may not read is left out, and the copy says so: so is a `lost+found` anywhere.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, DirEntry, File, Metadata};
@@ -29,6 +29,8 @@ const DEPTH_MAX: usize = 16;
 const PASSES_MAX: usize = 10;
 /// Bytes copied at once.
 const PIECE_BYTES: usize = 256 * 1024;
+/// What a file system makes for itself at its top; the data directory and each directory in it may be such a top.
+const FILE_SYSTEMS: &str = "lost+found";
 /// Directories that the relay makes; the certificates' is named by the daemon.
 const OURS: [&str; 4] = [SPOOL, store::DIRECTORY, policies::DIR_NAME, "acme"];
 
@@ -137,7 +139,8 @@ fn walk(below: &str, depth: usize, found_here: Vec<DirEntry>, listed: &mut Liste
 
 /// A directory that the relay did not make, or what lies in it, and that its user may not look into.
 fn is_closed_to_us(name: &str, error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::PermissionDenied && !OURS.contains(&top(name))
+    let is_file_systems = name.rsplit('/').next() == Some(FILE_SYSTEMS);
+    error.kind() == io::ErrorKind::PermissionDenied && (is_file_systems || !OURS.contains(&top(name)))
 }
 
 /// The first part of a name.
@@ -452,6 +455,9 @@ mod tests {
             fs::set_permissions(&dir, fs::Permissions::from_mode(0o000)).unwrap();
         };
         fs::write(data.path().join("attestation.key"), "key").unwrap();
+        // The spool may be a file system of its own.
+        fs::create_dir(data.path().join("spool")).unwrap();
+        close("spool/lost+found");
         close("lost+found");
         if fs::read_dir(data.path().join("lost+found")).is_ok() {
             // As another account: `tests/cli/backup.rs`.
@@ -459,14 +465,15 @@ mod tests {
             return;
         }
         let copied = copy(data.path(), target.path(), list(data.path()).unwrap(), &mut |_| true).unwrap();
-        assert!(
-            copied.left_out.len() == 1 && copied.left_out[0].starts_with("lost+found: it cannot be read")
-        );
+        for (n, name) in ["lost+found", "spool/lost+found"].into_iter().enumerate() {
+            assert!(copied.left_out[n].starts_with(&format!("{name}: it cannot be read")));
+        }
+        assert_eq!(copied.left_out.len(), 2);
         assert_eq!(copied.files.len(), 1);
         close("attestation");
         let Err(AskError::Conflict(why)) = list(data.path()) else { panic!("keys are not left out") };
         assert!(why.contains("/attestation cannot be read"), "{why}");
-        for name in ["lost+found", "attestation"] {
+        for name in ["lost+found", "spool/lost+found", "attestation"] {
             // So that the directory can be removed.
             fs::set_permissions(data.path().join(name), fs::Permissions::from_mode(0o700)).unwrap();
         }

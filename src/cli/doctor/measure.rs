@@ -41,10 +41,13 @@ pub(crate) fn place(path: &Path) -> Option<disk::Place> {
 pub(crate) fn directory(check: &str, path: &Path, floor_bytes: Option<u64>) -> Vec<Finding> {
     let found = place(path);
     let mut findings = vec![disk::directory(check, path, found)];
-    if let Some(place) = found.filter(|place| place.is_dir && place.owner != 0)
-        && let Some((stranger, its_owner)) = stranger(path, place.owner)
-    {
-        findings.push(disk::stranger(path, place.owner, &stranger, its_owner));
+    if let Some(place) = found.filter(|place| place.is_dir && place.owner != 0) {
+        // A link is not followed, neither here nor by `chown -R`: each directory is looked at, and named, by itself.
+        let strangers = std::iter::once(path.to_owned()).chain(linked_spool(path)).filter_map(|dir| {
+            let (stranger, its_owner) = stranger(&dir, place.owner)?;
+            Some(disk::stranger(&dir, place.owner, &stranger, its_owner))
+        });
+        findings.extend(strangers);
     }
     // What is not there yet will lie where its parent lies.
     let there = path.ancestors().find(|dir| dir.is_dir()).unwrap_or(Path::new("."));
@@ -70,9 +73,19 @@ pub(crate) fn directory(check: &str, path: &Path, floor_bytes: Option<u64>) -> V
     findings
 }
 
-/// The first thing below a directory that belongs to another account, as far as this one may look. Root can use all of it, so
-/// only the service would notice.
+/// Where the spool of this directory is, if it is a link to elsewhere.
+fn linked_spool(dir: &Path) -> Option<PathBuf> {
+    let spool = dir.join("spool");
+    if spool.is_symlink() { fs::canonicalize(spool).ok() } else { None }
+}
+
+/// A directory, or the first thing below it, that belongs to another account, as far as this one may look. Root can use all of
+/// it, so only the service would notice.
 fn stranger(dir: &Path, owner: u32) -> Option<(PathBuf, u32)> {
+    let itself = fs::metadata(dir).ok().filter(|facts| facts.uid() != owner);
+    if let Some(facts) = itself {
+        return Some((dir.to_owned(), facts.uid()));
+    }
     let (mut dirs, mut left) = (vec![(dir.to_owned(), 0)], OWNERS_MAX);
     while let Some((dir, depth)) = dirs.pop() {
         let Ok(entries) = fs::read_dir(&dir) else { continue };

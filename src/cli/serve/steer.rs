@@ -27,7 +27,7 @@ use crate::cli::{Exit, Global, load};
 use crate::clock;
 use crate::config::{Config, ConfigErrors, Difference, Keys};
 use crate::daemon::{
-    DRAIN_ALL, Daemon, Ended, HAND_OVER_DELIVERIES, HAND_OVER_SMTP, HandOver, Prepared, Reloader,
+    DRAIN_ALL, Daemon, Ended, HAND_OVER_DELIVERIES, HAND_OVER_SMTP, HandOver, Prepared, Reloader, StartError,
 };
 use crate::observe::{LogControl, Metrics, Operated};
 use crate::systemd::{Manager, Socket};
@@ -285,9 +285,18 @@ impl<'a> Steer<'a> {
     }
 
     /// What the next process could not find out by itself while this one serves.
-    fn rehearse(&self) -> anyhow::Result<()> {
-        let config = load::config(self.global)?;
-        Ok(self.hand_over.rehearse(&config)?)
+    fn rehearse(&self) -> Result<(), StartError> {
+        match load::config(self.global) {
+            Ok(config) => self.hand_over.rehearse(&config),
+            // The next program has accepted it: its keys may be others than ours.
+            Err(error) => {
+                tracing::info!(
+                    event = "relay.handover.not_rehearsed", reason = %error,
+                    "only the next program can read the configuration, so addresses are not tried before: {error}"
+                );
+                Ok(())
+            }
+        }
     }
 
     async fn probed(&mut self, found: Result<String, String>, waiting: Waiting) {

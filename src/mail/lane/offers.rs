@@ -32,20 +32,21 @@ const SIGNING_TASKS: usize = 2;
 pub(super) type Offered = (ItemInfo, Result<Offer, String>);
 
 /// What a session's offers are made for.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Manner {
     pub(super) dialect: Dialect,
     /// Whether what leaves together may share a signature.
     pub(super) batches: bool,
-    /// Whether the relay has more than one domain: a gateway of tunnel 1 knows one, and not which of ours it is.
-    pub(super) several_domains: bool,
+    /// The relay's domain now, when it has one only: a gateway of tunnel 1 knows one, and nobody knows which of several, or
+    /// whether one that the relay had before.
+    pub(super) home: Option<Arc<str>>,
 }
 
 /// An offer of each item, in order. Signing is most of the work of a replay: some items at a time go to a task of their
 /// own, so that more cores sign than one, and none is held for long.
 pub(super) async fn made(
     items: Vec<ItemInfo>,
-    manner: Manner,
+    manner: &Manner,
     signer: Option<&Arc<Signer>>,
     now: WallMs,
 ) -> Vec<Offered> {
@@ -58,8 +59,8 @@ pub(super) async fn made(
         (!some.is_empty()).then_some(some)
     });
     let tasks = stream::iter(parts).map(|some| {
-        let signer = Arc::clone(signer);
-        tokio::spawn(async move { offers(some, manner, Some(&signer), now) })
+        let (signer, manner) = (Arc::clone(signer), manner.clone());
+        tokio::spawn(async move { offers(some, &manner, Some(&signer), now) })
     });
     let mut tasks = tasks.buffered(SIGNING_TASKS);
     let mut all = Vec::new();
@@ -75,7 +76,7 @@ pub(super) async fn made(
 }
 
 /// Offers of some items, signed: one by one, or together where the gateway takes that.
-fn offers(items: Vec<ItemInfo>, manner: Manner, signer: Option<&Signer>, now: WallMs) -> Vec<Offered> {
+fn offers(items: Vec<ItemInfo>, manner: &Manner, signer: Option<&Signer>, now: WallMs) -> Vec<Offered> {
     let mut offers = Vec::with_capacity(items.len());
     let (two, shared) = (manner.dialect == Dialect::Two, manner.batches && manner.dialect == Dialect::Two);
     let mut batch = Batched::new(now);
@@ -125,11 +126,11 @@ fn leave_out(start: &mut StartBody) {
 }
 
 /// An item as the tunnel sends it, unsigned. Tunnel 1 gets exactly the fields it knows.
-fn offer(info: &ItemInfo, envelope: &Envelope, manner: Manner) -> Offer {
+fn offer(info: &ItemInfo, envelope: &Envelope, manner: &Manner) -> Offer {
     let rcpt_to = String::from_utf8_lossy(&info.tag).into_owned();
     let stream = stream_id(info.id, &rcpt_to);
     let rcpt_to = match manner.dialect {
-        Dialect::One => name_at_home(rcpt_to, &info.lane_name, manner.several_domains),
+        Dialect::One => name_at_home(rcpt_to, &info.lane_name, manner.home.as_deref()),
         Dialect::Two => rcpt_to,
     };
     let mut start = StartBody { mail_from: envelope.mail_from().to_owned(), rcpt_to, ..StartBody::default() };
@@ -156,11 +157,12 @@ fn offer(info: &ItemInfo, envelope: &Envelope, manner: Manner) -> Offer {
 /// The recipient under a name by which a gateway of tunnel 1 finds its persona (mail-tunnel protocol, section 16.6); one
 /// that finds none has acked the mail already when it drops it.
 ///
-/// Its first relay passed on what the sender wrote, and took mail for the key text alone: with one domain that goes on as
-/// it is. Whatever else leads to the mailbox (an alias, `postmaster`, quotes) is a name of ours, which no such gateway was
-/// ever told. It may have aliases of its own, but they served its local listener only, and the key text leads to the same
-/// persona. It goes without a domain: the gateway has one, and puts that behind an address that has none.
-fn name_at_home(rcpt_to: String, key: &str, several_domains: bool) -> String {
+/// Its first relay passed on what the sender wrote, and took mail for the key text alone: at the one domain of the relay
+/// that goes on as it is. A domain that is spelt in another way, or was ours before, is none that we know it has. Whatever
+/// else leads to the mailbox (an alias, `postmaster`, quotes) is a name of ours, which no such gateway was ever told. It
+/// may have aliases of its own, but they served its local listener only, and the key text leads to the same persona. It
+/// goes without a domain: the gateway has one, and puts that behind an address that has none.
+fn name_at_home(rcpt_to: String, key: &str, home: Option<&str>) -> String {
     let Ok(mailbox) = Mailbox::parse(&rcpt_to, true) else { return key.to_owned() };
     let (base, tag) = match mailbox.local().split_once('+') {
         Some((base, tag)) => (base, Some(tag)),
@@ -169,7 +171,9 @@ fn name_at_home(rcpt_to: String, key: &str, several_domains: bool) -> String {
     if !base.eq_ignore_ascii_case(key) {
         return key.to_owned();
     }
-    if !several_domains && !rcpt_to.starts_with('"') {
+    let domain = rcpt_to.rsplit_once('@').map(|(_, domain)| domain);
+    let is_home = domain.zip(home).is_some_and(|(domain, home)| domain.eq_ignore_ascii_case(home));
+    if is_home && !rcpt_to.starts_with('"') {
         return rcpt_to;
     }
     let plain = |tag: &&str| tag.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'));
@@ -221,17 +225,17 @@ mod tests {
     }
 
     fn one(info: ItemInfo, dialect: Dialect) -> Result<Offer, String> {
-        among(info, dialect, false)
+        at(info, dialect, Some("mail.example"))
     }
 
-    fn among(info: ItemInfo, dialect: Dialect, several_domains: bool) -> Result<Offer, String> {
-        let manner = Manner { dialect, batches: false, several_domains };
-        offers(vec![info], manner, None, WallMs(9)).remove(0).1
+    fn at(info: ItemInfo, dialect: Dialect, home: Option<&str>) -> Result<Offer, String> {
+        let manner = Manner { dialect, batches: false, home: home.map(Into::into) };
+        offers(vec![info], &manner, None, WallMs(9)).remove(0).1
     }
 
     #[test]
     fn tunnel_1_sees_only_the_fields_it_knows() {
-        let address = format!("{}@D.example", KEY.to_uppercase());
+        let address = format!("{}@Mail.example", KEY.to_uppercase());
         let offer = one(info(address.as_bytes(), meta()), Dialect::One).unwrap();
         let expected =
             StartBody { mail_from: "a@b.example".into(), rcpt_to: address, ..StartBody::default() };
@@ -287,14 +291,20 @@ mod tests {
             assert!(finds_persona(vector, &offer.start.rcpt_to));
             assert_eq!(offer.start.rcpt_to, address);
         }
-        // With more domains than one nobody knows which of them the gateway has.
-        for domain in ["mail.example", "second.example"] {
+        // With more domains than one nobody knows which of them the gateway has; one that is not ours any more, or spelt in
+        // another way, it does not have.
+        for (domain, home) in [
+            ("mail.example", None),
+            ("second.example", None),
+            ("former.example", Some("mail.example")),
+            ("b\u{fc}cher.example", Some("xn--bcher-kva.example")),
+        ] {
             for (local, offered) in [(KEY.to_uppercase(), KEY), (with_tag.clone(), with_tag.as_str())] {
                 let info = info(format!("{local}@{domain}").as_bytes(), meta());
-                let offer = among(info.clone(), Dialect::One, true).unwrap();
+                let offer = at(info.clone(), Dialect::One, home).unwrap();
                 assert_eq!(offer.start.rcpt_to, offered);
                 assert!(finds_persona(vector, &offer.start.rcpt_to));
-                let told = among(info, Dialect::Two, true).unwrap().start.rcpt_to;
+                let told = at(info, Dialect::Two, home).unwrap().start.rcpt_to;
                 assert_eq!(told, format!("{local}@{domain}"));
             }
         }

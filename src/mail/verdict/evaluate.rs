@@ -277,8 +277,10 @@ impl Check<'_> {
     }
 
     async fn spf(&self, sender: &Sender, ours: &str) -> SpfOutput {
-        let checked = within(self.deadline, spf::check(self.authenticator, self.lookups, sender, ours)).await;
-        checked.unwrap_or_else(|| SpfOutput::new(sender.domain()).with_result(SpfResult::TempError))
+        let check = spf::check(self.authenticator, self.lookups, sender, ours, self.deadline);
+        within(self.deadline, check)
+            .await
+            .unwrap_or_else(|| SpfOutput::new(sender.domain()).with_result(SpfResult::TempError))
     }
 
     /// Asks for the keys, and settles the signatures whose key may not be used.

@@ -10,6 +10,7 @@
 //! for questions that went out and were not answered, and for policies that ask for too much.
 
 use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 use mail_auth::common::parse::TxtRecordParser as _;
 use mail_auth::spf::Spf as Record;
@@ -18,11 +19,15 @@ use mail_auth::{DnsError, Error, MessageAuthenticator, Parameters, SpfOutput, Sp
 
 use super::lookups::{Lookups, Missing};
 use super::{Spf, Word, policy};
+use crate::clock;
 
 /// Questions that may find nothing (RFC 7208 section 4.6.4).
 const VOID_MAX: usize = 2;
 /// How often a check is made because of records that were not what they seemed.
 const ROUNDS_MAX: usize = 5;
+
+/// Longest wait for the names of a client: its name servers may be silent, and others' answers must still come in time.
+const POINTERS_TIME: Duration = Duration::from_secs(1);
 
 /// Who sends.
 #[derive(Clone, Debug)]
@@ -51,12 +56,13 @@ impl Sender {
     }
 }
 
-/// Checks a sender. `ours`: our name.
+/// Checks a sender. `ours`: our name; `deadline`: when nobody waits any more.
 pub(super) async fn check(
     authenticator: &MessageAuthenticator,
     lookups: &Lookups,
     sender: &Sender,
     ours: &str,
+    deadline: Instant,
 ) -> SpfOutput {
     let domain = sender.domain();
     if domain.starts_with('[') {
@@ -87,6 +93,12 @@ pub(super) async fn check(
                 break;
             }
             changed |= know(lookups, &name, client.is_ipv4()).await;
+        }
+        if lookups.wants_pointers() {
+            let now = clock::monotonic();
+            let left = deadline.saturating_duration_since(now);
+            lookups.point(client, now + POINTERS_TIME.min(left / 2)).await;
+            changed = true;
         }
         if !changed {
             break;

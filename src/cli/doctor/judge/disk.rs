@@ -70,7 +70,8 @@ pub(crate) fn directory(check: &str, path: &Path, place: Option<Place>) -> Findi
     Finding::good(check, format!("{at}, mode {:04o}, owner {}", place.mode & 0o7777, place.owner))
 }
 
-/// Something in the directory that belongs to another account than the directory, which is the one that the service runs as.
+/// Something in the data directory, or in the spool that it links to, that belongs to another account than the data directory,
+/// which is the one that the service runs as. `path` is which of the two.
 pub(crate) fn stranger(path: &Path, owner: u32, stranger: &Path, its_owner: u32) -> Finding {
     let found = format!("{} belongs to account {its_owner}, not {owner}", stranger.display());
     let advice = format!(

@@ -155,7 +155,7 @@ pub(super) fn decide(
         Some(Answer::OverQuota) => {
             return Verdict::Refuse { destination, note: note("the mailbox is full", "5.2.2") };
         }
-        Some(Answer::NoSpace) => return Verdict::NotNow("storage is below its free-space floor"),
+        Some(Answer::NoSpace) => return not_now("storage is below its free-space floor", destination, facts),
         Some(
             Answer::Failed
             | Answer::Busy
@@ -165,7 +165,7 @@ pub(super) fn decide(
             | Answer::Offences { .. }
             | Answer::Refused(_),
         ) => {
-            return Verdict::NotNow("the spool does not answer");
+            return not_now("the spool does not answer", destination, facts);
         }
     };
     // Asked again and again while the disk is full, it must not use up what the mailbox may send afterwards.
@@ -180,6 +180,16 @@ pub(super) fn decide(
     match lane {
         Some(lane) => Verdict::Here { destination, lane },
         None => Verdict::Queue { destination },
+    }
+}
+
+/// The spool cannot take it now. What it has already is found there all the same, and answered with what became of that:
+/// `failed` would be wrong. It is settled, so that it never waits for an attempt should it have been forgotten meanwhile.
+fn not_now(reason: &'static str, destination: String, facts: &Facts) -> Verdict {
+    if facts.known {
+        Verdict::Refuse { destination, note: note(reason, "4.3.1") }
+    } else {
+        Verdict::NotNow(reason)
     }
 }
 

@@ -4,6 +4,7 @@ use spool::submission::{Settlement, Submitted};
 
 use super::Submissions;
 use super::submitter::Who;
+use crate::mail::address::masked_words;
 use crate::mail::outbound::values::Note;
 use crate::observe::{DeliveryClass, SubmissionOutcome};
 
@@ -47,7 +48,7 @@ pub(super) fn note(
                 };
                 tracing::info!(
                     event, submission.id = %id, %lane, session.id = %session,
-                    enhanced_code = note.enhanced_code, text = note.text, "a submission ended at once"
+                    enhanced_code = note.enhanced_code, text = masked_words(&note.text), "a submission ended at once"
                 );
             }
         }

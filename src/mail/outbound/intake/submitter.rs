@@ -1,8 +1,8 @@
 //! One session's submissions: its streams, and the results it is told.
 //!
 //! Promises: a stream that has ended is carried through even when its session has gone; one of tunnel 1 that has not ended
-//! by then is told as failed by the next session; a result is in flight in one session until it is acked, at most
-//! [`super::RESULTS_IN_FLIGHT_MAX`] at a time; empty when idle.
+//! by then, or of which nothing is kept, is told as failed by the next sessions; a result is in flight in one session until
+//! it is acked, at most [`super::RESULTS_IN_FLIGHT_MAX`] at a time; empty when idle.
 //!
 //! Failure policy: that of [`super`].
 
@@ -45,7 +45,7 @@ const PATH_KEPT_BYTES_MAX: usize = 512;
 /// Most of a refused message's header that is kept for who looks after the mail, bytes.
 const REFUSED_HEADER_BYTES_MAX: usize = 16 * 1024;
 /// Told of a stream that was cut off with an earlier line.
-const CUT_OFF: &str = "4.4.2 the line broke before all of the mail was here";
+const CUT_OFF: &str = "4.4.2 the line broke before the mail was stored";
 /// Told with the result of a stream id that came with other content.
 const CONFLICT: &str = "id_conflict: this stream id was used before with other content";
 
@@ -83,7 +83,8 @@ impl Drop for Submitter {
             for name in &cut {
                 tracing::info!(
                     event = "relay.outbound.ignored", session.id = %self.who.session, lane = %self.who.key,
-                    stream_bytes = name.len(), reason = "line_lost", "half a stream, and its line is gone"
+                    stream_bytes = name.len(), reason = "line_lost",
+                    "nothing is kept of a stream, and its line is gone"
                 );
             }
             let until = clock::monotonic() + self.shared.settings().legacy_wait;
@@ -104,6 +105,7 @@ impl Submitter {
         Box::pin(async move {
             let came = clock::monotonic();
             let is_stream = !matches!(piece, OutboundPiece::Results { .. });
+            self.hand(Hand::has_ended);
             let waiting = if is_stream { self.hand(|hand| hand.uplink.comes(came)) } else { Duration::ZERO };
             let words = match piece {
                 OutboundPiece::Start { stream, start } => {
@@ -145,6 +147,7 @@ impl Submitter {
         let began_at = WallMs(clock::wall().0.saturating_sub(waiting_ms));
         let (max, host) = (settings.message_bytes_max, &settings.hostname);
         let begun = Stream::begin(start, max, host, spooler, began_at);
+        self.shared.cut.comes_again(self.who.mailbox, &name);
         self.hand(|hand| hand.streams.insert(name, Some(begun)));
     }
 
@@ -156,7 +159,7 @@ impl Submitter {
                 Ok(Vec::new())
             }
             Err(error) => {
-                self.hand(|hand| hand.streams.remove(&name));
+                self.hand(|hand| hand.fails(&name));
                 self.not_kept(name, &error)
             }
         }
@@ -164,8 +167,7 @@ impl Submitter {
 
     /// Runs to its end even when the session is gone by then: the gateway has sent everything.
     async fn end(self: Arc<Self>, name: String, refusal: Option<Refusal>) -> Words {
-        let taken = self.hand(|hand| hand.streams.remove(&name)).flatten();
-        let Some(mut stream) = taken else { return Ok(Vec::new()) };
+        let Some(mut stream) = self.hand(|hand| hand.end(&name)) else { return Ok(Vec::new()) };
         if let Some(refusal) = refusal {
             stream.refuse(refusal);
         }
@@ -228,9 +230,16 @@ impl Submitter {
         let submission = body.id();
         let (sha256, head_sha256) = (body.sha256(), Sha256::digest(&out.head).into());
         crashpoint::reach("outbound.before_accept");
+        // Until the spool has answered it may be kept, also when the session has gone by then.
+        self.hand(Hand::has_ended);
         let Made { submitted, place, items } = match body.submit(out, now).await {
             Ok(made) => made,
-            Err(error) => return self.not_now(name, &error),
+            Err(error) => {
+                if !facts.known && !matches!(error, AcceptError::Spool(_)) {
+                    self.hand(|hand| hand.fails(&name));
+                }
+                return self.not_now(name, &error);
+            }
         };
         crashpoint::reach("outbound.after_accept");
         let open = settled.is_none();
@@ -421,12 +430,14 @@ impl Submitter {
         teller == Some(self.who.session) && hears
     }
 
-    /// Streams that earlier lines of the mailbox have not brought to their end.
+    /// Streams that earlier lines of the mailbox have not brought to their end, each once in this session.
     fn cut_off(&self) -> Vec<OutboundWord> {
-        let cut = match self.who.dialect {
-            Dialect::One => self.shared.cut.take(self.who.mailbox, clock::monotonic()),
-            Dialect::Two => Vec::new(),
-        };
+        if self.who.dialect == Dialect::Two {
+            return Vec::new();
+        }
+        let after = self.hand(|hand| hand.cut_told);
+        let (cut, told) = self.shared.cut.news(self.who.mailbox, after, clock::monotonic());
+        self.hand(|hand| hand.cut_told = told);
         cut.into_iter().map(|name| failed(name, CUT_OFF.to_owned())).collect()
     }
 
