@@ -45,6 +45,23 @@ pub struct NewMessage {
     pub targets: Vec<Target>,
 }
 
+#[cfg(test)]
+impl NewMessage {
+    /// One without a body, for one lane.
+    pub(crate) fn empty(lane: LaneId, id: ItemId) -> Self {
+        let targets = vec![Target { lane, id, tag: Vec::new() }];
+        Self {
+            body: id,
+            body_bytes: 0,
+            sha256: [0; 32],
+            head: Vec::new(),
+            meta: Vec::new(),
+            fingerprint: None,
+            targets,
+        }
+    }
+}
+
 /// Where one piece of a body lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode)]
 pub struct ChunkRef {

@@ -3,7 +3,7 @@
 use super::*;
 use crate::disk::sim::SimDisk;
 use crate::index::counting::Counting;
-use crate::types::{NewMessage, Room, Target};
+use crate::types::{NewMessage, Room};
 
 const NOW: WallMs = WallMs(1_800_000_000_000);
 /// The retention of what was acked is over.
@@ -36,15 +36,7 @@ impl World {
     fn put(&mut self, numbers: std::ops::Range<u64>) {
         for n in numbers {
             let lane = self.lanes[n as usize % self.lanes.len()];
-            let message = NewMessage {
-                body: id(n),
-                body_bytes: 0,
-                sha256: [0; 32],
-                head: Vec::new(),
-                meta: Vec::new(),
-                fingerprint: None,
-                targets: vec![Target { lane, id: id(n), tag: Vec::new() }],
-            };
+            let message = NewMessage::empty(lane, id(n));
             self.spool.accept(message, NOW).unwrap();
             if n % 1000 == 999 {
                 self.spool.commit(NOW).unwrap();

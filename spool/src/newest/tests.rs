@@ -6,7 +6,7 @@ use super::*;
 use crate::Options;
 use crate::disk::sim::SimDisk;
 use crate::index::counting::Counting;
-use crate::types::{NewMessage, Target, Verb};
+use crate::types::{NewMessage, Verb};
 
 const NOW: WallMs = WallMs(1_800_000_000_000);
 
@@ -40,15 +40,7 @@ impl World {
     /// Item `n` into lane `n` modulo their number.
     fn put(&mut self, n: u64) {
         let lane = self.lanes[n as usize % self.lanes.len()];
-        let message = NewMessage {
-            body: id(n),
-            body_bytes: 0,
-            sha256: [0; 32],
-            head: Vec::new(),
-            meta: Vec::new(),
-            fingerprint: None,
-            targets: vec![Target { lane, id: id(n), tag: Vec::new() }],
-        };
+        let message = NewMessage::empty(lane, id(n));
         self.spool.accept(message, at(n)).unwrap();
     }
 
