@@ -36,6 +36,9 @@ const WORDS_MAX: usize = 2000;
 /// Problem types of a key that the server does not want in a certificate (RFC 8555 section 6.7).
 const REFUSED_KEY: [&str; 2] =
     ["urn:ietf:params:acme:error:badCSR", "urn:ietf:params:acme:error:badPublicKey"];
+/// Problem types that are about no key.
+const TROUBLE_OF_ITS_OWN: [&str; 2] =
+    ["urn:ietf:params:acme:error:serverInternal", "urn:ietf:params:acme:error:rateLimited"];
 /// Problem type of an account the server does not know (RFC 8555 section 6.7).
 const NO_ACCOUNT: &str = "urn:ietf:params:acme:error:accountDoesNotExist";
 
@@ -177,7 +180,10 @@ async fn finalize(
 
 /// What the server says to a kept key, in whatever words, may be about the key. The way to it never is.
 fn for_kept_key(error: Error) -> OrderError {
-    let said = matches!(&error, Error::Api(_) | Error::Str(_));
+    let of_its_own =
+        |problem: &Problem| problem.r#type.as_deref().is_some_and(|kind| TROUBLE_OF_ITS_OWN.contains(&kind));
+    let said =
+        matches!(&error, Error::Api(problem) if !of_its_own(problem)) || matches!(&error, Error::Str(_));
     let error = OrderError::from(error);
     if said && matches!(error, OrderError::Server(_)) {
         OrderError::KeptKey(error.to_string())
@@ -329,6 +335,8 @@ mod tests {
         assert!(matches!(said("unauthorized"), OrderError::KeptKey(_)));
         assert!(matches!(for_kept_key(Error::Str("no certificate")), OrderError::KeptKey(_)));
         assert!(matches!(said("accountDoesNotExist"), OrderError::NoAccount(_)));
+        assert!(matches!(said("serverInternal"), OrderError::Server(_)));
+        assert!(matches!(said("rateLimited"), OrderError::Server(_)));
         assert!(matches!(for_kept_key(Error::Timeout(None)), OrderError::Server(_)));
     }
 }

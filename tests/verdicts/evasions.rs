@@ -96,6 +96,26 @@ async fn a_policy_of_the_forgers_that_never_comes_excuses_nothing() {
 }
 
 #[tokio::test]
+async fn a_sender_that_is_the_name_of_a_policy_does_not_take_it_away() {
+    let world = world().await;
+    world.dns.txt("evil.test", &["v=spf1 include:_dmarc.bank.test ip4:192.0.2.1 -all"]);
+    let message = b"From: <ceo@bank.test>\r\n\r\n";
+    for (helo, from) in [
+        ("h.test", "x@_dmarc.bank.test"),
+        ("h.test", "x@_DMARC.bank.test"),
+        ("_dmarc.bank.test", ""),
+        ("h.test", "x@evil.test"),
+    ] {
+        // The second time the answers are remembered, and come in another order.
+        for _ in 0..2 {
+            let judged = world.judge("192.0.2.1", helo, from, message).await;
+            let dmarc = &judged.verdicts.dmarc;
+            assert_eq!((dmarc.word, judged.refuse), (Word::Fail, true), "{helo} {from}: {dmarc:?}"); // M12
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_greeting_or_a_sender_that_is_no_name_makes_no_trouble_of_dns() {
     let world = world().await;
     let message = b"From: <ceo@bank.test>\r\n\r\n";

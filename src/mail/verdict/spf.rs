@@ -65,8 +65,8 @@ pub(super) async fn check(
     deadline: Instant,
 ) -> SpfOutput {
     let domain = sender.domain();
-    if domain.starts_with('[') {
-        return SpfOutput::new(domain); // an address literal has no policy
+    if domain.starts_with('[') || is_of_others(&domain) {
+        return SpfOutput::new(domain); // an address literal has no policy, nor has a name below which other records lie
     }
     let client = sender.client.to_canonical();
     know(lookups, &domain, client.is_ipv4()).await;
@@ -88,11 +88,11 @@ pub(super) async fn check(
             .with_ipv6_cache(lookups);
         output = authenticator.verify_spf(parameters).await;
         let mut changed = false;
-        for name in lookups.texts() {
+        for name in lookups.texts().iter().filter(|name| !is_of_others(name)) {
             if lookups.is_over() {
                 break;
             }
-            changed |= know(lookups, &name, client.is_ipv4()).await;
+            changed |= know(lookups, name, client.is_ipv4()).await;
         }
         if lookups.wants_pointers() {
             let now = clock::monotonic();
@@ -133,6 +133,14 @@ async fn know(lookups: &Lookups, domain: &str, client_is_v4: bool) -> bool {
     };
     lookups.know(domain, answer);
     changed
+}
+
+/// Where DMARC policies and DKIM keys lie. What they are taken for is remembered by name, and a sender that names one of
+/// them may not have it taken for a policy of SPF that is none: the author's own policy would be gone.
+fn is_of_others(domain: &str) -> bool {
+    let begins =
+        |label: &str| label.eq_ignore_ascii_case("_dmarc") || label.eq_ignore_ascii_case("_domainkey");
+    domain.split('.').any(begins)
 }
 
 /// RFC 7208 section 4.5.

@@ -105,7 +105,10 @@ impl Submitter {
         Box::pin(async move {
             let came = clock::monotonic();
             let is_stream = !matches!(piece, OutboundPiece::Results { .. });
-            self.hand(Hand::has_ended);
+            // Our own wish to tell something says nothing of the gateway.
+            if is_stream || matches!(&piece, OutboundPiece::Results { told } if !told.is_empty()) {
+                self.hand(Hand::has_ended);
+            }
             let waiting = if is_stream { self.hand(|hand| hand.uplink.comes(came)) } else { Duration::ZERO };
             let words = match piece {
                 OutboundPiece::Start { stream, start } => {
