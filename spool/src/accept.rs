@@ -10,9 +10,9 @@ use crate::error::{AcceptError, SpoolError};
 use crate::ids::{ItemId, LaneId, Seq, WallMs};
 use crate::index::Tree;
 use crate::journal::{AppendError, Class};
+use crate::lane::Lane;
 use crate::record::{self, CHUNK_PREFIX_BYTES, ItemRecord, Kind, Record, TargetRecord, TwinRecord};
 use crate::spool::{OPEN_BODIES_MAX, OpenBody, Spool};
-use crate::tail::Lane;
 use crate::types::{
     BodyId, CHUNK_BYTES_MAX, ChunkRef, HEAD_BYTES_MAX, META_BYTES_MAX, NewMessage, TARGETS_MAX,
 };

@@ -8,7 +8,7 @@ use crate::types::State;
 
 mod packed;
 
-pub(crate) use packed::{pack, unpack};
+pub(crate) use packed::{pack, unpacked};
 
 /// Items in one block.
 pub const BLOCK_ITEMS: u64 = 64;

@@ -120,19 +120,18 @@ impl Spool {
         let limit = limit.min(LIST_MAX);
         let mut out = Vec::new();
         let mut at = after.unwrap_or(Page { lane: filter.lane.unwrap_or(LaneId(0)), seq: Seq(0) });
-        let end = filter.lane.map(|lane| entry::lane_key(LaneId(lane.0.saturating_add(1))));
+        let end = filter.lane.map(|lane| LaneId(lane.0.saturating_add(1)));
         let durable = self.journal.durable();
         // Whoever wants one item gets it from one block; whoever finds nothing in the first blocks gets on faster.
         let (mut looked, mut wanted) = (0, limit / entry::BLOCK_ITEMS as usize + 1);
         while looked < LIST_BLOCKS_MAX {
             wanted = wanted.min(LIST_BLOCKS_AT_ONCE).min(LIST_BLOCKS_MAX - looked);
-            let from = entry::block_key(at.lane, entry::block_of(at.seq.next()));
-            let page = self.tail.scan(crate::index::Tree::Block, &from, end.as_deref(), wanted)?;
+            let from = (at.lane, entry::block_of(at.seq.next()));
+            let page = self.tail.blocks(from, end, wanted)?;
             let is_last = page.len() < wanted;
             looked += page.len();
             wanted *= 2;
-            for (key, block) in page {
-                let Some((lane, number)) = entry::block_of_key(&key) else { return Ok((out, None)) };
+            for ((lane, number), block) in page {
                 for (seq, entry) in entry::entries(number, &block) {
                     if (lane, seq) <= (at.lane, at.seq) || entry.item_lsn >= durable {
                         continue;

@@ -30,6 +30,7 @@ pub mod index;
 pub mod inspect;
 pub mod invitations;
 pub mod journal;
+mod lane;
 pub mod lease;
 pub mod life;
 pub mod mailboxes;

@@ -6,9 +6,9 @@ use crate::entry;
 use crate::error::{RequestError, SpoolError};
 use crate::ids::{LaneId, Seq, WallMs};
 use crate::index::Tree;
+use crate::lane::Lane;
 use crate::record::{Kind, MailboxRecord, Record, SendingRecord};
 use crate::spool::Spool;
-use crate::tail::Lane;
 use crate::types::{LaneStats, Mailbox, MailboxChange, State};
 
 /// Longest name or alias, bytes.

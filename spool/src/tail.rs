@@ -3,21 +3,24 @@
 //! Three layers, newest first: `live` (since the checkpoint in progress or the last one), `frozen` (being
 //! written by a checkpoint), the [`Index`]. A value found in an upper layer is whole; layers are never merged
 //! per key. Memory is bounded by the ledger, which starts a checkpoint when [`Tail::entries`] passes its limit.
+//!
+//! Blocks are in `live` as they are. Below it the open block of a lane is part of the lane's value ([`Kept`]). Who changes
+//! a block has its lane in [`Tail::lane_mut`] before.
 
 use std::cell::{RefCell, RefMut};
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
 
-use bincode::{Decode, Encode};
-
 use crate::entry;
 use crate::error::SpoolError;
 use crate::ids::{LaneId, Lsn, Seq};
 use crate::index::{Change, Index, Tree};
-use crate::life;
-use crate::record::SendingRecord;
-use crate::types::{STATES, State};
+use crate::lane::{Kept, Lane};
+use crate::types::STATES;
+
+#[cfg(test)]
+mod tests;
 
 /// Least pairs that one page of a scan asks of the index.
 const SCAN_PAGE: usize = 64;
@@ -25,76 +28,6 @@ const SCAN_PAGE: usize = 64;
 const KEPT_MAX: usize = 256;
 
 type Layer = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
-
-/// State of a lane, as kept in the lane tree.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
-pub(crate) struct Lane {
-    pub(crate) name: String,
-    pub(crate) aliases: Vec<String>,
-    pub(crate) created_ms: u64,
-    pub(crate) revoked: bool,
-    pub(crate) quota_items: Option<u64>,
-    pub(crate) quota_bytes: Option<u64>,
-    pub(crate) sending: SendingRecord,
-    /// The seq the next item gets; 0 stands for 1 in a lane that recovery has only heard of.
-    pub(crate) next_seq: u64,
-    /// Below and at this seq nothing waits.
-    pub(crate) cursor: u64,
-    /// No entry exists below this seq.
-    pub(crate) first_seq: u64,
-    pub(crate) chain: [u8; 32],
-    /// Newest record that carries `next_seq` and `chain`.
-    pub(crate) anchor: u64,
-    /// Newest mailbox record; 0: none seen.
-    pub(crate) defined: u64,
-    pub(crate) items: [u64; STATES],
-    pub(crate) bytes: [u64; STATES],
-}
-
-impl Lane {
-    pub(crate) fn count(&mut self, state: State, bytes: u32) {
-        let n = entry::state_code(state) as usize - 1;
-        self.items[n] += 1;
-        self.bytes[n] += u64::from(bytes);
-    }
-
-    pub(crate) fn uncount(&mut self, state: State, bytes: u32) {
-        let n = entry::state_code(state) as usize - 1;
-        self.items[n] = self.items[n].saturating_sub(1);
-        self.bytes[n] = self.bytes[n].saturating_sub(u64::from(bytes));
-    }
-
-    /// Items and bytes that somebody still waits for.
-    pub(crate) fn waiting(&self) -> (u64, u64) {
-        let mut sum = (0, 0);
-        for state in [State::Ready, State::Held, State::Armed] {
-            debug_assert!(life::waits(state));
-            let n = entry::state_code(state) as usize - 1;
-            sum = (sum.0 + self.items[n], sum.1 + self.bytes[n]);
-        }
-        sum
-    }
-}
-
-/// Version of what the index holds, lanes and packed blocks alike, on the first octet of each lane; an index of another
-/// one is emptied and rebuilt.
-const INDEX_VERSION: u8 = 5;
-
-fn encode_lane(lane: &Lane) -> Result<Vec<u8>, SpoolError> {
-    let mut out = vec![INDEX_VERSION];
-    bincode::encode_into_std_write(lane, &mut out, bincode::config::standard())
-        .map_err(|error| SpoolError::Index(format!("lane does not encode: {error}")))?;
-    Ok(out)
-}
-
-fn decode_lane(bytes: &[u8]) -> Result<Lane, SpoolError> {
-    match bytes.split_first() {
-        Some((&INDEX_VERSION, rest)) => bincode::decode_from_slice(rest, bincode::config::standard())
-            .map(|(lane, _)| lane)
-            .map_err(|error| SpoolError::Index(format!("lane does not decode: {error}"))),
-        _ => Err(SpoolError::Index("lane of an unknown version".to_owned())),
-    }
-}
 
 /// The items of one lane by state, as far as its entries were looked at. What changes there afterwards is counted as it
 /// happens, so that a long lane can be counted in steps while it is in use.
@@ -161,10 +94,10 @@ pub(crate) struct Tail {
     index: Arc<dyn Index>,
     live: [Layer; Tree::ALL.len()],
     frozen: Option<Arc<[Layer; Tree::ALL.len()]>>,
-    /// Changed since the last freeze.
-    lanes: BTreeMap<LaneId, Lane>,
+    /// Changed since the last freeze, with the open blocks of the layers below.
+    lanes: BTreeMap<LaneId, Kept>,
     /// Read lately, unchanged, none of `lanes`: one is looked at several times before it changes.
-    kept: RefCell<HashMap<LaneId, Lane>>,
+    kept: RefCell<HashMap<LaneId, Kept>>,
     /// One lane at a time is counted.
     tally: RefCell<Tally>,
     bytes: usize,
@@ -177,10 +110,7 @@ fn packed(tree: Tree, value: &[u8]) -> Vec<u8> {
 
 /// A value of the index as it is in memory.
 fn unpacked(tree: Tree, value: Vec<u8>) -> Result<Vec<u8>, SpoolError> {
-    if tree != Tree::Block {
-        return Ok(value);
-    }
-    entry::unpack(&value).ok_or_else(|| SpoolError::Index("block does not decode".to_owned()))
+    if tree == Tree::Block { entry::unpacked(&value) } else { Ok(value) }
 }
 
 fn layer(tree: Tree) -> usize {
@@ -225,6 +155,12 @@ impl Tail {
         }
         if let Some(value) = self.frozen.as_ref().and_then(|frozen| frozen[layer(tree)].get(key)) {
             return Ok(value.clone());
+        }
+        if let Some((lane, number)) = entry::block_of_key(key).filter(|_| tree == Tree::Block) {
+            let open = self.look(lane, |kept| kept.keeps(number).then(|| kept.block()))?;
+            if let Some(open) = open.flatten() {
+                return Ok(open?.map(|(_, block)| block));
+            }
         }
         self.index.get(tree, key)?.map(|value| unpacked(tree, value)).transpose()
     }
@@ -366,28 +302,34 @@ impl Tail {
     }
 
     pub(crate) fn lane(&self, id: LaneId) -> Result<Option<Lane>, SpoolError> {
+        self.look(id, |kept| kept.lane.clone())
+    }
+
+    /// What `take` takes of the lane and its open block; `None` when nobody has heard of the lane.
+    fn look<T>(&self, id: LaneId, take: impl FnOnce(&Kept) -> T) -> Result<Option<T>, SpoolError> {
         let mut kept = self.kept.borrow_mut();
         if let Some(lane) = self.lanes.get(&id).or_else(|| kept.get(&id)) {
-            return Ok(Some(lane.clone()));
+            return Ok(Some(take(lane)));
         }
         let Some(bytes) = self.get(Tree::Lane, &entry::lane_key(id))? else { return Ok(None) };
-        let lane = decode_lane(&bytes)?;
+        let lane = Kept::decode(&bytes)?;
+        let taken = take(&lane);
         if kept.len() >= KEPT_MAX {
             kept.clear();
         }
-        kept.insert(id, lane.clone());
-        Ok(Some(lane))
+        kept.insert(id, lane);
+        Ok(Some(taken))
     }
 
     /// The lane, to be changed; made as a placeholder when nobody has heard of it.
     pub(crate) fn lane_mut(&mut self, id: LaneId) -> Result<&mut Lane, SpoolError> {
         if !self.lanes.contains_key(&id) {
-            let lane = self.lane(id)?.unwrap_or_default();
+            let lane = self.look(id, Kept::clone)?.unwrap_or_default();
             self.kept.get_mut().remove(&id);
             self.bytes += 256;
             self.lanes.insert(id, lane);
         }
-        Ok(self.lanes.entry(id).or_default())
+        Ok(&mut self.lanes.entry(id).or_default().lane)
     }
 
     /// Lanes after `after`, ascending.
@@ -396,17 +338,69 @@ impl Tail {
         after: Option<LaneId>,
         limit: usize,
     ) -> Result<Vec<(LaneId, Lane)>, SpoolError> {
-        let start = after.map_or(0, |lane| lane.0.saturating_add(1));
-        let begins = |id: &LaneId| id.0 >= start && after.is_none_or(|after| *id > after);
-        let mut out: BTreeMap<LaneId, Lane> = BTreeMap::new();
-        for (key, value) in self.scan(Tree::Lane, &start.to_be_bytes(), None, limit)? {
-            if let Some(id) = entry::lane_of_key(&key).filter(begins) {
-                out.insert(id, decode_lane(&value)?);
+        let start = after.map_or(Some(0), |lane| lane.0.checked_add(1));
+        let Some(start) = start else { return Ok(Vec::new()) };
+        let found = self.kept_from(LaneId(start), None, limit)?;
+        Ok(found.into_iter().map(|(id, kept)| (id, kept.lane)).collect())
+    }
+
+    /// Lanes from `from` on and below `end`, ascending, with the open blocks of the layers below.
+    fn kept_from(
+        &self,
+        from: LaneId,
+        end: Option<LaneId>,
+        limit: usize,
+    ) -> Result<Vec<(LaneId, Kept)>, SpoolError> {
+        let mut out: BTreeMap<LaneId, Kept> = BTreeMap::new();
+        let end_key = end.map(entry::lane_key);
+        for (key, value) in self.scan(Tree::Lane, &entry::lane_key(from), end_key.as_deref(), limit)? {
+            if let Some(id) = entry::lane_of_key(&key) {
+                out.insert(id, Kept::decode(&value)?);
             }
         }
-        let changed = self.lanes.range(LaneId(start)..).filter(|(id, _)| begins(id)).take(limit);
-        out.extend(changed.map(|(id, lane)| (*id, lane.clone())));
+        let changed = self.lanes.range(from..).take_while(|(id, _)| end.is_none_or(|end| **id < end));
+        out.extend(changed.take(limit).map(|(id, kept)| (*id, kept.clone())));
         Ok(out.into_iter().take(limit).collect())
+    }
+
+    /// At most `limit` blocks from block `from` on and below lane `end`, ascending; fewer only when there are no more.
+    pub(crate) fn blocks(
+        &self,
+        mut from: (LaneId, u64),
+        end: Option<LaneId>,
+        limit: usize,
+    ) -> Result<Vec<((LaneId, u64), Vec<u8>)>, SpoolError> {
+        let mut out = Vec::new();
+        let (end_key, lanes_max) = (end.map(entry::lane_key), limit.max(SCAN_PAGE));
+        while end.is_none_or(|end| from.0 < end) {
+            let own = self.scan(Tree::Block, &entry::block_key(from.0, from.1), end_key.as_deref(), limit)?;
+            let lanes = self.kept_from(from.0, end, lanes_max)?;
+            let own_is_all = own.len() < limit;
+            let mut page: BTreeMap<(LaneId, u64), Vec<u8>> = own
+                .into_iter()
+                .filter_map(|(key, block)| Some((entry::block_of_key(&key)?, block)))
+                .collect();
+            // Both pages together are whole up to where the first of them ends.
+            let own_last = page.last_key_value().map(|(at, _)| *at).filter(|_| !own_is_all);
+            let lanes_last = lanes.last().map(|(id, _)| (*id, u64::MAX)).filter(|_| lanes.len() == lanes_max);
+            let last = own_last.into_iter().chain(lanes_last).min();
+            for (id, kept) in lanes {
+                let Some((number, block)) = kept.block()? else { continue };
+                let changed = self.live[layer(Tree::Block)].contains_key(&entry::block_key(id, number));
+                if (id, number) >= from && !changed {
+                    page.insert((id, number), block);
+                }
+            }
+            out.extend(page.into_iter().filter(|(at, _)| last.is_none_or(|last| *at <= last)));
+            match last {
+                Some((lane, number)) if out.len() < limit => {
+                    from = number.checked_add(1).map_or((LaneId(lane.0.saturating_add(1)), 0), |n| (lane, n));
+                }
+                _ => break,
+            }
+        }
+        out.truncate(limit);
+        Ok(out)
     }
 
     /// Bytes of one block of entries; empty when there is none.
@@ -423,6 +417,21 @@ impl Tail {
         }
     }
 
+    /// The block of `seq`, to be changed.
+    fn block_mut(&mut self, lane: LaneId, seq: Seq) -> Result<&mut Vec<u8>, SpoolError> {
+        let number = entry::block_of(seq);
+        let key = entry::block_key(lane, number);
+        if !self.live[layer(Tree::Block)].contains_key(&key) {
+            self.lane_mut(lane)?;
+            let below = self.get(Tree::Block, &key)?.unwrap_or_default();
+            self.put(Tree::Block, key.clone(), below);
+            if let Some(kept) = self.lanes.get_mut(&lane) {
+                kept.give_up(number);
+            }
+        }
+        self.value_mut(Tree::Block, key)
+    }
+
     pub(crate) fn put_entry(
         &mut self,
         lane: LaneId,
@@ -430,7 +439,7 @@ impl Tail {
         value: entry::Entry,
     ) -> Result<(), SpoolError> {
         let counted = self.tally.get_mut().has(lane, seq);
-        let block = self.value_mut(Tree::Block, entry::block_key(lane, entry::block_of(seq)))?;
+        let block = self.block_mut(lane, seq)?;
         let old = if counted { entry::get(block, seq) } else { None };
         entry::put(block, seq, value);
         if counted {
@@ -445,11 +454,10 @@ impl Tail {
 
     pub(crate) fn remove_entry(&mut self, lane: LaneId, seq: Seq) -> Result<(), SpoolError> {
         let counted = self.tally.get_mut().has(lane, seq);
-        let key = entry::block_key(lane, entry::block_of(seq));
-        let block = self.value_mut(Tree::Block, key.clone())?;
+        let block = self.block_mut(lane, seq)?;
         let old = if counted { entry::get(block, seq) } else { None };
         if entry::remove(block, seq) {
-            self.remove(Tree::Block, key);
+            self.remove(Tree::Block, entry::block_key(lane, entry::block_of(seq)));
         }
         if let Some(old) = &old {
             self.tally.get_mut().take(old);
@@ -491,8 +499,15 @@ impl Tail {
 
     /// Freezes what changed, to be written up to `applied`. There must be none in progress.
     pub(crate) fn freeze(&mut self, applied: Lsn) -> Result<CheckpointJob, SpoolError> {
-        for (id, lane) in std::mem::take(&mut self.lanes) {
-            self.live[layer(Tree::Lane)].insert(entry::lane_key(id), Some(encode_lane(&lane)?));
+        for (id, kept) in std::mem::take(&mut self.lanes) {
+            let blocks = &mut self.live[layer(Tree::Block)];
+            let open = kept.lane.open_block();
+            if let Some((number, block)) = kept.block()?.filter(|(number, _)| *number != open) {
+                blocks.entry(entry::block_key(id, number)).or_insert(Some(block));
+            }
+            let changed = blocks.remove(&entry::block_key(id, open));
+            let changed = changed.map(|block| block.map_or_else(Vec::new, |block| entry::pack(&block)));
+            self.live[layer(Tree::Lane)].insert(entry::lane_key(id), Some(kept.encode(changed)?));
         }
         let frozen = Arc::new(std::mem::take(&mut self.live));
         self.bytes = 0;

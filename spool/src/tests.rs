@@ -100,6 +100,9 @@ fn an_index_of_another_version_is_built_anew_from_the_journal() {
         let mut spool = open(&disk, &index);
         let lane = spool.register("a", NOW).unwrap();
         put(&mut spool, 1, &[lane], b"one").unwrap();
+        for n in 2..=crate::entry::BLOCK_ITEMS as u8 {
+            put(&mut spool, n, &[lane], b"more").unwrap();
+        }
         spool.close(NOW).unwrap();
         drop(spool);
         if older {

@@ -6,6 +6,7 @@
 use bincode::config;
 
 use super::{BLOCK_ITEMS, ENTRY_BYTES, Entry};
+use crate::error::SpoolError;
 use crate::ids::{Lsn, WallMs};
 
 /// Stands for a slot without an entry; states begin at 1.
@@ -95,9 +96,15 @@ pub(crate) fn pack(block: &[u8]) -> Vec<u8> {
     out
 }
 
-/// The block that was packed; `None` when the bytes are none.
-#[must_use]
-pub(crate) fn unpack(mut bytes: &[u8]) -> Option<Vec<u8>> {
+/// The block that was packed.
+///
+/// # Errors
+/// [`SpoolError::Index`]: the bytes are none.
+pub(crate) fn unpacked(bytes: &[u8]) -> Result<Vec<u8>, SpoolError> {
+    unpack(bytes).ok_or_else(|| SpoolError::Index("block does not decode".to_owned()))
+}
+
+fn unpack(mut bytes: &[u8]) -> Option<Vec<u8>> {
     let mut out = Vec::with_capacity(bytes.len() * 3);
     let mut before = Before::default();
     while let Some((state, rest)) = bytes.split_first() {
