@@ -7,9 +7,6 @@
 //! Whoever chooses the questions of SPF chooses the size of the answers, too. So they may fill [`ANSWERS_BYTES_MAX`] for one
 //! message, and what is large is taken out of the resolver's memory again, which counts answers and not their size. Keys and
 //! policies are few, and not counted: how much a stranger's SPF costs must not decide about their answers.
-//!
-//! The names of the client (`ptr`, `%{p}`) are its own choice, too, whoever's policy asks for them. mail-auth gets only those
-//! that were found and checked here ([`Lookups::point`]): what is too many, too large or too late is no name, and no trouble.
 
 use std::borrow::Borrow;
 use std::collections::{HashMap, HashSet};
@@ -18,15 +15,16 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
-use futures_util::future::join_all;
 use mail_auth::common::resolver::ToFqdn as _;
 use mail_auth::hickory_resolver::TokioResolver;
-use mail_auth::hickory_resolver::lookup::Lookup;
 use mail_auth::hickory_resolver::net::{DnsError, NetError};
 use mail_auth::hickory_resolver::proto::op::ResponseCode;
 use mail_auth::hickory_resolver::proto::rr::{Name, RData, RecordType};
 use mail_auth::{DnssecStatus, MX, RecordSet, ResolverCache, Txt};
-use tokio::time::timeout_at;
+
+mod pointers;
+
+use pointers::Pointers;
 
 /// Most different names that the messages of one connection may make us ask for.
 pub const NAMES_PER_CONNECTION_MAX: usize = 1000;
@@ -34,8 +32,6 @@ pub const NAMES_PER_CONNECTION_MAX: usize = 1000;
 const NAMES_PER_MESSAGE: usize = 400;
 /// Most records taken from one answer.
 const RECORDS_MAX: usize = 100;
-/// Most names of the client that are looked at (RFC 7208 section 4.6.4).
-const POINTERS_MAX: usize = 10;
 /// Most memory for the answers that SPF of one message asks for, bytes. Large policies need a tenth.
 const ANSWERS_BYTES_MAX: usize = 256 * 1024;
 /// Largest answer that the resolver may go on remembering, bytes of memory.
@@ -158,10 +154,7 @@ struct State {
     texts: Vec<Box<str>>,
     /// Questions for addresses whose answers never came by here, of all runs.
     unseen: HashSet<Question>,
-    /// A policy asks for the names of the client.
-    pointers_wanted: bool,
-    /// The client, and its names that lead back to it, without final dots; `None`: nobody has looked.
-    pointers: Option<(IpAddr, Arc<[Box<str>]>)>,
+    pointers: Pointers,
 }
 
 impl Lookups {
@@ -270,69 +263,6 @@ impl Lookups {
             self.resolver.clear_lookup_cache(asked, RecordType::TXT);
         }
         Ok((texts.take(RECORDS_MAX).map(|strings| strings.concat()).collect(), bytes))
-    }
-
-    /// A policy asks for the names of the client, and they are not known yet.
-    pub(super) fn wants_pointers(&self) -> bool {
-        let state = self.state();
-        state.pointers_wanted && state.pointers.is_none()
-    }
-
-    /// Finds the names of the client that lead back to it, as far as that is known `until` then (RFC 7208 section 5.5).
-    pub(super) async fn point(&self, client: IpAddr, until: Instant) {
-        let names = timeout_at(until.into(), self.names_of(client)).await.unwrap_or_default();
-        let checked = join_all(names.into_iter().map(|name| async move {
-            let back = timeout_at(until.into(), self.leads_to(&name, client)).await;
-            back.unwrap_or(false).then_some(name)
-        }));
-        let names = checked.await.into_iter().flatten().collect();
-        self.state().pointers = Some((client, names));
-    }
-
-    async fn names_of(&self, client: IpAddr) -> Vec<Box<str>> {
-        let asked = Name::from(client);
-        let question = (Kind::Ptr, spelled(&client));
-        let Some(lookup) = self.ask_unweighed(question, asked).await else { return Vec::new() };
-        let names = lookup.answers().iter().filter_map(|record| {
-            let RData::PTR(name) = &record.data else { return None };
-            let name = name.to_lowercase().to_ascii();
-            // With the dot mail-auth would not find the domain at its end.
-            let name = name.trim_end_matches('.');
-            (!name.is_empty()).then(|| Box::from(name))
-        });
-        names.take(POINTERS_MAX).collect()
-    }
-
-    async fn leads_to(&self, name: &str, client: IpAddr) -> bool {
-        let name = name.to_fqdn();
-        let Ok(asked) = Name::from_str_relaxed(&*name) else { return false };
-        let kind = if client.is_ipv4() { Kind::V4 } else { Kind::V6 };
-        let lookup = self.ask_unweighed((kind, spelled::<str>(&name)), asked).await;
-        lookup.is_some_and(|found| found.answers().iter().any(|record| record.data.ip_addr() == Some(client)))
-    }
-
-    /// An answer that nothing depends on: without room for the question there is none.
-    async fn ask_unweighed(&self, question: Question, asked: Name) -> Option<Lookup> {
-        let may = self.state().budget.take(&question);
-        if !may {
-            return None;
-        }
-        let kind = question.0.record();
-        let found = self.resolver.lookup(asked.clone(), kind).await;
-        let lookup = found.map_err(|error| self.missing(&error)).ok()?;
-        self.state().answered = true;
-        if lookup.answers().len() * RECORD_BYTES > KEPT_BYTES_MAX {
-            self.resolver.clear_lookup_cache(asked, kind);
-        }
-        Some(lookup)
-    }
-
-    /// The client, if that name is known to lead to it.
-    fn leads_back(&self, name: &[u8]) -> Option<IpAddr> {
-        let name = text(name)?.trim_end_matches('.');
-        let state = self.state();
-        let (client, names) = state.pointers.as_ref()?;
-        names.iter().any(|known| **known == *name).then_some(*client)
     }
 
     fn missing(&self, error: &NetError) -> Missing {
@@ -519,29 +449,6 @@ macro_rules! watched {
 watched!(MX, Kind::Mx);
 watched!(Ipv4Addr, Kind::V4);
 watched!(Ipv6Addr, Kind::V6);
-
-/// There is always an answer, so that mail-auth asks nobody: nothing until [`Lookups::point`] has looked.
-impl ResolverCache<IpAddr, RecordSet<Box<str>>> for Lookups {
-    fn get<Q>(&self, _: &Q) -> Option<RecordSet<Box<str>>>
-    where
-        IpAddr: Borrow<Q>,
-        Q: Hash + Eq + ?Sized,
-    {
-        let mut state = self.state();
-        state.pointers_wanted = true;
-        Some(set(state.pointers.as_ref().map(|(_, names)| Arc::clone(names)).unwrap_or_default()))
-    }
-
-    fn remove<Q>(&self, _: &Q) -> Option<RecordSet<Box<str>>>
-    where
-        IpAddr: Borrow<Q>,
-        Q: Hash + Eq + ?Sized,
-    {
-        None
-    }
-
-    fn insert(&self, _: IpAddr, _: RecordSet<Box<str>>, _: Instant) {}
-}
 
 fn set<T>(rrset: Arc<[T]>) -> RecordSet<T> {
     RecordSet { rrset, dnssec_status: DnssecStatus::default() }
