@@ -28,6 +28,8 @@ const SCAN_PAGE: usize = 64;
 const KEPT_MAX: usize = 256;
 
 type Layer = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
+/// A lane and the number of one of its blocks.
+type BlockAt = (LaneId, u64);
 
 /// The items of one lane by state, as far as its entries were looked at. What changes there afterwards is counted as it
 /// happens, so that a long lane can be counted in steps while it is in use.
@@ -366,17 +368,17 @@ impl Tail {
     /// At most `limit` blocks from block `from` on and below lane `end`, ascending; fewer only when there are no more.
     pub(crate) fn blocks(
         &self,
-        mut from: (LaneId, u64),
+        mut from: BlockAt,
         end: Option<LaneId>,
         limit: usize,
-    ) -> Result<Vec<((LaneId, u64), Vec<u8>)>, SpoolError> {
+    ) -> Result<Vec<(BlockAt, Vec<u8>)>, SpoolError> {
         let mut out = Vec::new();
         let (end_key, lanes_max) = (end.map(entry::lane_key), limit.max(SCAN_PAGE));
         while end.is_none_or(|end| from.0 < end) {
             let own = self.scan(Tree::Block, &entry::block_key(from.0, from.1), end_key.as_deref(), limit)?;
             let lanes = self.kept_from(from.0, end, lanes_max)?;
             let own_is_all = own.len() < limit;
-            let mut page: BTreeMap<(LaneId, u64), Vec<u8>> = own
+            let mut page: BTreeMap<BlockAt, Vec<u8>> = own
                 .into_iter()
                 .filter_map(|(key, block)| Some((entry::block_of_key(&key)?, block)))
                 .collect();

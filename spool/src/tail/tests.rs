@@ -13,6 +13,8 @@ use crate::types::State;
 
 const LANES: u32 = 3;
 
+type Block = (BlockAt, Vec<(Seq, Entry)>);
+
 #[derive(Clone, Debug)]
 enum Op {
     /// So many items come into a lane.
@@ -74,8 +76,8 @@ impl Model {
         self.entries.keys().nth(n.checked_rem(len)?).copied()
     }
 
-    fn blocks(&self, from: (LaneId, u64), end: Option<LaneId>) -> Vec<((LaneId, u64), Vec<(Seq, Entry)>)> {
-        let mut out: BTreeMap<(LaneId, u64), Vec<(Seq, Entry)>> = BTreeMap::new();
+    fn blocks(&self, from: BlockAt, end: Option<LaneId>) -> Vec<Block> {
+        let mut out: BTreeMap<BlockAt, Vec<(Seq, Entry)>> = BTreeMap::new();
         for ((lane, seq), entry) in &self.entries {
             let at = (*lane, entry::block_of(*seq));
             if at >= from && end.is_none_or(|end| *lane < end) {
@@ -87,12 +89,7 @@ impl Model {
 }
 
 /// Everything from `from` on, in steps.
-fn walk(
-    tail: &Tail,
-    mut from: (LaneId, u64),
-    end: Option<LaneId>,
-    step: usize,
-) -> Vec<((LaneId, u64), Vec<(Seq, Entry)>)> {
+fn walk(tail: &Tail, mut from: BlockAt, end: Option<LaneId>, step: usize) -> Vec<Block> {
     let mut out = Vec::new();
     loop {
         let page = tail.blocks(from, end, step).unwrap();
@@ -108,7 +105,7 @@ fn walk(
     }
 }
 
-fn agrees(tail: &Tail, model: &Model, from: (LaneId, u64), step: usize) {
+fn agrees(tail: &Tail, model: &Model, from: BlockAt, step: usize) {
     assert_eq!(walk(tail, from, None, step), model.blocks(from, None));
     let end = Some(LaneId(from.0.0 + 1));
     assert_eq!(walk(tail, from, end, step), model.blocks(from, end));
