@@ -170,8 +170,8 @@ impl Spool {
 
     /// Moves the cursor to where something waits, or to the end.
     pub(crate) fn settle_cursor(&mut self, lane_id: LaneId) -> Result<(), SpoolError> {
-        let lane = self.tail.lane_mut(lane_id)?;
-        let (mut at, end) = ((lane.cursor + 1).max(lane.first_seq), lane.next_seq);
+        let Some((cursor, first, end)) = self.tail.bounds(lane_id)? else { return Ok(()) };
+        let mut at = (cursor + 1).max(first);
         // Walk over what no longer waits, a block at a time, so that long stretches of reaped items are cheap.
         'blocks: while at < end {
             let number = entry::block_of(Seq(at));
@@ -184,7 +184,9 @@ impl Spool {
                 at += 1;
             }
         }
-        self.tail.lane_mut(lane_id)?.cursor = at - 1;
+        if cursor != at - 1 {
+            self.tail.lane_mut(lane_id)?.cursor = at - 1;
+        }
         Ok(())
     }
 

@@ -127,9 +127,8 @@ impl Spool {
         while looked < LIST_BLOCKS_MAX {
             wanted = wanted.min(LIST_BLOCKS_AT_ONCE).min(LIST_BLOCKS_MAX - looked);
             let from = (at.lane, entry::block_of(at.seq.next()));
-            let page = self.tail.blocks(from, end, wanted)?;
-            let is_last = page.len() < wanted;
-            looked += page.len();
+            let (page, next) = self.tail.blocks(from, end, wanted)?;
+            looked += wanted;
             wanted *= 2;
             for ((lane, number), block) in page {
                 for (seq, entry) in entry::entries(number, &block) {
@@ -148,11 +147,9 @@ impl Spool {
                         });
                     }
                 }
-                at = Page { lane, seq: Seq(Self::next_block_start(entry::block_start(number)).0 - 1) };
             }
-            if is_last {
-                return Ok((out, None));
-            }
+            let Some((lane, number)) = next else { return Ok((out, None)) };
+            at = Page { lane, seq: Seq(entry::block_start(number).0.saturating_sub(1)) };
         }
         Ok((out, Some(at)))
     }

@@ -98,24 +98,31 @@ impl Kept {
     ///
     /// # Errors
     /// [`SpoolError::Index`].
-    pub(crate) fn encode(self, changed: Option<Vec<u8>>) -> Result<Vec<u8>, SpoolError> {
+    pub(crate) fn encode(&self, changed: Option<&[u8]>) -> Result<Vec<u8>, SpoolError> {
         let mut out = vec![INDEX_VERSION];
         bincode::encode_into_std_write(&self.lane, &mut out, bincode::config::standard())
             .map_err(|error| SpoolError::Index(format!("lane does not encode: {error}")))?;
         let is_open = self.number == self.lane.open_block();
-        out.extend(changed.or(is_open.then_some(self.packed)).unwrap_or_default());
+        out.extend_from_slice(changed.or(is_open.then_some(&self.packed)).unwrap_or_default());
         Ok(out)
     }
 
-    /// Number and bytes of the block kept here, unless it is empty.
+    /// Number of the block kept here, unless that is empty.
+    pub(crate) fn number(&self) -> Option<u64> {
+        (!self.packed.is_empty()).then_some(self.number)
+    }
+
+    /// The block kept here.
     ///
     /// # Errors
     /// [`SpoolError::Index`]: it does not decode.
-    pub(crate) fn block(&self) -> Result<Option<(u64, Vec<u8>)>, SpoolError> {
-        if self.packed.is_empty() {
-            return Ok(None);
-        }
-        Ok(Some((self.number, entry::unpacked(&self.packed)?)))
+    pub(crate) fn block(&self) -> Result<Vec<u8>, SpoolError> {
+        entry::unpacked(&self.packed)
+    }
+
+    /// How much memory it takes.
+    pub(crate) fn packed_bytes(&self) -> usize {
+        self.packed.len()
     }
 
     /// Is block `number` kept here, be it empty?

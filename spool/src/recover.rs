@@ -212,6 +212,9 @@ impl Spool {
             for (id, _) in &page {
                 self.settle_cursor(*id)?;
             }
+            if self.tail.bytes() >= self.options.checkpoint_bytes {
+                self.fill_index()?;
+            }
             match page.last() {
                 Some((id, _)) if page.len() == LANES_PAGE => after = Some(*id),
                 Some(_) | None => return Ok(()),

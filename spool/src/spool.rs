@@ -359,7 +359,12 @@ impl Spool {
         self.checkpoint_at = now;
         self.removable.append(&mut self.emptied);
         self.put_live();
-        self.tail.freeze(self.journal.durable()).map(Some)
+        let frozen = self.tail.freeze(self.journal.durable());
+        if let Err(error) = &frozen {
+            // It would be refused again and again, while memory fills up.
+            self.journal.poison_with(&error.to_string());
+        }
+        frozen.map(Some)
     }
 
     /// Takes note of a finished checkpoint and removes the segments that nothing needs any more.

@@ -2,7 +2,7 @@
 //!
 //! Three layers, newest first: `live` (since the checkpoint in progress or the last one), `frozen` (being
 //! written by a checkpoint), the [`Index`]. A value found in an upper layer is whole; layers are never merged
-//! per key. Memory is bounded by the ledger, which starts a checkpoint when [`Tail::entries`] passes its limit.
+//! per key. Memory is bounded by the ledger, which starts a checkpoint when [`Tail::bytes`] passes its limit.
 //!
 //! Blocks are in `live` as they are. Below it the open block of a lane is part of the lane's value ([`Kept`]). Who changes
 //! a block has its lane in [`Tail::lane_mut`] before.
@@ -29,7 +29,9 @@ const KEPT_MAX: usize = 256;
 
 type Layer = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 /// A lane and the number of one of its blocks.
-type BlockAt = (LaneId, u64);
+pub(crate) type BlockAt = (LaneId, u64);
+/// Where a block is, and its bytes.
+pub(crate) type Block = (BlockAt, Vec<u8>);
 
 /// The items of one lane by state, as far as its entries were looked at. What changes there afterwards is counted as it
 /// happens, so that a long lane can be counted in steps while it is in use.
@@ -105,6 +107,21 @@ pub(crate) struct Tail {
     bytes: usize,
 }
 
+/// A block, wherever it was found.
+enum Found {
+    Own(Vec<u8>),
+    Open(Box<Kept>),
+}
+
+impl Found {
+    fn block(self) -> Result<Vec<u8>, SpoolError> {
+        match self {
+            Self::Own(block) => Ok(block),
+            Self::Open(kept) => kept.block(),
+        }
+    }
+}
+
 /// A value as the index keeps it.
 fn packed(tree: Tree, value: &[u8]) -> Vec<u8> {
     if tree == Tree::Block { entry::pack(value) } else { value.to_vec() }
@@ -159,9 +176,11 @@ impl Tail {
             return Ok(value.clone());
         }
         if let Some((lane, number)) = entry::block_of_key(key).filter(|_| tree == Tree::Block) {
-            let open = self.look(lane, |kept| kept.keeps(number).then(|| kept.block()))?;
+            let open = self.look(lane, |kept| {
+                kept.keeps(number).then(|| kept.number().map(|_| kept.block()).transpose())
+            })?;
             if let Some(open) = open.flatten() {
-                return Ok(open?.map(|(_, block)| block));
+                return open;
             }
         }
         self.index.get(tree, key)?.map(|value| unpacked(tree, value)).transpose()
@@ -307,6 +326,11 @@ impl Tail {
         self.look(id, |kept| kept.lane.clone())
     }
 
+    /// Cursor, first seq and next seq of a lane.
+    pub(crate) fn bounds(&self, id: LaneId) -> Result<Option<(u64, u64, u64)>, SpoolError> {
+        self.look(id, |kept| (kept.lane.cursor, kept.lane.first_seq, kept.lane.next_seq))
+    }
+
     /// What `take` takes of the lane and its open block; `None` when nobody has heard of the lane.
     fn look<T>(&self, id: LaneId, take: impl FnOnce(&Kept) -> T) -> Result<Option<T>, SpoolError> {
         let mut kept = self.kept.borrow_mut();
@@ -328,7 +352,7 @@ impl Tail {
         if !self.lanes.contains_key(&id) {
             let lane = self.look(id, Kept::clone)?.unwrap_or_default();
             self.kept.get_mut().remove(&id);
-            self.bytes += 256;
+            self.bytes += 256 + lane.packed_bytes();
             self.lanes.insert(id, lane);
         }
         Ok(&mut self.lanes.entry(id).or_default().lane)
@@ -365,44 +389,49 @@ impl Tail {
         Ok(out.into_iter().take(limit).collect())
     }
 
-    /// At most `limit` blocks from block `from` on and below lane `end`, ascending; fewer only when there are no more.
+    /// Some blocks from block `from` on and below lane `end`, ascending, at most `limit`, and where to go on; `None`: that
+    /// is all. Lanes without items are steps, too: there may be no block and yet more to come.
     pub(crate) fn blocks(
         &self,
-        mut from: BlockAt,
+        from: BlockAt,
         end: Option<LaneId>,
         limit: usize,
-    ) -> Result<Vec<(BlockAt, Vec<u8>)>, SpoolError> {
-        let mut out = Vec::new();
-        let (end_key, lanes_max) = (end.map(entry::lane_key), limit.max(SCAN_PAGE));
-        while end.is_none_or(|end| from.0 < end) {
-            let own = self.scan(Tree::Block, &entry::block_key(from.0, from.1), end_key.as_deref(), limit)?;
-            let lanes = self.kept_from(from.0, end, lanes_max)?;
-            let own_is_all = own.len() < limit;
-            let mut page: BTreeMap<BlockAt, Vec<u8>> = own
-                .into_iter()
-                .filter_map(|(key, block)| Some((entry::block_of_key(&key)?, block)))
-                .collect();
-            // Both pages together are whole up to where the first of them ends.
-            let own_last = page.last_key_value().map(|(at, _)| *at).filter(|_| !own_is_all);
-            let lanes_last = lanes.last().map(|(id, _)| (*id, u64::MAX)).filter(|_| lanes.len() == lanes_max);
-            let last = own_last.into_iter().chain(lanes_last).min();
-            for (id, kept) in lanes {
-                let Some((number, block)) = kept.block()? else { continue };
-                let changed = self.live[layer(Tree::Block)].contains_key(&entry::block_key(id, number));
-                if (id, number) >= from && !changed {
-                    page.insert((id, number), block);
-                }
-            }
-            out.extend(page.into_iter().filter(|(at, _)| last.is_none_or(|last| *at <= last)));
-            match last {
-                Some((lane, number)) if out.len() < limit => {
-                    from = number.checked_add(1).map_or((LaneId(lane.0.saturating_add(1)), 0), |n| (lane, n));
-                }
-                _ => break,
+    ) -> Result<(Vec<Block>, Option<BlockAt>), SpoolError> {
+        let lanes_max = limit.max(SCAN_PAGE);
+        let lanes = self.kept_from(from.0, end, lanes_max)?;
+        // Blocks of other lanes than these come with the next page.
+        let lanes_end = lanes
+            .last()
+            .filter(|_| lanes.len() == lanes_max)
+            .and_then(|(id, _)| id.0.checked_add(1))
+            .map(LaneId);
+        let end_key = lanes_end.or(end).map(entry::lane_key);
+        let own = self.scan(Tree::Block, &entry::block_key(from.0, from.1), end_key.as_deref(), limit)?;
+        let own_last =
+            own.last().filter(|_| own.len() == limit).and_then(|(key, _)| entry::block_of_key(key));
+        let mut page: BTreeMap<BlockAt, Found> = own
+            .into_iter()
+            .filter_map(|(key, block)| Some((entry::block_of_key(&key)?, Found::Own(block))))
+            .collect();
+        for (id, kept) in lanes {
+            let Some(number) = kept.number() else { continue };
+            let changed = self.live[layer(Tree::Block)].contains_key(&entry::block_key(id, number));
+            if (id, number) >= from && !changed {
+                page.insert((id, number), Found::Open(Box::new(kept)));
             }
         }
-        out.truncate(limit);
-        Ok(out)
+        let more = page.len() > limit;
+        let mut out = Vec::new();
+        for (at, found) in
+            page.into_iter().take_while(|(at, _)| own_last.is_none_or(|last| *at <= last)).take(limit)
+        {
+            out.push((at, found.block()?));
+        }
+        let next = match out.last() {
+            Some(((lane, number), _)) if more || own_last.is_some() => Some((*lane, number + 1)),
+            _ => lanes_end.map(|lane| (lane, 0)),
+        };
+        Ok((out, next))
     }
 
     /// Bytes of one block of entries; empty when there is none.
@@ -501,16 +530,25 @@ impl Tail {
 
     /// Freezes what changed, to be written up to `applied`. There must be none in progress.
     pub(crate) fn freeze(&mut self, applied: Lsn) -> Result<CheckpointJob, SpoolError> {
-        for (id, kept) in std::mem::take(&mut self.lanes) {
-            let blocks = &mut self.live[layer(Tree::Block)];
-            let open = kept.lane.open_block();
-            if let Some((number, block)) = kept.block()?.filter(|(number, _)| *number != open) {
-                blocks.entry(entry::block_key(id, number)).or_insert(Some(block));
+        let (mut values, mut full) = (Vec::with_capacity(self.lanes.len()), Vec::new());
+        for (id, kept) in &self.lanes {
+            let (blocks, open) = (&self.live[layer(Tree::Block)], kept.lane.open_block());
+            if let Some(number) = kept.number().filter(|number| *number != open) {
+                let key = entry::block_key(*id, number);
+                if !blocks.contains_key(&key) {
+                    full.push((key, Some(kept.block()?)));
+                }
             }
-            let changed = blocks.remove(&entry::block_key(id, open));
-            let changed = changed.map(|block| block.map_or_else(Vec::new, |block| entry::pack(&block)));
-            self.live[layer(Tree::Lane)].insert(entry::lane_key(id), Some(kept.encode(changed)?));
+            let changed = blocks.get(&entry::block_key(*id, open));
+            let changed = changed.map(|block| block.as_deref().map_or_else(Vec::new, entry::pack));
+            values.push((entry::lane_key(*id), Some(kept.encode(changed.as_deref())?)));
         }
+        // From here on nothing fails: what was changed is all in there, or all still here.
+        for (id, kept) in std::mem::take(&mut self.lanes) {
+            self.live[layer(Tree::Block)].remove(&entry::block_key(id, kept.lane.open_block()));
+        }
+        self.live[layer(Tree::Block)].extend(full);
+        self.live[layer(Tree::Lane)].extend(values);
         let frozen = Arc::new(std::mem::take(&mut self.live));
         self.bytes = 0;
         let changes = Tree::ALL

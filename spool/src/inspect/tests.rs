@@ -87,6 +87,21 @@ fn a_list_that_finds_nothing_reads_each_block_about_once_and_says_where_to_go_on
 }
 
 #[test]
+fn lanes_without_items_are_walked_in_bounded_steps() {
+    let mut world = World::new(3000);
+    world.put(2999..3000); // goes to the last one
+    world.checkpoint();
+    for limit in [1, 100, LIST_MAX] {
+        let before = world.index.pairs();
+        let (page, next) = world.spool.list(&Filter::default(), None, limit).unwrap();
+        assert!(page.is_empty() && next.is_some(), "{next:?}");
+        let read = world.index.pairs() - before;
+        assert!(read <= 2 * (LIST_BLOCKS_MAX + 8 * LIST_BLOCKS_AT_ONCE), "{read} pairs, limit {limit}");
+        assert_eq!(world.walk(&Filter::default(), limit).0, [id(2999)]);
+    }
+}
+
+#[test]
 fn pages_of_any_size_give_each_item_once_from_tail_and_index() {
     let mut world = World::new(3);
     world.put(0..900);

@@ -13,7 +13,7 @@ use crate::types::State;
 
 const LANES: u32 = 3;
 
-type Block = (BlockAt, Vec<(Seq, Entry)>);
+type Entries = (BlockAt, Vec<(Seq, Entry)>);
 
 #[derive(Clone, Debug)]
 enum Op {
@@ -76,7 +76,7 @@ impl Model {
         self.entries.keys().nth(n.checked_rem(len)?).copied()
     }
 
-    fn blocks(&self, from: BlockAt, end: Option<LaneId>) -> Vec<Block> {
+    fn blocks(&self, from: BlockAt, end: Option<LaneId>) -> Vec<Entries> {
         let mut out: BTreeMap<BlockAt, Vec<(Seq, Entry)>> = BTreeMap::new();
         for ((lane, seq), entry) in &self.entries {
             let at = (*lane, entry::block_of(*seq));
@@ -89,19 +89,18 @@ impl Model {
 }
 
 /// Everything from `from` on, in steps.
-fn walk(tail: &Tail, mut from: BlockAt, end: Option<LaneId>, step: usize) -> Vec<Block> {
+fn walk(tail: &Tail, mut from: BlockAt, end: Option<LaneId>, step: usize) -> Vec<Entries> {
     let mut out = Vec::new();
     loop {
-        let page = tail.blocks(from, end, step).unwrap();
+        let (page, next) = tail.blocks(from, end, step).unwrap();
         assert!(page.len() <= step);
-        let is_last = page.len() < step;
         for ((lane, number), block) in page {
-            from = (lane, number + 1);
+            assert!((lane, number) >= from && next.is_none_or(|next| (lane, number) < next));
             out.push(((lane, number), entry::entries(number, &block).collect()));
         }
-        if is_last {
-            return out;
-        }
+        let Some(next) = next else { return out };
+        assert!(next > from);
+        from = next;
     }
 }
 
@@ -223,4 +222,42 @@ fn lane_and_open_block_are_one_read_and_one_write() {
         let expected = if seq + 1 == BLOCK_ITEMS { 2 } else { 1 };
         assert_eq!(index.all(), expected, "after {seq}");
     }
+}
+
+#[test]
+fn a_freeze_that_fails_loses_nothing() {
+    let index = Arc::new(MemoryIndex::new());
+    let (mut tail, mut model) = (Tail::new(index.clone()), Model::default());
+    let put = |tail: &mut Tail, model: &mut Model, lane: u32, seq: u64| {
+        let (lane, entry) = (LaneId(lane), model.entry());
+        tail.put_entry(lane, Seq(seq), entry).unwrap();
+        tail.lane_mut(lane).unwrap().next_seq = seq + 1;
+        model.entries.insert((lane, Seq(seq)), entry);
+        model.next.insert(lane, seq + 1);
+    };
+    for lane in 1..4 {
+        put(&mut tail, &mut model, lane, 1);
+    }
+    tail.freeze(Lsn(1)).unwrap().run().unwrap();
+    tail.thaw();
+    // The second lane's block is damaged, and it has to leave its place.
+    let whole = index.get(Tree::Lane, &entry::lane_key(LaneId(2))).unwrap().unwrap();
+    let write = |value: &[u8]| {
+        let change =
+            Change { tree: Tree::Lane, key: entry::lane_key(LaneId(2)), value: Some(value.to_vec()) };
+        index.apply(&[change], Lsn(1)).unwrap();
+    };
+    write(&whole[..whole.len() - 1]);
+    for lane in [1, 3] {
+        put(&mut tail, &mut model, lane, 2);
+    }
+    tail.lane_mut(LaneId(2)).unwrap().next_seq = 200;
+    assert!(matches!(tail.freeze(Lsn(2)), Err(SpoolError::Index(_))));
+    assert!(!tail.checkpoint_in_progress());
+    for lane in [1, 3] {
+        let expected = model.entries.get(&(LaneId(lane), Seq(2))).copied();
+        assert_eq!(tail.entry(LaneId(lane), Seq(2)).unwrap(), expected);
+        assert_eq!(tail.lane(LaneId(lane)).unwrap().unwrap().next_seq, 3);
+    }
+    assert_eq!(tail.lane(LaneId(2)).unwrap().unwrap().next_seq, 200);
 }
