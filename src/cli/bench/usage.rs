@@ -52,10 +52,39 @@ pub(super) fn memory_of_tree(root: u32) -> u64 {
 }
 
 fn memory_of_process(pid: u32) -> u64 {
+    // The load is this program, too: half of what both have of it would be said to be in nobody's memory.
+    if let (Ok(program), Ok(ours)) =
+        (fs::read_link(format!("/proc/{pid}/exe")), fs::read_link("/proc/self/exe"))
+        && program == ours
+        && let Ok(text) = fs::read_to_string(format!("/proc/{pid}/smaps"))
+    {
+        return memory_alone(&text, &program);
+    }
     let Ok(text) = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")) else { return 0 };
     let line = text.lines().find_map(|line| line.strip_prefix("Pss:"));
     let kib = line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
     kib.unwrap_or_default() * 1024
+}
+
+/// What `smaps` says in all, proportional, but the pages of `program` as if nobody else ran it (proc_pid_smaps(5)).
+fn memory_alone(smaps: &str, program: &Path) -> u64 {
+    let (mut kib, mut wanted) = (0, "Pss:");
+    for line in smaps.lines() {
+        let mut fields = line.split_whitespace();
+        match (fields.next(), fields.next()) {
+            (Some(name), Some(value)) if name.ends_with(':') => {
+                if name == wanted {
+                    kib += value.parse::<u64>().unwrap_or_default();
+                }
+            }
+            // A mapping: range, rights, offset, device, inode, path.
+            _ => {
+                let path = fields.nth(3).map(Path::new);
+                wanted = if path == Some(program) { "Rss:" } else { "Pss:" };
+            }
+        }
+    }
+    kib * 1024
 }
 
 /// Open descriptors of a process.
@@ -184,6 +213,16 @@ fn fields(stat: &str) -> Option<(u32, u32)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_program_counts_whole_and_what_others_share_in_part() {
+        let smaps = "55d0-55d9 r-xp 00001000 fe:00 77 /usr/bin/way\nRss:    80 kB\nPss:    40 kB\nPss_Dirty:  9 kB\n\
+                     7f00-7f09 r-xp 00000000 fe:00 78 /usr/lib/libc.so.6\nRss:    70 kB\nPss:    5 kB\n\
+                     7f10-7f19 rw-p 00000000 00:00 0\nRss:    30 kB\nPss:    30 kB\nVmFlags: rd wr\n\
+                     7f20-7f29 rw-p 00000000 00:00 0 [heap]\nRss:    3 kB\nPss:    2 kB\n";
+        assert_eq!(memory_alone(smaps, Path::new("/usr/bin/way")), (80 + 5 + 30 + 2) * 1024);
+        assert_eq!(memory_alone(smaps, Path::new("/usr/bin/other")), (40 + 5 + 30 + 2) * 1024);
+    }
 
     #[test]
     fn a_stat_line_is_read_whatever_the_program_is_called() {
