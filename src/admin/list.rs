@@ -1,6 +1,6 @@
 //! Listing items and submissions: selectors, pages, and what one line says.
 //!
-//! Promises: one answer costs the ledger at most [`CALLS_MAX`] of its own bounded steps, so that a search that finds nothing holds
+//! Promises: one answer costs the ledger at most `CALLS_MAX` of its own bounded steps, so that a search that finds nothing holds
 //! nobody up; a page may be empty and still say where to go on. The oldest come first, lane by lane, or the newest over all lanes
 //! (`newest.rs`).
 
