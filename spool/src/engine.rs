@@ -486,10 +486,12 @@ impl<O: Observer> Ledger<O> {
                 self.give(Chore::Tidy(self.spool.index()));
             }
         }
-        if self.spool.checkpoint_due(now)
-            && let Ok(Some(job)) = self.spool.begin_checkpoint(now)
-        {
-            self.give(Chore::Checkpoint(Box::new(job)));
+        if self.spool.checkpoint_due(now) {
+            let begun = self.spool.begin_checkpoint(now);
+            self.note(&begun);
+            if let Ok(Some(job)) = begun {
+                self.give(Chore::Checkpoint(Box::new(job)));
+            }
         }
         if !self.spare_asked
             && !at_rest

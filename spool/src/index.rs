@@ -3,7 +3,7 @@
 //! An index is a cache. It may be deleted, lost or damaged at any time; [`Index::applied`] says up to which
 //! lsn it knows the journal, and everything after that is replayed at start. The only promise it must keep:
 //! when it claims `applied = x`, exactly the changes up to `x` are in it, also after a power cut. Changes of one apply
-//! belong together: a lane without the full block that it let go of, in the same apply, has lost it.
+//! belong together: a lane without the block that its next seq left, in the same apply, has lost it.
 
 use std::fmt::Debug;
 
@@ -20,7 +20,7 @@ pub mod sled;
 pub enum Tree {
     /// Lane number to the lane's state and the block of item entries that its next item goes to.
     Lane,
-    /// Lane number and block number to a block of item entries that is full.
+    /// Lane number and block number to a block of item entries that the next seq has left.
     Block,
     /// Time bucket to the ids accepted in it.
     Item,

@@ -1,7 +1,7 @@
 //! PURE: the record of a lane, and how the index keeps it: together with the block that its next item goes to.
 //!
 //! Every message changes its lane and that block. As one value they are one page of the index to find and one to write,
-//! which is what counts when there are more lanes than pages in memory. A block that is full gets a pair of its own.
+//! which is what counts when there are more lanes than pages in memory. A block that the next seq has left gets a pair of its own.
 
 use bincode::{Decode, Encode};
 

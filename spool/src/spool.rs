@@ -350,7 +350,7 @@ impl Spool {
     /// `None` while one is in progress or something is staged.
     ///
     /// # Errors
-    /// [`SpoolError::Index`], [`SpoolError::Poisoned`].
+    /// [`SpoolError::Index`] when the index does not decode, which poisons the spool; [`SpoolError::Poisoned`].
     pub fn begin_checkpoint(&mut self, now: WallMs) -> Result<Option<CheckpointJob>, SpoolError> {
         self.healthy()?;
         if self.tail.checkpoint_in_progress() || self.has_staged() {
