@@ -207,9 +207,13 @@ const PURE: &[&str] = &[
     "src/tunnel/signed.rs",
     "spool/src/entry.rs",
     "spool/src/ids.rs",
+    "spool/src/index/sled/ledger.rs",
+    "spool/src/index/sled/slots.rs",
+    "spool/src/lane.rs",
     "spool/src/life.rs",
     "spool/src/record.rs",
     "spool/src/segment.rs",
+    "spool/src/tail/tally.rs",
     "spool/src/types.rs",
 ];
 

@@ -144,7 +144,7 @@ impl Spool {
     /// [`AcceptError`].
     pub fn room(&self, lane: LaneId) -> Result<(), AcceptError> {
         self.accepts()?;
-        self.room_in(lane).map(|_| ())
+        self.room_in(lane, |_| ())
     }
 
     /// The lane that mail for `name` goes to and its mailbox's name, when one more small item would be taken for it;
@@ -155,23 +155,30 @@ impl Spool {
     pub fn room_by_name(&self, name: &str) -> Result<Option<(LaneId, String)>, AcceptError> {
         let Some(id) = self.lane_by_name(name)? else { return Ok(None) };
         self.accepts()?;
-        Ok(Some((id, self.room_in(id)?.name)))
+        Ok(Some((id, self.room_in(id, |lane| lane.name.clone())?)))
     }
 
-    /// The lane, unless it is full. One that is not takes a whole message, however large: a message that had been promised
-    /// to it together with others could otherwise reach none of them, for as long as it is too large for one (K7).
-    fn room_in(&self, id: LaneId) -> Result<Lane, AcceptError> {
-        let lane = self.tail.lane(id)?.filter(|lane| lane.defined != 0).ok_or(AcceptError::UnknownLane)?;
-        if lane.revoked {
-            return Err(AcceptError::Revoked);
-        }
-        let (waiting_items, waiting_bytes) = lane.waiting();
-        let items_max = lane.quota_items.unwrap_or(self.options.lane_items_max);
-        let bytes_max = lane.quota_bytes.unwrap_or(self.options.lane_bytes_max);
-        if waiting_items >= items_max || waiting_bytes >= bytes_max {
-            return Err(AcceptError::OverQuota);
-        }
-        Ok(lane)
+    /// What `take` takes of the lane, unless it is full. One that is not takes a whole message, however large: a message that
+    /// had been promised to it together with others could otherwise reach none of them, for as long as it is too large for
+    /// one (K7).
+    fn room_in<T>(&self, id: LaneId, take: impl FnOnce(&Lane) -> T) -> Result<T, AcceptError> {
+        let options = &self.options;
+        let found = self.tail.of_lane(id, |lane| {
+            if lane.defined == 0 {
+                return Err(AcceptError::UnknownLane);
+            }
+            if lane.revoked {
+                return Err(AcceptError::Revoked);
+            }
+            let (waiting_items, waiting_bytes) = lane.waiting();
+            let items_max = lane.quota_items.unwrap_or(options.lane_items_max);
+            let bytes_max = lane.quota_bytes.unwrap_or(options.lane_bytes_max);
+            if waiting_items >= items_max || waiting_bytes >= bytes_max {
+                return Err(AcceptError::OverQuota);
+            }
+            Ok(take(lane))
+        })?;
+        found.unwrap_or(Err(AcceptError::UnknownLane))
     }
 
     /// Makes a streamed body visible in all of its lanes, or in none. Answers the seq in each lane, in order.
@@ -237,11 +244,11 @@ impl Spool {
         let head_sha256: [u8; 32] = Sha256::digest(&message.head).into();
         let mut out: Vec<TargetRecord> = Vec::with_capacity(message.targets.len());
         for target in &message.targets {
-            let lane = self.room_in(target.lane)?;
+            let next = self.room_in(target.lane, |lane| (lane.next_seq.max(1), lane.chain))?;
             let (seq, before) = out
                 .iter()
                 .rfind(|record| record.lane == target.lane.0)
-                .map_or((lane.next_seq.max(1), lane.chain), |record| (record.seq + 1, record.chain));
+                .map_or(next, |record| (record.seq + 1, record.chain));
             out.push(TargetRecord {
                 lane: target.lane.0,
                 seq,

@@ -45,7 +45,7 @@ impl Spool {
                     places.extend_from_slice(&place);
                 }
             }
-            self.tail.put(Tree::Shared, item.body.to_vec(), places);
+            self.tail.put(Tree::Shared, &item.body, places);
         }
         for target in &item.targets {
             self.apply_target(lsn, item, target)?;
@@ -213,7 +213,7 @@ impl Spool {
             // A record that was moved may be what is left of a shared one.
             let moved = item.targets.iter().any(|target| target.first_segment != 0);
             if (item.is_shared() || moved) && self.shared_places(ItemId(item.body))?.is_empty() {
-                self.tail.remove(Tree::Shared, item.body.to_vec());
+                self.tail.remove(Tree::Shared, &item.body);
             }
         }
         let lane = self.tail.lane_mut(lane)?;
@@ -267,11 +267,11 @@ impl Spool {
         for alias in gone {
             // It may lead to another mailbox by now, when this record is a copy made by compaction.
             if self.lane_by_name(&alias)? == Some(id) {
-                self.tail.remove(Tree::Name, alias.into_bytes());
+                self.tail.remove_name(&alias);
             }
         }
         for name in std::iter::once(&record.name).chain(&record.aliases) {
-            self.tail.put(Tree::Name, name.clone().into_bytes(), record.lane.to_be_bytes().to_vec());
+            self.tail.put_name(name, id);
         }
         Ok(())
     }
@@ -280,7 +280,7 @@ impl Spool {
         let mut value = record.id.to_vec();
         value.extend_from_slice(&record.until_ms.to_be_bytes());
         value.extend_from_slice(&lsn.0.to_be_bytes());
-        self.tail.put(Tree::Twin, record.fingerprint.to_vec(), value);
+        self.tail.put(Tree::Twin, &record.fingerprint, value);
         Ok(())
     }
 

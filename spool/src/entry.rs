@@ -191,10 +191,10 @@ pub fn lane_of_key(key: &[u8]) -> Option<LaneId> {
 
 /// Key of a block.
 #[must_use]
-pub fn block_key(lane: LaneId, block: u64) -> Vec<u8> {
-    let mut key = Vec::with_capacity(12);
-    key.extend_from_slice(&lane.0.to_be_bytes());
-    key.extend_from_slice(&block.to_be_bytes());
+pub fn block_key(lane: LaneId, block: u64) -> [u8; 12] {
+    let mut key = [0; 12];
+    key[..4].copy_from_slice(&lane.0.to_be_bytes());
+    key[4..].copy_from_slice(&block.to_be_bytes());
     key
 }
 
@@ -207,7 +207,7 @@ pub fn block_of_key(key: &[u8]) -> Option<(LaneId, u64)> {
 
 /// Key of one item's place: lane and seq.
 #[must_use]
-pub fn place_key(lane: LaneId, seq: Seq) -> Vec<u8> {
+pub fn place_key(lane: LaneId, seq: Seq) -> [u8; 12] {
     block_key(lane, seq.0)
 }
 
@@ -239,8 +239,9 @@ pub fn due_of_key(key: &[u8]) -> Option<(&[u8], WallMs, LaneId, Seq)> {
 
 /// Key of the bucket that holds an id: four milliseconds share one.
 #[must_use]
-pub fn bucket_key(id: ItemId) -> Vec<u8> {
-    (id.time().0 >> 2).to_be_bytes()[2..].to_vec()
+pub fn bucket_key(id: ItemId) -> [u8; 6] {
+    let [_, _, key @ ..] = (id.time().0 >> 2).to_be_bytes();
+    key
 }
 
 /// Where a bucket says an id is.

@@ -5,6 +5,7 @@
 //! when it claims `applied = x`, exactly the changes up to `x` are in it, also after a power cut. Changes of one apply
 //! belong together: a lane without the block that its next seq left, in the same apply, has lost it.
 
+use std::borrow::Cow;
 use std::fmt::Debug;
 
 use crate::error::SpoolError;
@@ -86,13 +87,13 @@ pub type Pair = (Vec<u8>, Vec<u8>);
 
 /// One change of one key; `value` of `None` removes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Change {
+pub struct Change<'a> {
     /// Where.
     pub tree: Tree,
     /// Which key.
-    pub key: Vec<u8>,
+    pub key: Cow<'a, [u8]>,
     /// The new value, or `None` to remove the key.
-    pub value: Option<Vec<u8>>,
+    pub value: Option<Cow<'a, [u8]>>,
 }
 
 /// Ordered trees that survive a stop. All methods may be called from several threads.
@@ -132,7 +133,7 @@ pub trait Index: Debug + Send + Sync + 'static {
     ///
     /// # Errors
     /// [`SpoolError::Index`] when the engine fails; the caller then poisons the spool.
-    fn apply(&self, changes: &[Change], applied: Lsn) -> Result<(), SpoolError>;
+    fn apply(&self, changes: &[Change<'_>], applied: Lsn) -> Result<(), SpoolError>;
 
     /// Applies `changes` while the journal is read from its beginning into an index that was emptied.
     ///
@@ -141,7 +142,7 @@ pub trait Index: Debug + Send + Sync + 'static {
     ///
     /// # Errors
     /// [`SpoolError::Index`] when the engine fails; the caller then gives up.
-    fn fill(&self, changes: &[Change]) -> Result<(), SpoolError>;
+    fn fill(&self, changes: &[Change<'_>]) -> Result<(), SpoolError>;
 
     /// Bytes on the medium, for `spool stats` and the decision to rebuild.
     ///

@@ -181,7 +181,7 @@ impl Spool {
         let begun = WallMs(accepted_at.0.saturating_sub(BODY_MS_MAX));
         let key = |at: WallMs| entry::bucket_key(ItemId::new(at, [0; 10]));
         let end = key(accepted_at.plus(BODY_MS_MAX));
-        let mut from = key(begun);
+        let mut from = key(begun).to_vec();
         for _ in 0..ID_PAGES_MAX {
             let page = self.tail.scan(crate::index::Tree::Item, &from, Some(&end), LIST_MAX)?;
             for (_, bucket) in &page {

@@ -203,7 +203,7 @@ impl Spool {
         let mut value = lsn.0.to_be_bytes().to_vec();
         let payload = record::encode(Kind::Invitation, record);
         value.extend(payload.map_err(|error| SpoolError::Corrupt { lsn, problem: error.to_string() })?);
-        self.tail.put(Tree::Invitation, record.code_sha256.to_vec(), value);
+        self.tail.put(Tree::Invitation, &record.code_sha256, value);
         Ok(())
     }
 
@@ -232,7 +232,7 @@ impl Spool {
         }
         for (key, value) in page {
             if stored(&value).is_none_or(|(_, known)| known.remembered_until() <= now) {
-                self.tail.remove(Tree::Invitation, key);
+                self.tail.remove(Tree::Invitation, &key);
             }
         }
         Ok(())

@@ -107,6 +107,13 @@ impl Kept {
         Ok(out)
     }
 
+    /// As it is found in the index once it was written. `changed`: the open block, packed, if it was changed meanwhile.
+    pub(crate) fn settled(&self, changed: Option<Vec<u8>>) -> Self {
+        let number = self.lane.open_block();
+        let own = || if self.keeps(number) { self.packed.clone() } else { Vec::new() };
+        Self { lane: self.lane.clone(), number, packed: changed.unwrap_or_else(own) }
+    }
+
     /// Number of the block kept here, unless that is empty.
     pub(crate) fn number(&self) -> Option<u64> {
         (!self.packed.is_empty()).then_some(self.number)

@@ -34,6 +34,7 @@ mod lane;
 pub mod lease;
 pub mod life;
 pub mod mailboxes;
+mod names;
 pub mod newest;
 pub mod reader;
 pub mod record;

@@ -5,7 +5,6 @@
 use crate::entry;
 use crate::error::{RequestError, SpoolError};
 use crate::ids::{LaneId, Seq, WallMs};
-use crate::index::Tree;
 use crate::lane::Lane;
 use crate::record::{Kind, MailboxRecord, Record, SendingRecord};
 use crate::spool::Spool;
@@ -250,7 +249,7 @@ impl Spool {
     }
 
     pub(crate) fn lane_by_name(&self, name: &str) -> Result<Option<LaneId>, SpoolError> {
-        Ok(self.tail.get(Tree::Name, name.as_bytes())?.as_deref().and_then(entry::lane_of_key))
+        self.tail.name(name)
     }
 }
 

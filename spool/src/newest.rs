@@ -160,7 +160,7 @@ impl Spool {
 
     /// Walks the tree of ids down from `before`; answers the last id looked at, or `None` at the end.
     fn walk_ids(&self, walk: &mut Walk<'_>, before: Option<ItemId>) -> Result<Option<ItemId>, SpoolError> {
-        let bucket_of = |ms: u64| entry::bucket_key(ItemId::new(WallMs(ms), [0; 10]));
+        let bucket_of = |ms: u64| entry::bucket_key(ItemId::new(WallMs(ms), [0; 10])).to_vec();
         let from =
             walk.filter.since.map_or_else(Vec::new, |since| bucket_of(since.0.saturating_sub(SLACK_MS)));
         // One that was accepted before `until` has an id of before it, or the clock was set.

@@ -400,7 +400,7 @@ impl Spool {
         self.trim_wanted = true;
         for segment in removable {
             self.live.remove(&segment);
-            self.tail.remove(Tree::Segment, segment.to_be_bytes().to_vec());
+            self.tail.remove(Tree::Segment, &segment.to_be_bytes());
             if let Err(error) = self.journal.remove_segment(segment, recycle) {
                 // It may be there again after the next start, and what we write from here on counts on its being gone.
                 self.journal.poison_with(&error.to_string());
@@ -471,7 +471,7 @@ impl Spool {
     pub(crate) fn put_live(&mut self) {
         for (segment, live) in &self.live {
             let (key, value) = (segment.to_be_bytes().to_vec(), live.to_be_bytes().to_vec());
-            self.tail.put(Tree::Segment, key, value);
+            self.tail.put(Tree::Segment, &key, value);
         }
     }
 

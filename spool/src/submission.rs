@@ -380,7 +380,7 @@ impl Spool {
             let page = self.tail.scan(Tree::Armed, &[], None, PAGE)?;
             for (key, value) in &page {
                 let Ok(id) = <[u8; 16]>::try_from(value.as_slice()) else {
-                    self.tail.remove(Tree::Armed, key.clone());
+                    self.tail.remove(Tree::Armed, key);
                     continue;
                 };
                 match self.settle(ItemId(id), Settlement::Indeterminate, INTERRUPTED, now) {
@@ -393,7 +393,7 @@ impl Spool {
                         | RequestError::NameTaken(_)
                         | RequestError::WrongState { .. }
                         | RequestError::NoSession,
-                    ) => self.tail.remove(Tree::Armed, key.clone()),
+                    ) => self.tail.remove(Tree::Armed, key),
                 }
             }
             if page.is_empty() {

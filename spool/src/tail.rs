@@ -12,96 +12,53 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use crate::entry;
 use crate::error::SpoolError;
 use crate::ids::{LaneId, Lsn, Seq};
-use crate::index::{Change, Index, Tree};
+use crate::index::{Index, Tree};
 use crate::lane::{Kept, Lane};
-use crate::types::STATES;
+use crate::names::Names;
 
+mod frozen;
+mod tally;
 #[cfg(test)]
 mod tests;
+
+pub use frozen::CheckpointJob;
+use frozen::Frozen;
+pub(crate) use tally::Tally;
 
 /// Least pairs that one page of a scan asks of the index.
 const SCAN_PAGE: usize = 64;
 /// Unchanged lanes that are kept: some more than sessions are between a recipient and the end of its message.
 const KEPT_MAX: usize = 256;
 
-type Layer = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
+/// What a change in place adds to a value, bytes, roughly.
+const CHANGE_BYTES: usize = 48;
+
+/// A key; those of blocks and buckets need no memory of their own, and are compared where they are.
+type Key = SmallVec<[u8; 16]>;
+type Layer = BTreeMap<Key, Option<Vec<u8>>>;
+/// One for each tree; that of [`Tree::Lane`] is empty, because lanes are kept as they are.
+type Layers = [Layer; Tree::ALL.len()];
 /// A lane and the number of one of its blocks.
 pub(crate) type BlockAt = (LaneId, u64);
 /// Where a block is, and its bytes.
 pub(crate) type Block = (BlockAt, Vec<u8>);
 
-/// The items of one lane by state, as far as its entries were looked at. What changes there afterwards is counted as it
-/// happens, so that a long lane can be counted in steps while it is in use.
-#[derive(Debug)]
-pub(crate) struct Tally {
-    /// Tells it from the ones before.
-    pub(crate) number: u64,
-    lane: LaneId,
-    /// Entries below are counted; 0: nobody counts.
-    pub(crate) below: Seq,
-    pub(crate) items: [u64; STATES],
-}
-
-impl Tally {
-    fn none() -> Self {
-        Self { number: 0, lane: LaneId(0), below: Seq(0), items: [0; STATES] }
-    }
-
-    fn has(&self, lane: LaneId, seq: Seq) -> bool {
-        self.lane == lane && seq < self.below
-    }
-
-    pub(crate) fn add(&mut self, entry: &entry::Entry) {
-        self.items[entry::state_code(entry.state) as usize - 1] += 1;
-    }
-
-    fn take(&mut self, entry: &entry::Entry) {
-        let n = &mut self.items[entry::state_code(entry.state) as usize - 1];
-        *n = n.saturating_sub(1);
-    }
-}
-
-/// A frozen tail on its way into the index.
-#[derive(Clone, Debug)]
-pub struct CheckpointJob {
-    index: Arc<dyn Index>,
-    changes: Arc<Vec<Change>>,
-    applied: Lsn,
-}
-
-impl CheckpointJob {
-    /// Writes it. May run on any thread, beside the ledger.
-    ///
-    /// # Errors
-    /// [`SpoolError::Index`]; the ledger must hear of it by `end_checkpoint`.
-    pub fn run(&self) -> Result<(), SpoolError> {
-        self.index.apply(&self.changes, self.applied)
-    }
-
-    /// Writes it without a promise, while the index is built anew: see [`Index::fill`].
-    pub(crate) fn fill(&self) -> Result<(), SpoolError> {
-        self.index.fill(&self.changes)
-    }
-
-    /// Up to which lsn the index knows the journal afterwards.
-    #[must_use]
-    pub fn applied(&self) -> Lsn {
-        self.applied
-    }
-}
-
 #[derive(Debug)]
 pub(crate) struct Tail {
     index: Arc<dyn Index>,
-    live: [Layer; Tree::ALL.len()],
-    frozen: Option<Arc<[Layer; Tree::ALL.len()]>>,
+    live: Layers,
+    frozen: Option<Arc<Frozen>>,
     /// Changed since the last freeze, with the open blocks of the layers below.
-    lanes: BTreeMap<LaneId, Kept>,
+    lanes: BTreeMap<LaneId, Box<Kept>>,
     /// Read lately, unchanged, none of `lanes`: one is looked at several times before it changes.
-    kept: RefCell<HashMap<LaneId, Kept>>,
+    kept: RefCell<HashMap<LaneId, Box<Kept>>>,
+    /// What [`Tree::Name`] says of some.
+    names: RefCell<Names>,
     /// One lane at a time is counted.
     tally: RefCell<Tally>,
     bytes: usize,
@@ -122,11 +79,6 @@ impl Found {
     }
 }
 
-/// A value as the index keeps it.
-fn packed(tree: Tree, value: &[u8]) -> Vec<u8> {
-    if tree == Tree::Block { entry::pack(value) } else { value.to_vec() }
-}
-
 /// A value of the index as it is in memory.
 fn unpacked(tree: Tree, value: Vec<u8>) -> Result<Vec<u8>, SpoolError> {
     if tree == Tree::Block { entry::unpacked(&value) } else { Ok(value) }
@@ -134,6 +86,10 @@ fn unpacked(tree: Tree, value: Vec<u8>) -> Result<Vec<u8>, SpoolError> {
 
 fn layer(tree: Tree) -> usize {
     tree as usize
+}
+
+fn entries_of(layers: &Layers) -> usize {
+    layers.iter().map(Layer::len).sum()
 }
 
 impl Tail {
@@ -144,6 +100,7 @@ impl Tail {
             frozen: None,
             lanes: BTreeMap::new(),
             kept: RefCell::default(),
+            names: RefCell::default(),
             tally: RefCell::new(Tally::none()),
             bytes: 0,
         }
@@ -155,8 +112,7 @@ impl Tail {
 
     /// Entries in memory.
     pub(crate) fn entries(&self) -> usize {
-        let count = |layers: &[Layer; Tree::ALL.len()]| layers.iter().map(Layer::len).sum::<usize>();
-        count(&self.live) + self.lanes.len() + self.frozen.as_deref().map_or(0, count)
+        entries_of(&self.live) + self.lanes.len() + self.frozen.as_deref().map_or(0, Frozen::len)
     }
 
     /// Rough bytes of changes since the last checkpoint was begun.
@@ -172,7 +128,7 @@ impl Tail {
         if let Some(value) = self.live[layer(tree)].get(key) {
             return Ok(value.clone());
         }
-        if let Some(value) = self.frozen.as_ref().and_then(|frozen| frozen[layer(tree)].get(key)) {
+        if let Some(value) = self.frozen.as_ref().and_then(|frozen| frozen.layers[layer(tree)].get(key)) {
             return Ok(value.clone());
         }
         if let Some((lane, number)) = entry::block_of_key(key).filter(|_| tree == Tree::Block) {
@@ -186,33 +142,34 @@ impl Tail {
         self.index.get(tree, key)?.map(|value| unpacked(tree, value)).transpose()
     }
 
-    pub(crate) fn put(&mut self, tree: Tree, key: Vec<u8>, value: Vec<u8>) {
+    pub(crate) fn put(&mut self, tree: Tree, key: &[u8], value: Vec<u8>) {
         self.bytes += key.len() + value.len();
-        self.live[layer(tree)].insert(key, Some(value));
+        self.live[layer(tree)].insert(key.into(), Some(value));
     }
 
-    pub(crate) fn remove(&mut self, tree: Tree, key: Vec<u8>) {
+    pub(crate) fn remove(&mut self, tree: Tree, key: &[u8]) {
         self.bytes += key.len();
-        self.live[layer(tree)].insert(key, None);
+        self.live[layer(tree)].insert(key.into(), None);
     }
 
     /// Removes a key and leaves no trace of it in memory when no other layer has it.
-    pub(crate) fn remove_clean(&mut self, tree: Tree, key: Vec<u8>) -> Result<(), SpoolError> {
-        let frozen = self.frozen.as_ref().is_some_and(|frozen| frozen[layer(tree)].contains_key(&key));
-        if frozen || self.index.get(tree, &key)?.is_some() {
+    pub(crate) fn remove_clean(&mut self, tree: Tree, key: &[u8]) -> Result<(), SpoolError> {
+        let frozen = self.frozen.as_ref().is_some_and(|frozen| frozen.layers[layer(tree)].contains_key(key));
+        if frozen || self.index.get(tree, key)?.is_some() {
             self.remove(tree, key);
         } else {
-            self.live[layer(tree)].remove(&key);
+            self.live[layer(tree)].remove(key);
         }
         Ok(())
     }
 
     /// The bytes of one key, to be changed in place; empty when there are none.
-    fn value_mut(&mut self, tree: Tree, key: Vec<u8>) -> Result<&mut Vec<u8>, SpoolError> {
-        let known = self.live[layer(tree)].contains_key(&key);
-        let below = if known { None } else { self.get(tree, &key)? };
-        self.bytes += if known { 48 } else { key.len() + below.as_ref().map_or(48, Vec::len) };
-        Ok(self.live[layer(tree)].entry(key).or_insert(below).get_or_insert_default())
+    fn value_mut(&mut self, tree: Tree, key: &[u8]) -> Result<&mut Vec<u8>, SpoolError> {
+        let known = self.live[layer(tree)].contains_key(key);
+        let below = if known { None } else { self.get(tree, key)? };
+        self.bytes +=
+            if known { CHANGE_BYTES } else { key.len() + below.as_ref().map_or(CHANGE_BYTES, Vec::len) };
+        Ok(self.live[layer(tree)].entry(key.into()).or_insert(below).get_or_insert_default())
     }
 
     /// At most `limit` pairs from `from` on, ascending, over all layers.
@@ -233,22 +190,26 @@ impl Tail {
             let inside =
                 |key: &[u8]| to.is_none_or(|to| key < to) && last.as_deref().is_none_or(|last| key <= last);
             // Newest first: the same key in an older layer says what was.
-            let mut layers: Vec<_> = [Some(&self.live), self.frozen.as_deref()]
+            let mut layers: Vec<_> = [Some(&self.live), self.frozen.as_deref().map(|frozen| &frozen.layers)]
                 .into_iter()
                 .flatten()
-                .map(|layers| layers[layer(tree)].range(from.clone()..).peekable())
+                .map(|layers| {
+                    layers[layer(tree)]
+                        .range::<[u8], _>((Bound::Included(from.as_slice()), Bound::Unbounded))
+                        .peekable()
+                })
                 .collect();
             let mut page = page.into_iter().peekable();
             loop {
-                let key = layers.iter_mut().filter_map(|layer| layer.peek().map(|(key, _)| *key)).min();
-                let of_index = page.peek().map(|(key, _)| key);
-                let Some(key) = key.into_iter().chain(of_index).min().filter(|key| inside(key)).cloned()
-                else {
+                let key = layers.iter_mut().filter_map(|layer| Some(layer.peek()?.0.as_slice())).min();
+                let of_index = page.peek().map(|(key, _)| key.as_slice());
+                let Some(key) = key.into_iter().chain(of_index).min().filter(|key| inside(key)) else {
                     break;
                 };
+                let key = key.to_vec();
                 let mut value = None;
                 for layer in layers.iter_mut().rev() {
-                    if let Some((_, newer)) = layer.next_if(|(known, _)| **known == key) {
+                    if let Some((_, newer)) = layer.next_if(|(known, _)| known.as_slice() == key) {
                         value = Some(newer.clone());
                     }
                 }
@@ -287,20 +248,19 @@ impl Tail {
             let least = Bound::Included(last.as_deref().unwrap_or(from));
             let range = (least, before.as_deref().map_or(Bound::Unbounded, Bound::Excluded));
             // Newest first: the same key in an older layer says what was.
-            let mut layers: Vec<_> = [Some(&self.live), self.frozen.as_deref()]
+            let mut layers: Vec<_> = [Some(&self.live), self.frozen.as_deref().map(|frozen| &frozen.layers)]
                 .into_iter()
                 .flatten()
                 .map(|layers| layers[layer(tree)].range::<[u8], _>(range).rev().peekable())
                 .collect();
             let mut page = page.into_iter().peekable();
             loop {
-                let key = layers.iter_mut().filter_map(|layer| layer.peek().map(|(key, _)| *key)).max();
-                let Some(key) = key.into_iter().chain(page.peek().map(|(key, _)| key)).max().cloned() else {
-                    break;
-                };
+                let key = layers.iter_mut().filter_map(|layer| Some(layer.peek()?.0.as_slice())).max();
+                let of_index = page.peek().map(|(key, _)| key.as_slice());
+                let Some(key) = key.into_iter().chain(of_index).max().map(<[u8]>::to_vec) else { break };
                 let mut value = None;
                 for layer in layers.iter_mut().rev() {
-                    if let Some((_, newer)) = layer.next_if(|(known, _)| **known == key) {
+                    if let Some((_, newer)) = layer.next_if(|(known, _)| known.as_slice() == key) {
                         value = Some(newer.clone());
                     }
                 }
@@ -322,13 +282,44 @@ impl Tail {
         Ok(out)
     }
 
+    /// The lane that a name leads to.
+    pub(crate) fn name(&self, name: &str) -> Result<Option<LaneId>, SpoolError> {
+        let name = name.as_bytes();
+        let known = self.names.borrow().get(name);
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let found = self.get(Tree::Name, name)?.as_deref().and_then(entry::lane_of_key);
+        self.names.borrow_mut().set(name, found);
+        Ok(found)
+    }
+
+    pub(crate) fn put_name(&mut self, name: &str, lane: LaneId) {
+        self.names.get_mut().set(name.as_bytes(), Some(lane));
+        self.put(Tree::Name, name.as_bytes(), entry::lane_key(lane));
+    }
+
+    pub(crate) fn remove_name(&mut self, name: &str) {
+        self.names.get_mut().set(name.as_bytes(), None);
+        self.remove(Tree::Name, name.as_bytes());
+    }
+
     pub(crate) fn lane(&self, id: LaneId) -> Result<Option<Lane>, SpoolError> {
-        self.look(id, |kept| kept.lane.clone())
+        self.of_lane(id, Lane::clone)
+    }
+
+    /// What `take` takes of a lane.
+    pub(crate) fn of_lane<T>(
+        &self,
+        id: LaneId,
+        take: impl FnOnce(&Lane) -> T,
+    ) -> Result<Option<T>, SpoolError> {
+        self.look(id, |kept| take(&kept.lane))
     }
 
     /// Cursor, first seq and next seq of a lane.
     pub(crate) fn bounds(&self, id: LaneId) -> Result<Option<(u64, u64, u64)>, SpoolError> {
-        self.look(id, |kept| (kept.lane.cursor, kept.lane.first_seq, kept.lane.next_seq))
+        self.of_lane(id, |lane| (lane.cursor, lane.first_seq, lane.next_seq))
     }
 
     /// What `take` takes of the lane and its open block; `None` when nobody has heard of the lane.
@@ -337,8 +328,7 @@ impl Tail {
         if let Some(lane) = self.lanes.get(&id).or_else(|| kept.get(&id)) {
             return Ok(Some(take(lane)));
         }
-        let Some(bytes) = self.get(Tree::Lane, &entry::lane_key(id))? else { return Ok(None) };
-        let lane = Kept::decode(&bytes)?;
+        let Some(lane) = self.below(id)? else { return Ok(None) };
         let taken = take(&lane);
         if kept.len() >= KEPT_MAX {
             kept.clear();
@@ -347,13 +337,22 @@ impl Tail {
         Ok(Some(taken))
     }
 
+    /// The lane with its open block, as the layers below have it.
+    fn below(&self, id: LaneId) -> Result<Option<Box<Kept>>, SpoolError> {
+        if let Some(kept) = self.frozen.as_ref().and_then(|frozen| frozen.kept(id)) {
+            return Ok(Some(Box::new(kept)));
+        }
+        let bytes = self.index.get(Tree::Lane, &entry::lane_key(id))?;
+        bytes.as_deref().map(|bytes| Kept::decode(bytes).map(Box::new)).transpose()
+    }
+
     /// The lane, to be changed; made as a placeholder when nobody has heard of it.
     pub(crate) fn lane_mut(&mut self, id: LaneId) -> Result<&mut Lane, SpoolError> {
         if !self.lanes.contains_key(&id) {
-            let lane = self.look(id, Kept::clone)?.unwrap_or_default();
-            self.kept.get_mut().remove(&id);
-            self.bytes += 256 + lane.packed_bytes();
-            self.lanes.insert(id, lane);
+            let kept = self.kept.get_mut().remove(&id);
+            let kept = kept.map_or_else(|| self.below(id), |kept| Ok(Some(kept)))?.unwrap_or_default();
+            self.bytes += 256 + kept.packed_bytes();
+            self.lanes.insert(id, kept);
         }
         Ok(&mut self.lanes.entry(id).or_default().lane)
     }
@@ -379,13 +378,18 @@ impl Tail {
     ) -> Result<Vec<(LaneId, Kept)>, SpoolError> {
         let mut out: BTreeMap<LaneId, Kept> = BTreeMap::new();
         let end_key = end.map(entry::lane_key);
-        for (key, value) in self.scan(Tree::Lane, &entry::lane_key(from), end_key.as_deref(), limit)? {
+        for (key, value) in self.index.scan(Tree::Lane, &entry::lane_key(from), end_key.as_deref(), limit)? {
             if let Some(id) = entry::lane_of_key(&key) {
                 out.insert(id, Kept::decode(&value)?);
             }
         }
-        let changed = self.lanes.range(from..).take_while(|(id, _)| end.is_none_or(|end| **id < end));
-        out.extend(changed.take(limit).map(|(id, kept)| (*id, kept.clone())));
+        let is_before_end = |id: &LaneId| end.is_none_or(|end| *id < end);
+        if let Some(frozen) = &self.frozen {
+            let ids = frozen.lanes.range(from..).map(|(id, _)| *id).take_while(is_before_end).take(limit);
+            out.extend(ids.filter_map(|id| Some((id, frozen.kept(id)?))));
+        }
+        let changed = self.lanes.range(from..).take_while(|(id, _)| is_before_end(id));
+        out.extend(changed.take(limit).map(|(id, kept)| (*id, Kept::clone(kept))));
         Ok(out.into_iter().take(limit).collect())
     }
 
@@ -415,7 +419,7 @@ impl Tail {
             .collect();
         for (id, kept) in lanes {
             let Some(number) = kept.number() else { continue };
-            let changed = self.live[layer(Tree::Block)].contains_key(&entry::block_key(id, number));
+            let changed = self.live[layer(Tree::Block)].contains_key(entry::block_key(id, number).as_slice());
             if (id, number) >= from && !changed {
                 page.insert((id, number), Found::Open(Box::new(kept)));
             }
@@ -441,7 +445,7 @@ impl Tail {
 
     pub(crate) fn entry(&self, lane: LaneId, seq: Seq) -> Result<Option<entry::Entry>, SpoolError> {
         let key = entry::block_key(lane, entry::block_of(seq));
-        match self.live[layer(Tree::Block)].get(&key) {
+        match self.live[layer(Tree::Block)].get(key.as_slice()) {
             Some(Some(block)) => Ok(entry::get(block, seq)),
             Some(None) => Ok(None),
             None => Ok(self.get(Tree::Block, &key)?.and_then(|block| entry::get(&block, seq))),
@@ -452,15 +456,16 @@ impl Tail {
     fn block_mut(&mut self, lane: LaneId, seq: Seq) -> Result<&mut Vec<u8>, SpoolError> {
         let number = entry::block_of(seq);
         let key = entry::block_key(lane, number);
-        if !self.live[layer(Tree::Block)].contains_key(&key) {
+        if !self.live[layer(Tree::Block)].contains_key(key.as_slice()) {
             self.lane_mut(lane)?;
             let below = self.get(Tree::Block, &key)?.unwrap_or_default();
-            self.put(Tree::Block, key.clone(), below);
+            self.put(Tree::Block, &key, below);
             if let Some(kept) = self.lanes.get_mut(&lane) {
                 kept.give_up(number);
             }
         }
-        self.value_mut(Tree::Block, key)
+        self.bytes += CHANGE_BYTES;
+        Ok(self.live[layer(Tree::Block)].entry(Key::from_slice(&key)).or_default().get_or_insert_default())
     }
 
     pub(crate) fn put_entry(
@@ -488,7 +493,7 @@ impl Tail {
         let block = self.block_mut(lane, seq)?;
         let old = if counted { entry::get(block, seq) } else { None };
         if entry::remove(block, seq) {
-            self.remove(Tree::Block, entry::block_key(lane, entry::block_of(seq)));
+            self.remove(Tree::Block, &entry::block_key(lane, entry::block_of(seq)));
         }
         if let Some(old) = &old {
             self.tally.get_mut().take(old);
@@ -516,53 +521,38 @@ impl Tail {
         lane: LaneId,
         seq: Seq,
     ) -> Result<(), SpoolError> {
-        entry::bucket_put(self.value_mut(Tree::Item, entry::bucket_key(id))?, id, lane, seq);
+        entry::bucket_put(self.value_mut(Tree::Item, &entry::bucket_key(id))?, id, lane, seq);
         Ok(())
     }
 
     pub(crate) fn remove_place(&mut self, id: crate::ids::ItemId) -> Result<(), SpoolError> {
         let key = entry::bucket_key(id);
-        if entry::bucket_remove(self.value_mut(Tree::Item, key.clone())?, id) {
-            self.remove(Tree::Item, key);
+        if entry::bucket_remove(self.value_mut(Tree::Item, &key)?, id) {
+            self.remove(Tree::Item, &key);
         }
         Ok(())
     }
 
     /// Freezes what changed, to be written up to `applied`. There must be none in progress.
     pub(crate) fn freeze(&mut self, applied: Lsn) -> Result<CheckpointJob, SpoolError> {
-        let (mut values, mut full) = (Vec::with_capacity(self.lanes.len()), Vec::new());
+        let blocks = &self.live[layer(Tree::Block)];
+        let mut left = Vec::new();
         for (id, kept) in &self.lanes {
-            let (blocks, open) = (&self.live[layer(Tree::Block)], kept.lane.open_block());
-            if let Some(number) = kept.number().filter(|number| *number != open) {
-                let key = entry::block_key(*id, number);
-                if !blocks.contains_key(&key) {
-                    full.push((key, Some(kept.block()?)));
-                }
+            let number = kept.number().filter(|number| *number != kept.lane.open_block());
+            let key = number.map(|number| entry::block_key(*id, number));
+            if let Some(key) = key.filter(|key| !blocks.contains_key(key.as_slice())) {
+                left.push((Key::from_slice(&key), Some(kept.block()?)));
             }
-            let changed = blocks.get(&entry::block_key(*id, open));
-            let changed = changed.map(|block| block.as_deref().map_or_else(Vec::new, entry::pack));
-            values.push((entry::lane_key(*id), Some(kept.encode(changed.as_deref())?)));
         }
         // From here on nothing fails: what was changed is all in there, or all still here.
-        for (id, kept) in std::mem::take(&mut self.lanes) {
-            self.live[layer(Tree::Block)].remove(&entry::block_key(id, kept.lane.open_block()));
-        }
-        self.live[layer(Tree::Block)].extend(full);
-        self.live[layer(Tree::Lane)].extend(values);
-        let frozen = Arc::new(std::mem::take(&mut self.live));
+        self.live[layer(Tree::Block)].extend(left);
+        let frozen = Arc::new(Frozen {
+            layers: std::mem::take(&mut self.live),
+            lanes: std::mem::take(&mut self.lanes),
+        });
         self.bytes = 0;
-        let changes = Tree::ALL
-            .into_iter()
-            .flat_map(|tree| {
-                frozen[layer(tree)].iter().map(move |(key, value)| Change {
-                    tree,
-                    key: key.clone(),
-                    value: value.as_deref().map(|value| packed(tree, value)),
-                })
-            })
-            .collect();
-        self.frozen = Some(frozen);
-        Ok(CheckpointJob { index: self.index.clone(), changes: Arc::new(changes), applied })
+        self.frozen = Some(Arc::clone(&frozen));
+        Ok(CheckpointJob { index: self.index.clone(), frozen, applied })
     }
 
     /// The frozen layer is in the index now.
@@ -573,10 +563,15 @@ impl Tail {
     /// Puts the frozen layer under the live one again.
     pub(crate) fn refreeze(&mut self) {
         let Some(frozen) = self.frozen.take() else { return };
-        for (live, frozen) in self.live.iter_mut().zip(frozen.iter()) {
+        let Frozen { layers, lanes } = Arc::unwrap_or_clone(frozen);
+        for (live, frozen) in self.live.iter_mut().zip(layers) {
             for (key, value) in frozen {
-                live.entry(key.clone()).or_insert_with(|| value.clone());
+                live.entry(key).or_insert(value);
             }
+        }
+        for (id, kept) in lanes {
+            self.kept.get_mut().remove(&id);
+            self.lanes.entry(id).or_insert(kept);
         }
     }
 

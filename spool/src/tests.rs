@@ -113,7 +113,7 @@ fn an_index_of_another_version_is_built_anew_from_the_journal() {
                     let pairs = index.scan(tree, &[], None, 9).unwrap();
                     pairs.into_iter().map(move |(key, mut value)| {
                         value[0] = value[0].wrapping_sub(1);
-                        Change { tree, key, value: Some(value) }
+                        Change { tree, key: key.into(), value: Some(value.into()) }
                     })
                 })
                 .collect();
@@ -161,6 +161,35 @@ fn restart_with_and_without_index_gives_the_same_lane() {
         assert_eq!(lent(&mut spool, s), [2]);
         assert_eq!(put(&mut spool, 30, &[a], b"next").unwrap(), [Seq(4)]);
     }
+}
+
+/// Whatever was asked before: what leads nowhere may lead somewhere tomorrow, and somewhere else the day after.
+#[test]
+fn a_name_leads_where_the_last_change_says() {
+    let (disk, index) = (SimDisk::new(), Arc::new(MemoryIndex::new()));
+    let mut spool = open(&disk, &index);
+    let leads = |spool: &Spool, lane| {
+        for _ in 0..2 {
+            let found = spool.room_by_name("home@x").unwrap();
+            assert_eq!(found, lane, "asked twice, as the second recipient of a message would");
+        }
+    };
+    let alias = || "home@x".to_owned();
+    leads(&spool, None);
+    let (a, b) = (spool.register("a", NOW).unwrap(), spool.register("b", NOW).unwrap());
+    leads(&spool, None);
+    spool.change_mailbox("a", MailboxChange::AddAlias(alias())).unwrap();
+    leads(&spool, Some((a, "a".to_owned())));
+    spool.change_mailbox("a", MailboxChange::RemoveAlias(alias())).unwrap();
+    leads(&spool, None);
+    spool.change_mailbox("b", MailboxChange::AddAlias(alias())).unwrap();
+    leads(&spool, Some((b, "b".to_owned())));
+    spool.close(NOW).unwrap();
+    drop(spool);
+    let mut spool = open(&disk.kill(), &index);
+    leads(&spool, Some((b, "b".to_owned())));
+    spool.change_mailbox("b", MailboxChange::RemoveAlias(alias())).unwrap();
+    leads(&spool, None);
 }
 
 /// The journal is read once, and a kill right after the start does not make the next one read it again.

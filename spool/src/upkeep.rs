@@ -202,7 +202,7 @@ impl Spool {
         };
         for (key, value) in page {
             if crate::accept::twin_fields(&value).is_none_or(|(_, until, _)| until <= now) {
-                self.tail.remove(Tree::Twin, key);
+                self.tail.remove(Tree::Twin, &key);
             }
         }
         Ok(())

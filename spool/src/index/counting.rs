@@ -69,10 +69,10 @@ impl Index for Counting {
     ) -> Result<Vec<Pair>, SpoolError> {
         self.inner.scan_back(tree, from, before, limit).map(|pairs| self.read(pairs))
     }
-    fn apply(&self, changes: &[Change], applied: Lsn) -> Result<(), SpoolError> {
+    fn apply(&self, changes: &[Change<'_>], applied: Lsn) -> Result<(), SpoolError> {
         self.inner.apply(changes, applied)
     }
-    fn fill(&self, changes: &[Change]) -> Result<(), SpoolError> {
+    fn fill(&self, changes: &[Change<'_>]) -> Result<(), SpoolError> {
         self.inner.fill(changes)
     }
     fn size_bytes(&self) -> Result<u64, SpoolError> {

@@ -27,12 +27,12 @@ struct State {
 }
 
 impl State {
-    fn take(&mut self, changes: &[Change]) {
+    fn take(&mut self, changes: &[Change<'_>]) {
         for change in changes {
             let map = self.now.trees.entry(change.tree).or_default();
             match &change.value {
-                Some(value) => map.insert(change.key.clone(), value.clone()),
-                None => map.remove(&change.key),
+                Some(value) => map.insert(change.key.to_vec(), value.to_vec()),
+                None => map.remove(change.key.as_ref()),
             };
         }
     }
@@ -132,7 +132,7 @@ impl Index for MemoryIndex {
         Ok(self.hold().range(tree, from, before).rev().take(limit).map(owned).collect())
     }
 
-    fn apply(&self, changes: &[Change], applied: Lsn) -> Result<(), SpoolError> {
+    fn apply(&self, changes: &[Change<'_>], applied: Lsn) -> Result<(), SpoolError> {
         let mut state = self.hold();
         let call = state.applies;
         state.applies += 1;
@@ -144,7 +144,7 @@ impl Index for MemoryIndex {
         Ok(())
     }
 
-    fn fill(&self, changes: &[Change]) -> Result<(), SpoolError> {
+    fn fill(&self, changes: &[Change<'_>]) -> Result<(), SpoolError> {
         let mut state = self.hold();
         debug_assert!(state.now.applied.is_none(), "it was emptied");
         state.take(changes);

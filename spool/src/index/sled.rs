@@ -22,13 +22,16 @@ use super::{Change, Index, Pair, Tree};
 use crate::error::SpoolError;
 use crate::ids::Lsn;
 
+mod lanes;
 mod ledger;
 mod place;
 mod scan;
+mod slots;
 #[cfg(test)]
 mod tests;
 mod undo;
 
+use lanes::LaneFile;
 use ledger::{Digest, StateRecord, Undo};
 use place::{Barrier, Place};
 use scan::Seen;
@@ -60,7 +63,9 @@ struct Engine {
     generation: u64,
     dir: PathBuf,
     db: sled::Db,
-    trees: Vec<sled::Tree>,
+    /// All but the lane tree.
+    trees: Vec<(Tree, sled::Tree)>,
+    lanes: LaneFile,
     state: sled::Tree,
     undo: UndoFile,
 }
@@ -161,7 +166,11 @@ fn guarded<T>(what: impl FnOnce() -> Result<T, Trouble>) -> Result<T, Trouble> {
 }
 
 impl Engine {
-    fn open(place: &Place, generation: u64) -> Result<Self, Trouble> {
+    fn open(
+        place: &Place,
+        generation: u64,
+        lanes: impl FnOnce(&Path, &sled::Tree) -> Result<LaneFile, Trouble>,
+    ) -> Result<Self, Trouble> {
         let dir = place.dir(generation);
         let db = sled::Config::new()
             .path(&dir)
@@ -169,24 +178,44 @@ impl Engine {
             // Nobody but apply decides when something reaches the disk.
             .flush_every_ms(None)
             .open()?;
-        let trees = Tree::ALL.iter().map(|tree| db.open_tree(tree.name())).collect::<Result<_, _>>()?;
+        let paged = Tree::ALL.into_iter().filter(|tree| *tree != Tree::Lane);
+        let trees =
+            paged.map(|tree| Ok((tree, db.open_tree(tree.name())?))).collect::<Result<_, Trouble>>()?;
         let (state, undo) = (db.open_tree(STATE_TREE)?, UndoFile::open(&dir)?);
-        Ok(Self { generation, dir, db, trees, state, undo })
+        let lanes = lanes(&dir, &state)?;
+        Ok(Self { generation, dir, db, trees, lanes, state, undo })
     }
 
+    /// The one that is there, with the lanes that its state record names.
     fn open_when_free(place: &Place, generation: u64) -> Result<Self, Trouble> {
+        let lanes = |dir: &Path, state: &sled::Tree| match state_record(state)? {
+            Some(record) => LaneFile::open(dir, record.lanes),
+            None => LaneFile::create(dir),
+        };
         for _ in 1..LOCK_TRIES {
-            match Self::open(place, generation) {
+            match Self::open(place, generation, lanes) {
                 Err(Trouble::Held(_)) => std::thread::sleep(LOCK_PAUSE),
                 other => return other,
             }
         }
-        Self::open(place, generation)
+        Self::open(place, generation, lanes)
     }
 
     fn tree(&self, tree: Tree) -> Result<&sled::Tree, Trouble> {
-        let at = Tree::ALL.iter().position(|other| *other == tree);
-        at.and_then(|at| self.trees.get(at)).ok_or_else(|| Trouble::Damaged("tree is missing".to_owned()))
+        let found = self.trees.iter().find(|(name, _)| *name == tree);
+        found.map(|(_, tree)| tree).ok_or_else(|| Trouble::Damaged("tree is missing".to_owned()))
+    }
+
+    fn get(&self, tree: Tree, key: &[u8]) -> Result<Option<Vec<u8>>, Trouble> {
+        if tree == Tree::Lane {
+            return self.lanes.get(key);
+        }
+        Ok(self.tree(tree)?.get(key)?.map(|value| value.to_vec()))
+    }
+
+    /// Octets that a copy would take.
+    fn live_bytes(&self, record: &StateRecord) -> u64 {
+        record.digest.bytes.saturating_add(self.lanes.live_bytes())
     }
 
     /// Changes one pair, and the sum over all of them.
@@ -207,15 +236,7 @@ impl Engine {
     /// Takes back an apply that was cut off, then adds everything up. `None`: it was not filled to its end, and
     /// says so.
     fn recover(&self) -> Result<Option<StateRecord>, Trouble> {
-        let bytes = self
-            .state
-            .get(STATE_KEY)?
-            .ok_or_else(|| Trouble::Damaged("state record is missing".to_owned()))?;
-        let record = StateRecord::decode(&bytes)
-            .ok_or_else(|| Trouble::Damaged("state record is damaged".to_owned()))?;
-        if record.applied.is_none() {
-            return Ok(None);
-        }
+        let Some(record) = state_record(&self.state)? else { return Ok(None) };
         let undos = self.undo.read(record.round.wrapping_add(1))?;
         // Newest first: when a key was changed twice, the older value is the right one.
         for undo in undos.iter().rev() {
@@ -240,10 +261,30 @@ impl Engine {
         Ok(Some(record))
     }
 
+    /// Appends to the lanes what `changes` says of them, and lets go of what is in their file for nothing.
+    /// Answers whether another file counts from the next state record on.
+    fn append_lanes(&self, place: &Place, changes: &[Change<'_>]) -> Result<bool, Trouble> {
+        self.lanes.append(changes.iter().filter(|change| change.tree == Tree::Lane))?;
+        let rewrites = self.lanes.is_bloated() && place.has_room(self.lanes.live_bytes());
+        if rewrites {
+            self.lanes.rewrite()?;
+        }
+        Ok(rewrites)
+    }
+
     fn stabilize(&self, barrier: &mut Barrier) -> Result<(), Trouble> {
         self.db.flush()?;
         Ok(barrier.sync()?)
     }
+}
+
+/// The state record; `None`: another release wrote it, or what it speaks of was not filled to its end.
+fn state_record(state: &sled::Tree) -> Result<Option<StateRecord>, Trouble> {
+    let missing = || Trouble::Damaged("state record is missing".to_owned());
+    let bytes = state.get(STATE_KEY)?.ok_or_else(missing)?;
+    let damaged = || Trouble::Damaged("state record is damaged".to_owned());
+    let record = StateRecord::decode(&bytes).ok_or_else(damaged)?;
+    Ok(record.filter(|record| record.applied.is_some()))
 }
 
 impl SledIndex {
@@ -281,9 +322,9 @@ impl SledIndex {
                 }
             }
         }
-        let (engine, barrier) = Self::fresh(&place, StateRecord::default(), |_| Ok(()))?;
+        let (engine, record, barrier) = Self::fresh(&place, StateRecord::default(), |_| Ok(()))?;
         place.sweep(engine.generation);
-        Ok(Self::with(place, engine, StateRecord::default(), barrier, set_aside))
+        Ok(Self::with(place, engine, record, barrier, set_aside))
     }
 
     fn with(
@@ -306,16 +347,17 @@ impl SledIndex {
     fn fresh(
         place: &Place,
         record: StateRecord,
-        fill: impl FnOnce(&Engine) -> Result<(), Trouble>,
-    ) -> Result<(Engine, Barrier), Trouble> {
+        fill: impl FnOnce(&mut Engine) -> Result<(), Trouble>,
+    ) -> Result<(Engine, StateRecord, Barrier), Trouble> {
         guarded(|| {
-            let engine = Engine::open(place, place.next()?)?;
-            fill(&engine)?;
+            let mut engine = Engine::open(place, place.next()?, |dir, _| LaneFile::create(dir))?;
+            fill(&mut engine)?;
+            let record = StateRecord { lanes: engine.lanes.stamp(), ..record };
             engine.state.insert(STATE_KEY, record.encode().to_vec())?;
             engine.db.flush()?;
             let barrier = Barrier::new(&engine.dir)?;
             place.set_current(engine.generation)?;
-            Ok((engine, barrier))
+            Ok((engine, record, barrier))
         })
     }
 
@@ -350,13 +392,14 @@ impl SledIndex {
             if digest != record.digest {
                 return Err(Trouble::Damaged("contents do not add up".to_owned()));
             }
+            new.lanes = old.lanes.copy_to(&new.dir)?;
             Ok(())
         });
-        self.swap(writer, self.judged(copied)?, record);
+        self.swap(writer, self.judged(copied)?);
         Ok(())
     }
 
-    fn swap(&self, writer: &mut Writer, (engine, barrier): (Engine, Barrier), record: StateRecord) {
+    fn swap(&self, writer: &mut Writer, (engine, record, barrier): (Engine, StateRecord, Barrier)) {
         let generation = engine.generation;
         writer.barrier = barrier;
         writer.record = record;
@@ -380,11 +423,13 @@ impl SledIndex {
         Ok(result?)
     }
 
-    fn apply_with(&self, writer: &mut Writer, changes: &[Change], applied: Lsn) -> Result<(), Trouble> {
+    fn apply_with(&self, writer: &mut Writer, changes: &[Change<'_>], applied: Lsn) -> Result<(), Trouble> {
         let engine = self.engine();
         let round = writer.record.round.wrapping_add(1);
         let mut digest = writer.record.digest;
-        for group in changes.chunks(GROUP_CHANGES) {
+        let other_file = engine.append_lanes(&self.place, changes)?;
+        let paged: Vec<_> = changes.iter().filter(|change| change.tree != Tree::Lane).collect();
+        for group in paged.chunks(GROUP_CHANGES) {
             let mut undos = Vec::new();
             for Change { tree, key, .. } in group {
                 Undo::append(&mut undos, *tree, key, engine.tree(*tree)?.get(key)?.as_deref());
@@ -395,18 +440,25 @@ impl SledIndex {
             }
         }
         engine.undo.sync()?;
+        engine.lanes.sync()?;
         engine.stabilize(&mut writer.barrier)?;
-        let record = StateRecord { round, applied: Some(applied.0), digest };
+        let record = StateRecord { round, applied: Some(applied.0), digest, lanes: engine.lanes.stamp() };
         engine.state.insert(STATE_KEY, record.encode().to_vec())?;
         engine.stabilize(&mut writer.barrier)?;
         writer.record = record;
         engine.undo.clear()?;
+        if other_file {
+            engine.lanes.sweep()?;
+        }
         Ok(())
     }
 
-    fn fill_with(&self, writer: &mut Writer, changes: &[Change]) -> Result<(), Trouble> {
+    fn fill_with(&self, writer: &mut Writer, changes: &[Change<'_>]) -> Result<(), Trouble> {
         let engine = self.engine();
-        for Change { tree, key, value } in changes {
+        if engine.append_lanes(&self.place, changes)? {
+            engine.lanes.sweep()?;
+        }
+        for Change { tree, key, value } in changes.iter().filter(|change| change.tree != Tree::Lane) {
             engine.put(&mut writer.record.digest, *tree, key, value.as_deref())?;
         }
         Ok(())
@@ -426,24 +478,28 @@ impl SledIndex {
         self.keep_in_proportion(&mut writer)
     }
 
-    /// What `take` takes of the pairs with `from <= key < to`.
+    /// At most `limit` of the pairs with `from <= key < to`, from the end that `back` says.
     fn pairs(
         &self,
         tree: Tree,
         from: &[u8],
         to: Option<&[u8]>,
-        take: impl FnOnce(sled::Iter) -> Result<Vec<Pair>, Trouble>,
+        limit: usize,
+        back: bool,
     ) -> Result<Vec<Pair>, SpoolError> {
         if to.is_some_and(|to| to <= from) {
             return Ok(Vec::new());
         }
         let engine = self.engine();
         self.judged(guarded(|| {
+            if tree == Tree::Lane {
+                return engine.lanes.pairs(from, to, limit, back);
+            }
             let range = match to {
                 Some(to) => engine.tree(tree)?.range(from..to),
                 None => engine.tree(tree)?.range(from..),
             };
-            let pairs = take(range)?;
+            let pairs = if back { copied(range.rev().take(limit)) } else { copied(range.take(limit)) }?;
             let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
             pairs.iter().for_each(|(key, value)| seen.note(tree, key, value));
             seen.let_go(&engine)?;
@@ -453,7 +509,7 @@ impl SledIndex {
 
     /// Compacts when the files are out of proportion to what they hold.
     fn keep_in_proportion(&self, writer: &mut Writer) -> Result<(), SpoolError> {
-        let live = writer.record.digest.bytes;
+        let live = self.engine().live_bytes(&writer.record);
         let bloated = self.size_bytes()? > BLOAT_BYTES.saturating_add(live.saturating_mul(BLOAT_FACTOR));
         // What has just been applied is stable whatever comes of this: without space for a copy it waits.
         if bloated && self.place.has_room(live.saturating_mul(COPY_FACTOR)) {
@@ -474,7 +530,7 @@ impl Index for SledIndex {
 
     fn get(&self, tree: Tree, key: &[u8]) -> Result<Option<Vec<u8>>, SpoolError> {
         let engine = self.engine();
-        self.judged(guarded(|| Ok(engine.tree(tree)?.get(key)?.map(|value| value.to_vec()))))
+        self.judged(guarded(|| engine.get(tree, key)))
     }
 
     fn scan(
@@ -484,7 +540,7 @@ impl Index for SledIndex {
         to: Option<&[u8]>,
         limit: usize,
     ) -> Result<Vec<Pair>, SpoolError> {
-        self.pairs(tree, from, to, |range| copied(range.take(limit)))
+        self.pairs(tree, from, to, limit, false)
     }
 
     fn scan_back(
@@ -494,14 +550,14 @@ impl Index for SledIndex {
         before: Option<&[u8]>,
         limit: usize,
     ) -> Result<Vec<Pair>, SpoolError> {
-        self.pairs(tree, from, before, |range| copied(range.rev().take(limit)))
+        self.pairs(tree, from, before, limit, true)
     }
 
-    fn apply(&self, changes: &[Change], applied: Lsn) -> Result<(), SpoolError> {
+    fn apply(&self, changes: &[Change<'_>], applied: Lsn) -> Result<(), SpoolError> {
         self.write(|writer| self.apply_with(writer, changes, applied))
     }
 
-    fn fill(&self, changes: &[Change]) -> Result<(), SpoolError> {
+    fn fill(&self, changes: &[Change<'_>]) -> Result<(), SpoolError> {
         self.write(|writer| self.fill_with(writer, changes))
     }
 
@@ -511,7 +567,7 @@ impl Index for SledIndex {
 
     fn tidy(&self) -> Result<(), SpoolError> {
         let mut writer = self.writer();
-        let live = writer.record.digest.bytes;
+        let live = self.engine().live_bytes(&writer.record);
         let bloated = self.size_bytes()? > REST_BYTES.saturating_add(live);
         if bloated && self.place.has_room(live.saturating_mul(COPY_FACTOR)) {
             return self.compact_with(&mut writer);
@@ -523,7 +579,7 @@ impl Index for SledIndex {
         let mut writer = self.writer();
         let record = StateRecord::default();
         let fresh = Self::fresh(&self.place, record, |_| Ok(()))?;
-        self.swap(&mut writer, fresh, record);
+        self.swap(&mut writer, fresh);
         writer.failed = None;
         Ok(())
     }

@@ -134,9 +134,10 @@ impl Spool {
             }
             let place = entry::place_key(outbox, seq);
             for tree in TREES {
-                let key = if tree == Tree::Due { self.due_key_of(outbox, seq)? } else { Some(place.clone()) };
+                let due = if tree == Tree::Due { self.due_key_of(outbox, seq)? } else { None };
+                let key = if tree == Tree::Due { due.as_deref() } else { Some(place.as_slice()) };
                 let there = match key {
-                    Some(key) => self.tail.get(tree, &key)?.is_some(),
+                    Some(key) => self.tail.get(tree, key)?.is_some(),
                     None => false,
                 };
                 if there != belongs(tree, &entry) {

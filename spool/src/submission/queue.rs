@@ -198,18 +198,18 @@ impl Spool {
         match entry.state {
             State::Ready => {
                 let due = entry::due_key(queued.destination.as_bytes(), queued.due, lane, seq);
-                self.tail.put(Tree::Due, due, id);
+                self.tail.put(Tree::Due, &due, id);
                 self.bells.something_is_due();
             }
-            State::Armed => self.tail.put(Tree::Armed, place.clone(), id),
+            State::Armed => self.tail.put(Tree::Armed, &place, id),
             State::Sent | State::Failed | State::Indeterminate if !told => {
-                self.tail.put(Tree::Untold, place.clone(), id);
+                self.tail.put(Tree::Untold, &place, id);
             }
             State::Sent | State::Failed | State::Indeterminate | State::Held => {}
             State::Acked | State::Expired | State::Quarantined | State::Purged => {}
         }
         if life::waits(entry.state) {
-            self.tail.put(Tree::Queue, place, queued.encode());
+            self.tail.put(Tree::Queue, &place, queued.encode());
         }
         Ok(())
     }
@@ -217,7 +217,7 @@ impl Spool {
     fn unqueue_told(&mut self, lane: LaneId, seq: Seq, entry: &Entry) -> Result<(), SpoolError> {
         let told = entry.outbound.is_some_and(|outbound| outbound.told);
         if told || !life::is_result(entry.state) {
-            self.tail.remove_clean(Tree::Untold, entry::place_key(lane, seq))?;
+            self.tail.remove_clean(Tree::Untold, &entry::place_key(lane, seq))?;
         }
         Ok(())
     }
@@ -227,11 +227,11 @@ impl Spool {
         let place = entry::place_key(lane, seq);
         if let Some(queued) = self.queued(lane, seq)? {
             let due = entry::due_key(queued.destination.as_bytes(), queued.due, lane, seq);
-            self.tail.remove_clean(Tree::Due, due)?;
-            self.tail.remove_clean(Tree::Armed, place.clone())?;
-            self.tail.remove_clean(Tree::Queue, place)
+            self.tail.remove_clean(Tree::Due, &due)?;
+            self.tail.remove_clean(Tree::Armed, &place)?;
+            self.tail.remove_clean(Tree::Queue, &place)
         } else {
-            self.tail.remove_clean(Tree::Untold, place)
+            self.tail.remove_clean(Tree::Untold, &place)
         }
     }
 }

@@ -435,13 +435,13 @@ fn queues_are_counted_by_destination_and_agree_with_the_states() {
     // Each kind of disagreement is seen: one missing, one in the wrong queue, one twice.
     let (lane, seq) = post.spool.tail.place(ids[1]).unwrap().unwrap();
     let key = |due: WallMs| entry::due_key(b"b.example", due, lane, seq);
-    post.spool.tail.remove(Tree::Due, key(NOW));
+    post.spool.tail.remove(Tree::Due, &key(NOW));
     assert_eq!(all(&post.spool), ["seq 2 is ready and is not in queue due"]);
-    post.spool.tail.put(Tree::Due, key(NOW), ids[1].0.to_vec());
-    post.spool.tail.put(Tree::Due, key(NOW.plus(7)), ids[1].0.to_vec());
+    post.spool.tail.put(Tree::Due, &key(NOW), ids[1].0.to_vec());
+    post.spool.tail.put(Tree::Due, &key(NOW.plus(7)), ids[1].0.to_vec());
     assert_eq!(all(&post.spool).len(), 1);
-    post.spool.tail.remove(Tree::Due, key(NOW.plus(7)));
-    post.spool.tail.put(Tree::Armed, entry::place_key(lane, seq), ids[1].0.to_vec());
+    post.spool.tail.remove(Tree::Due, &key(NOW.plus(7)));
+    post.spool.tail.put(Tree::Armed, &entry::place_key(lane, seq), ids[1].0.to_vec());
     assert_eq!(all(&post.spool).len(), 2, "from both sides");
 }
 

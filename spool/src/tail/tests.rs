@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::entry::{BLOCK_ITEMS, Entry};
 use crate::ids::WallMs;
+use crate::index::Change;
 use crate::index::counting::Counting;
 use crate::index::memory::MemoryIndex;
 use crate::types::State;
@@ -212,7 +213,7 @@ fn lane_and_open_block_are_one_read_and_one_write() {
         put(&mut tail, seq);
         let job = tail.freeze(Lsn(seq)).unwrap();
         let expected = if seq + 1 == BLOCK_ITEMS { 2 } else { 1 };
-        assert_eq!(job.changes.len(), expected, "after {seq}");
+        assert_eq!(job.changes(), expected, "after {seq}");
         job.run().unwrap();
         tail.thaw();
         index.reset();
@@ -244,7 +245,7 @@ fn a_freeze_that_fails_loses_nothing() {
     let whole = index.get(Tree::Lane, &entry::lane_key(LaneId(2))).unwrap().unwrap();
     let write = |value: &[u8]| {
         let change =
-            Change { tree: Tree::Lane, key: entry::lane_key(LaneId(2)), value: Some(value.to_vec()) };
+            Change { tree: Tree::Lane, key: entry::lane_key(LaneId(2)).into(), value: Some(value.into()) };
         index.apply(&[change], Lsn(1)).unwrap();
     };
     write(&whole[..whole.len() - 1]);

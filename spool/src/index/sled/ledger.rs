@@ -4,12 +4,13 @@
 //! pairs and carries the sum of a hash of each; opening adds them up again. Changes of one apply are
 //! preceded by their old values, so that an apply cut off half-way is rolled back to the last state record.
 
+use super::lanes::Stamp;
 use crate::index::Tree;
 
 /// Bytes of an encoded [`StateRecord`].
-const STATE_BYTES: usize = 46;
+const STATE_BYTES: usize = 70;
 /// First byte of an encoded [`StateRecord`].
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 /// Bytes of an [`Undo`] before its key: tree, whether there was a value, lengths of key and value.
 const UNDO_HEAD_BYTES: usize = 10;
 /// Bytes of a frame before its entries: apply, length, checksum.
@@ -59,8 +60,10 @@ pub(super) struct StateRecord {
     pub(super) round: u64,
     /// Up to which lsn the journal was applied.
     pub(super) applied: Option<u64>,
-    /// Sum over all pairs.
+    /// Sum over all pairs of the engine.
     pub(super) digest: Digest,
+    /// Where the lanes are.
+    pub(super) lanes: Stamp,
 }
 
 impl StateRecord {
@@ -68,8 +71,17 @@ impl StateRecord {
         let mut out = [0; STATE_BYTES];
         out[0] = VERSION;
         out[1] = u8::from(self.applied.is_some());
-        let words =
-            [self.round, self.applied.unwrap_or(0), self.digest.count, self.digest.bytes, self.digest.sum];
+        let (digest, lanes) = (self.digest, self.lanes);
+        let words = [
+            self.round,
+            self.applied.unwrap_or(0),
+            digest.count,
+            digest.bytes,
+            digest.sum,
+            lanes.number,
+            lanes.end,
+            u64::from(lanes.sum),
+        ];
         for (at, word) in words.iter().enumerate() {
             out[2 + 8 * at..10 + 8 * at].copy_from_slice(&word.to_be_bytes());
         }
@@ -78,11 +90,17 @@ impl StateRecord {
         out
     }
 
-    /// `None` when the bytes are no state record of this version.
-    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
-        let bytes: &[u8; STATE_BYTES] = bytes.try_into().ok()?;
-        let (body, crc) = bytes.split_at(STATE_BYTES - 4);
-        if crc != crc32c::crc32c(body).to_be_bytes() || body[0] != VERSION || body[1] > 1 {
+    /// `None` when the bytes are no state record, `Some(None)` when they are one of another version.
+    pub(super) fn decode(bytes: &[u8]) -> Option<Option<Self>> {
+        let (body, crc) = bytes.split_last_chunk::<4>()?;
+        if *crc != crc32c::crc32c(body).to_be_bytes() {
+            return None;
+        }
+        if *body.first()? != VERSION {
+            return Some(None);
+        }
+        let body: &[u8; STATE_BYTES - 4] = body.try_into().ok()?;
+        if body[1] > 1 {
             return None;
         }
         let word = |at: usize| {
@@ -90,11 +108,13 @@ impl StateRecord {
             word.copy_from_slice(&body[2 + 8 * at..10 + 8 * at]);
             u64::from_be_bytes(word)
         };
-        Some(Self {
+        let sum = u32::try_from(word(7)).ok()?;
+        Some(Some(Self {
             round: word(0),
             applied: (body[1] == 1).then(|| word(1)),
             digest: Digest { count: word(2), bytes: word(3), sum: word(4) },
-        })
+            lanes: Stamp { number: word(5), end: word(6), sum },
+        }))
     }
 }
 
@@ -169,9 +189,10 @@ mod tests {
         let mut digest = Digest::default();
         digest.add(Tree::Block, b"key", b"value");
         for applied in [None, Some(77)] {
-            let state = StateRecord { round: 9, applied, digest };
+            let lanes = Stamp { number: 3, end: 1 << 40, sum: u32::MAX };
+            let state = StateRecord { round: 9, applied, digest, lanes };
             let bytes = state.encode();
-            assert_eq!(StateRecord::decode(&bytes), Some(state));
+            assert_eq!(StateRecord::decode(&bytes), Some(Some(state)));
             for bit in 0..bytes.len() * 8 {
                 let mut bytes = bytes;
                 bytes[bit / 8] ^= 1 << (bit % 8);

@@ -195,6 +195,6 @@ pub(super) fn size_of(dir: &Path) -> io::Result<u64> {
     Ok(bytes)
 }
 
-fn sync_dir(dir: &Path) -> io::Result<()> {
+pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }

@@ -12,11 +12,16 @@ mod kill;
 
 type Contents = BTreeMap<(Tree, Vec<u8>), Vec<u8>>;
 
-fn change(tree: Tree, key: u64, value: Option<Vec<u8>>) -> Change {
-    Change { tree, key: key.to_be_bytes().to_vec(), value }
+/// Keys of the lane tree are numbers of lanes.
+fn key(tree: Tree, key: u64) -> Vec<u8> {
+    if tree == Tree::Lane { (key as u32).to_be_bytes().to_vec() } else { key.to_be_bytes().to_vec() }
 }
 
-fn batch(random: &mut SplitMix64) -> Vec<Change> {
+fn change(tree: Tree, n: u64, value: Option<Vec<u8>>) -> Change<'static> {
+    Change { tree, key: key(tree, n).into(), value: value.map(Into::into) }
+}
+
+fn batch(random: &mut SplitMix64) -> Vec<Change<'static>> {
     (0..1 + random.below(40))
         .map(|_| {
             let tree = Tree::ALL[random.below(Tree::ALL.len() as u64) as usize];
@@ -202,6 +207,61 @@ fn an_index_that_lost_its_state_record_is_set_aside() {
 }
 
 #[test]
+fn an_index_of_another_version_begins_empty_and_is_not_called_damaged() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("index");
+    filled(&path, 7, 5);
+    {
+        let index = SledIndex::open(&path).unwrap();
+        let mut older = vec![1; 42];
+        older.extend(crc32c::crc32c(&older).to_be_bytes());
+        index.engine().state.insert(STATE_KEY, older).unwrap();
+        index.engine().db.flush().unwrap();
+    }
+    let index = SledIndex::open(&path).unwrap();
+    assert_eq!((index.applied().unwrap(), index.set_aside()), (None, None));
+    assert_eq!(contents(&index).len(), 0);
+}
+
+#[test]
+fn the_file_of_lanes_is_written_anew_when_most_of_it_counts_for_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("index");
+    let file_of = |index: &SledIndex| {
+        let engine = index.engine();
+        (engine.lanes.stamp(), files(&engine.dir).iter().filter(|file| is_of_lanes(file)).count())
+    };
+    let index = SledIndex::open(&path).unwrap();
+    let value = |n: u64, key: u64| vec![n as u8; 4000 + (key % 50) as usize];
+    for n in 1..=10 {
+        let changes: Vec<_> = (0..700).map(|key| change(Tree::Lane, key, Some(value(n, key)))).collect();
+        index.apply(&changes, Lsn(n)).unwrap();
+    }
+    let (stamp, count) = file_of(&index);
+    assert_eq!((stamp.number, count), (1, 1));
+    assert!(stamp.end < 17 << 20, "{} of 28 MB", stamp.end);
+    drop(index);
+    let index = SledIndex::open(&path).unwrap();
+    assert_eq!((index.set_aside(), file_of(&index)), (None, (stamp, 1)));
+    let held = index.scan(Tree::Lane, &[], None, usize::MAX).unwrap();
+    assert!(
+        held.iter().map(|(_, value)| value).eq((0..700).map(|key| value(10, key)).collect::<Vec<_>>().iter())
+    );
+    // Filled again, nothing has to be stable and nothing of before is kept.
+    index.clear().unwrap();
+    for n in 1..=10 {
+        let changes: Vec<_> = (0..700).map(|key| change(Tree::Lane, key, Some(value(n, key)))).collect();
+        index.fill(&changes).unwrap();
+    }
+    let (stamp, count) = file_of(&index);
+    assert_eq!((stamp.number, count), (1, 1));
+}
+
+fn is_of_lanes(file: &Path) -> bool {
+    file.file_name().unwrap().to_str().unwrap().starts_with("lanes-")
+}
+
+#[test]
 fn an_apply_cut_off_half_way_is_taken_back() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("index");
@@ -210,7 +270,9 @@ fn an_apply_cut_off_half_way_is_taken_back() {
         let index = SledIndex::open(&path).unwrap();
         let engine = index.engine();
         // What apply does up to its first barrier.
-        let changes = [(Tree::Lane, 1u64), (Tree::Lane, 1), (Tree::Name, 900)];
+        let changes = [(Tree::Twin, 1u64), (Tree::Twin, 1), (Tree::Name, 900)];
+        let lanes = [change(Tree::Lane, 1, Some(vec![77; 9])), change(Tree::Lane, 2, None)];
+        assert!(engine.lanes.append(lanes.iter()).is_ok());
         let mut undos = Vec::new();
         for (tree, key) in changes {
             let old = engine.tree(tree).ok().and_then(|tree| tree.get(key.to_be_bytes()).unwrap());
@@ -235,7 +297,7 @@ fn contents_that_do_not_add_up_are_not_used() {
     filled(&path, 4, 5);
     {
         let index = SledIndex::open(&path).unwrap();
-        assert!(index.engine().put(&mut Digest::default(), Tree::Lane, b"smuggled", Some(b"in")).is_ok());
+        assert!(index.engine().put(&mut Digest::default(), Tree::Name, b"smuggled", Some(b"in")).is_ok());
         index.engine().db.flush().unwrap();
     }
     let index = SledIndex::open(&path).unwrap();
@@ -366,7 +428,7 @@ fn readers_go_on_while_the_index_is_compacted() {
     let reader = {
         let index = Arc::clone(&index);
         std::thread::spawn(move || {
-            (0..500).all(|_| index.get(Tree::Lane, &1u64.to_be_bytes()).unwrap() == Some(vec![1]))
+            (0..500).all(|_| index.get(Tree::Lane, &key(Tree::Lane, 1)).unwrap() == Some(vec![1]))
         })
     };
     for _ in 0..3 {

@@ -15,7 +15,7 @@ const CHANGES: u64 = 3000;
 const APPLIES_MAX: u64 = 500;
 
 /// What the apply `n` changes; some keys twice.
-fn changes(n: u64) -> Vec<Change> {
+fn changes(n: u64) -> Vec<Change<'static>> {
     let mut random = SplitMix64::new(n);
     (0..CHANGES)
         .map(|_| {
