@@ -13,6 +13,7 @@
 //! Checkpoints and the preparing of spare segments run on a second thread, so that neither delays a commit.
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -277,8 +278,10 @@ fn run_chores(queue: &Receiver<Chore>, back: &SyncSender<Request>) {
     while let Ok(chore) = queue.recv() {
         let done = match chore {
             Chore::Checkpoint(job) => {
-                let result = job.run();
-                Request::CheckpointDone(job, result)
+                // A panic that ended this thread would be heard by nobody, and no checkpoint be made again.
+                let result = catch_unwind(AssertUnwindSafe(|| job.run()));
+                let panicked = |_| Err(SpoolError::Index("writing a checkpoint panicked".to_owned()));
+                Request::CheckpointDone(job, result.unwrap_or_else(panicked))
             }
             Chore::Spare(job) => Request::SpareDone(job.run()),
             Chore::Tidy(index) => {

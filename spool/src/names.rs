@@ -4,7 +4,7 @@
 //! is remembered, and every change goes through here. A name is known by 128 bits of two keyed hashes, whose keys nobody outside
 //! this process knows: two names that share them are not found by trying.
 //!
-//! Promise: at most 60 octets for each name, and [`NAMES_MAX`] names of either kind; beyond that the kind begins anew. So whoever
+//! Promise: at most 60 octets for each name at rest, and [`NAMES_MAX`] names of either kind; beyond that the kind begins anew. So whoever
 //! asks for names that nobody has makes nobody else's be forgotten.
 
 use std::collections::{HashMap, HashSet};
@@ -41,14 +41,14 @@ impl Names {
         match lane {
             Some(lane) => {
                 self.absent.remove(&hash);
-                if self.known.len() >= NAMES_MAX {
+                if self.known.len() >= NAMES_MAX && !self.known.contains_key(&hash) {
                     self.known = HashMap::new();
                 }
                 self.known.insert(hash, lane);
             }
             None => {
                 self.known.remove(&hash);
-                if self.absent.len() >= NAMES_MAX {
+                if self.absent.len() >= NAMES_MAX && !self.absent.contains(&hash) {
                     self.absent = HashSet::new();
                 }
                 self.absent.insert(hash);

@@ -4,8 +4,9 @@
 //! written by a checkpoint), the [`Index`]. A value found in an upper layer is whole; layers are never merged
 //! per key. Memory is bounded by the ledger, which starts a checkpoint when [`Tail::bytes`] passes its limit.
 //!
-//! Blocks are in `live` as they are. Below it the open block of a lane is part of the lane's value ([`Kept`]). Who changes
-//! a block has its lane in [`Tail::lane_mut`] before.
+//! Blocks are in `live` as they are, and in `frozen`, which is `live` put aside. In the index the open block of a lane is part of
+//! the lane's value, and so it is in what is taken from below ([`Kept`]). Who changes a block has its lane in
+//! [`Tail::lane_mut`] before.
 
 use std::cell::{RefCell, RefMut};
 use std::collections::{BTreeMap, HashMap};

@@ -1,13 +1,13 @@
 //! The index on disk; the only file that names the engine, sled 0.34.
 //!
 //! Promises: when [`Index::applied`] says `x`, exactly the changes up to `x` are in it, also after a power cut
-//! or a kill in the middle of an apply; memory is bounded by `CACHE_BYTES`. It does not promise to be there:
+//! or a kill in the middle of an apply; memory is bounded by `CACHE_BYTES`, and 16 octets for each lane. It does not promise to be there:
 //! an index that is missing, does not open, panics, or does not add up is set aside and begins empty, and
 //! the journal fills it again ([`SledIndex::set_aside`] tells).
 //!
 //! Why so careful: sled's flush ends in `sync_file_range`, values above 128 KiB go to files it never syncs, and
 //! a damaged page may cost a panic, an error or silently the page. So we add the missing syncs, count every
-//! pair, log old values before changing them, and call the engine with unwinding caught.
+//! pair, log old values before changing them, and call the engine with unwinding caught. The lanes are in a file of ours.
 //!
 //! On failure: after a failed apply nothing more is applied, and a damage found while running is remembered,
 //! so that the next start does not trust what this one could not read.
@@ -265,11 +265,17 @@ impl Engine {
     /// Answers whether another file counts from the next state record on.
     fn append_lanes(&self, place: &Place, changes: &[Change<'_>]) -> Result<bool, Trouble> {
         self.lanes.append(changes.iter().filter(|change| change.tree == Tree::Lane))?;
-        let rewrites = self.lanes.is_bloated() && place.has_room(self.lanes.live_bytes());
-        if rewrites {
-            self.lanes.rewrite()?;
+        if !self.lanes.is_bloated() || !place.has_room(self.lanes.live_bytes().saturating_mul(COPY_FACTOR)) {
+            return Ok(false);
         }
-        Ok(rewrites)
+        match self.lanes.rewrite() {
+            // What counts is whole where it was; the space may be needed for what has to be written.
+            Err(Trouble::Outside(_)) => {
+                self.lanes.sweep();
+                Ok(false)
+            }
+            other => other.map(|()| true),
+        }
     }
 
     fn stabilize(&self, barrier: &mut Barrier) -> Result<(), Trouble> {
@@ -448,7 +454,7 @@ impl SledIndex {
         writer.record = record;
         engine.undo.clear()?;
         if other_file {
-            engine.lanes.sweep()?;
+            engine.lanes.sweep();
         }
         Ok(())
     }
@@ -456,7 +462,7 @@ impl SledIndex {
     fn fill_with(&self, writer: &mut Writer, changes: &[Change<'_>]) -> Result<(), Trouble> {
         let engine = self.engine();
         if engine.append_lanes(&self.place, changes)? {
-            engine.lanes.sweep()?;
+            engine.lanes.sweep();
         }
         for Change { tree, key, value } in changes.iter().filter(|change| change.tree != Tree::Lane) {
             engine.put(&mut writer.record.digest, *tree, key, value.as_deref())?;

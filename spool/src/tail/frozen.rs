@@ -1,7 +1,7 @@
 //! What a checkpoint writes: everything that was live when it was begun, left as it was.
 //!
-//! Freezing moves, and does no work for what it moves: lanes are encoded and blocks packed by the thread that writes them, since
-//! the ledger has mail to take meanwhile. Readers of the layers above get a lane from here as the index is going to have it,
+//! Freezing moves, and does hardly any work for what it moves: lanes are encoded and blocks packed by the thread that writes
+//! them, since the ledger has mail to take meanwhile. Readers of the layers above get a lane from here as the index is going to have it,
 //! with its open block: once the checkpoint has been made, it is that.
 
 use std::borrow::Cow;

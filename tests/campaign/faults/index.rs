@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::support::storm::dice::Dice;
 use crate::world::{Way, Who, World};
@@ -56,15 +56,23 @@ fn copy(from: &Path, to: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// All files below `dir`.
+fn files_in(dir: &Path, files: &mut Vec<PathBuf>) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            files_in(&entry.path(), files)?;
+        } else {
+            files.push(entry.path());
+        }
+    }
+    Ok(())
+}
+
 /// A few bytes of its files change, or one is cut off.
 fn damage(index: &Path, dice: &mut Dice) -> io::Result<()> {
     let mut files = Vec::new();
-    for entry in fs::read_dir(index)? {
-        let path = entry?.path();
-        if path.is_file() {
-            files.push(path);
-        }
-    }
+    files_in(index, &mut files)?;
     files.sort();
     let Some(file) = files.get(usize::try_from(dice.below(files.len().max(1) as u64)).expect("small")) else {
         return Ok(());

@@ -1,7 +1,7 @@
 //! PURE: what the index knows about itself, so that a damaged or half-written one is noticed.
 //!
 //! The engine checks single pages but may lose whole ones without a word. So the state record counts all
-//! pairs and carries the sum of a hash of each; opening adds them up again. Changes of one apply are
+//! its pairs and carries the sum of a hash of each; opening adds them up again. Changes of one apply are
 //! preceded by their old values, so that an apply cut off half-way is rolled back to the last state record.
 
 use super::lanes::Stamp;

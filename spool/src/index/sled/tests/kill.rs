@@ -1,7 +1,8 @@
 //! A process that applies is killed again and again: its index holds whole applies each time, and is never set aside.
 
-use std::io::{BufRead as _, BufReader};
-use std::process::{Child, Command, Stdio};
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use super::*;
@@ -37,17 +38,17 @@ fn child_applies_until_it_is_killed() {
     }
 }
 
-/// A child that has begun to apply.
-fn child(path: &Path) -> Child {
+/// A child that has begun to apply, and the pipe it speaks into: one that nobody listens to would end by itself.
+fn child(path: &Path) -> (Child, BufReader<ChildStdout>) {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "index::sled::tests::kill::child_applies_until_it_is_killed", "--nocapture"])
         .env(CHILD, path)
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let said = BufReader::new(child.stdout.take().unwrap());
-    assert!(said.lines().map_while(Result::ok).any(|line| line.starts_with("applies ")), "it began");
-    child
+    let mut said = BufReader::new(child.stdout.take().unwrap());
+    assert!(said.by_ref().lines().map_while(Result::ok).any(|line| line.starts_with("applies ")), "it began");
+    (child, said)
 }
 
 #[test]
@@ -58,10 +59,10 @@ fn a_kill_at_any_moment_leaves_whole_applies() {
     let (mut done, mut cut_off) = (0, 0);
     let mut random = SplitMix64::new(5);
     for kill in 0..KILLS {
-        let mut child = child(&path);
+        let (mut child, _said) = child(&path);
         std::thread::sleep(Duration::from_millis(random.below(300)));
         child.kill().unwrap();
-        child.wait().unwrap();
+        assert_eq!(child.wait().unwrap().signal(), Some(9), "it was killed, and did not end by itself");
         cut_off += files(&path).iter().filter(|file| file.ends_with("undo")).count();
         let index = SledIndex::open(&path).unwrap();
         assert_eq!(index.set_aside(), None, "kill {kill}");
@@ -74,4 +75,6 @@ fn a_kill_at_any_moment_leaves_whole_applies() {
         assert_eq!(contents(&index), contents(&model), "kill {kill}, at {applied}");
     }
     assert!(cut_off > 0, "no kill hit an apply");
+    let index = SledIndex::open(&path).unwrap();
+    assert!(index.engine().lanes.stamp().number > 0, "the file of lanes was never written anew");
 }
