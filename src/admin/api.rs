@@ -193,11 +193,12 @@ async fn compare(State(admin): Shared) -> Response {
     give(&admin, Order::Compare).await
 }
 
-async fn reload(State(admin): Shared) -> Response {
+async fn reload(State(admin): Shared, _whole: Bytes) -> Response {
     give(&admin, Order::Reload).await
 }
 
-async fn restart(State(admin): Shared) -> Response {
+/// What is sent along is read to its end here, too: who closes with something unread resets the line under the answer.
+async fn restart(State(admin): Shared, _whole: Bytes) -> Response {
     give(&admin, Order::Restart).await
 }
 
@@ -214,7 +215,7 @@ async fn attestation(State(admin): Shared) -> Response {
     Json(keys::object(admin.signer.as_deref(), crate::clock::wall())).into_response()
 }
 
-async fn rotate(State(admin): Shared) -> Response {
+async fn rotate(State(admin): Shared, _whole: Bytes) -> Response {
     let Some(signer) = admin.signer.clone() else { return problem(&keys::off()) };
     let now = crate::clock::wall();
     let rotated = tokio::task::spawn_blocking(move || keys::rotate(&signer, now)).await;
@@ -281,7 +282,7 @@ async fn stats(State(admin): Shared) -> Response {
     ask_spool(admin, ask::stats).await
 }
 
-async fn verify_all(State(admin): Shared, headers: HeaderMap) -> Response {
+async fn verify_all(State(admin): Shared, headers: HeaderMap, _whole: Bytes) -> Response {
     let handle = admin.handle.clone();
     let work = move |tell: Tell<'_>| verify::verify(&handle, tell).map_err(AskError::from);
     admin.jobs.answer(Kind::Verify, &headers, work).await
