@@ -245,7 +245,7 @@ impl LaneFile {
         Ok(())
     }
 
-    /// The file takes more than its share; with `room` for what a copy takes, one should be made.
+    /// The file takes more than its share; where there is room, a copy should be made.
     pub(super) fn is_bloated(&self) -> bool {
         let now = self.now();
         now.stamp.end > BLOAT_BYTES.saturating_add(now.live_bytes.saturating_mul(BLOAT_FACTOR))
